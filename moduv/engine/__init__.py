@@ -1,0 +1,1 @@
+"""The ground every room stands on; nothing here knows about vision."""
