@@ -1,1 +1,1 @@
-
+"""What goes in: frames, clips, intrinsics, split files."""

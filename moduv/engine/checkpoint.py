@@ -1,0 +1,83 @@
+"""Weights and training state on disk, without running pickles."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path
+
+
+def save(path: str | Path, content: Any) -> None:
+    """Write tensors, numbers and containers of them, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: str | Path) -> Any:
+    """Read what `save` wrote, on the CPU, refusing pickles that run code.
+
+    Raises InputError when the file is missing, broken, or holds more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; check the path or train it first.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: not readable as a checkpoint of plain tensors ({reason}); download or train it again."
+        ) from None
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Write a flat state dict, atomically, with tensors on the CPU in contiguous form."""
+    save(path, {key: value.detach().cpu().contiguous() for key, value in state_dict.items()})
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a flat state dict. Raises InputError when the file is something else."""
+    content = load(path)
+    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        raise InputError(f"{path}: holds no flat state dict of tensors; give a weights file.")
+    return content
+
+
+def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights into a module, or leave it untouched and say what differs.
+
+    Batch counters (`num_batches_tracked`) may be absent, as in checkpoints of frozen normalisation.
+    Raises InputError naming missing, unexpected and mis-shaped keys.
+    """
+    own = module.state_dict()
+    missing = [k for k in own if k not in state_dict and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state_dict if key not in own]
+    shapes = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]
+    if missing or unexpected or shapes:
+        parts = [
+            _summary("missing", missing),
+            _summary("unexpected", unexpected),
+            _summary(
+                "of another shape",
+                [f"{k} {tuple(state_dict[k].shape)} for {tuple(own[k].shape)}" for k in shapes],
+            ),
+        ]
+        raise InputError(
+            f"{source}: the weights do not fit the network ({'; '.join(filter(None, parts))}); "
+            "give the checkpoint of this network or choose the preset it was trained with."
+        )
+    module.load_state_dict(dict(state_dict), strict=False)
+
+
+def _summary(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+    return f"{len(keys)} {what}: {shown}"

@@ -1,0 +1,78 @@
+"""Processes of one run: ranks under torchrun, shards of frames, averaged gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+Item = TypeVar("Item")
+
+
+def start() -> None:
+    """Join the process group that torchrun describes; do nothing in a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def stop() -> None:
+    """Leave the process group, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def shard(items: Sequence[Item]) -> list[Item]:
+    """This rank's share: every world-size-th item, so that shards differ by one item at most."""
+    return list(items[rank() :: world_size()])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over the ranks in one message; a parameter unused on a rank counts as zero.
+
+    Works with any step function, also one that calls a module's parts instead of its `forward`.
+    """
+    if world_size() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    offset = 0
+    for parameter in trained:
+        assert parameter.grad is not None
+        count = parameter.numel()
+        parameter.grad.copy_(flat[offset : offset + count].view_as(parameter))
+        offset += count
+
+
+def device() -> torch.device:
+    """The device this rank computes on."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")

@@ -1,0 +1,288 @@
+"""One training loop for every network here.
+
+The stream of batches is a pure function of (seed, step): which samples a step sees, and every random
+choice inside them. A run that is killed and started again therefore continues exactly, from the last
+saved state, as if nothing had happened; two processes with half the batch see what one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from moduv.engine import checkpoint, distributed
+from moduv.engine.config import to_dict
+from moduv.engine.errors import InputError
+from moduv.engine.log import JsonLines, WandbRun
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a network is trained. Step counts are optimiser steps, `batch_size` is over all ranks."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    halve_every: int = 0
+    """Steps between halvings of the learning rate; 0: never."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    cosine: bool = False
+    """Decay the learning rate to 0 along a cosine, on top of the halvings."""
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one step."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0: not clipped."""
+    bf16: bool = False
+    workers: int = 0
+    save_every: int = 500
+    log_every: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepState:
+    """Where in the run a step stands, and its own source of randomness."""
+
+    step: int
+    total: int
+    generator: torch.Generator
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1)."""
+        return self.step / self.total
+
+
+class Sampled(Protocol):
+    """A data set whose samples draw all randomness from the seed they are asked with."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: tuple[int, int]) -> Any: ...
+
+    def collate(self, samples: list[Any]) -> Any: ...
+
+
+Step = Callable[[Any, StepState], dict[str, Tensor]]
+
+
+class SampleStream(Sampler[list[tuple[int, int]]]):
+    """(index, sample seed) pairs per batch, drawn without replacement within an epoch."""
+
+    def __init__(self, size: int, config: LoopConfig, *, start: int = 0) -> None:
+        self.size, self.config, self.start = size, config, start
+
+    def __len__(self) -> int:
+        return (self.config.steps - self.start) * self.config.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in range(
+            self.start * self.config.accumulate, self.config.steps * self.config.accumulate
+        ):
+            yield distributed.shard(self._batch(batch))
+
+    def _batch(self, batch: int) -> list[tuple[int, int]]:
+        first = batch * self.config.batch_size
+        return [self._sample(position) for position in range(first, first + self.config.batch_size)]
+
+    def _sample(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.size)
+        seed = np.random.SeedSequence([self.config.seed, position]).generate_state(1)[0]
+        return int(self._order(epoch)[offset]), int(seed)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            self._epoch, self._permutation = epoch, rng.permutation(self.size)
+        return self._permutation
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """The learning rate at an optimiser step: warm-up, halvings, cosine."""
+    rate = config.learning_rate
+    if config.warmup:
+        rate *= min(1.0, (step + 1) / config.warmup)
+    if config.halve_every:
+        rate *= 0.5 ** (step // config.halve_every)
+    if config.cosine:
+        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return rate
+
+
+def make_optimizer(modules: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that require gradients."""
+    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+    raise InputError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd.")
+
+
+def fit(
+    modules: nn.Module,
+    step: Step,
+    dataset: Sampled,
+    config: LoopConfig,
+    run_dir: Path,
+    *,
+    label: str,
+) -> None:
+    """Train the parameters of `modules` that require gradients; resume from `run_dir` if it can.
+
+    Args:
+        modules: what is trained and saved, in training mode afterwards.
+        step: turns a batch into scalars; `"loss"` is minimised, the others are logged.
+        dataset: samples asked by (index, sample seed).
+        run_dir: receives `train_state.pt` (every `save_every` steps) and `log.jsonl`.
+        label: what the progress bar calls the run.
+
+    Raises:
+        InputError: for an empty data set, a state of other settings, or a loss that is not finite.
+    """
+    if len(dataset) == 0:
+        raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
+    optimizer = make_optimizer(modules, config)
+    start = _resume(modules, optimizer, config, run_dir)
+    if start >= config.steps:
+        return
+    log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
+    wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
+    loader: DataLoader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=SampleStream(len(dataset), config, start=start),
+        collate_fn=dataset.collate,
+        num_workers=config.workers,
+        persistent_workers=False,
+    )
+    batches = iter(loader)
+    sums: dict[str, float] = {}
+    bar = tqdm(
+        range(start, config.steps),
+        desc=label,
+        initial=start,
+        total=config.steps,
+        unit="step",
+        delay=2,
+        mininterval=5,
+        disable=not distributed.is_main(),
+    )
+    modules.train()
+    for index in bar:
+        terms = _optimise(modules, optimizer, step, batches, index, config, label)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value
+        done = index + 1
+        if done % config.log_every == 0 or done == config.steps:
+            count = (done - start - 1) % config.log_every + 1
+            means = {name: value / count for name, value in sums.items()}
+            sums = {}
+            if log is not None and wandb_run is not None:
+                log.write({"step": done, "learning_rate": learning_rate(config, index), **means})
+                wandb_run.log(means, done)
+                bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
+        if done % config.save_every == 0 or done == config.steps:
+            _save(modules, optimizer, config, run_dir, done)
+    if wandb_run is not None:
+        wandb_run.finish()
+
+
+def _optimise(
+    modules: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    batches: Iterator[Any],
+    index: int,
+    config: LoopConfig,
+    label: str,
+) -> dict[str, float]:
+    """One optimiser step over `accumulate` batches; returns the mean of every logged term."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, index)
+    optimizer.zero_grad(set_to_none=True)
+    means: dict[str, float] = {}
+    device = next(modules.parameters()).device
+    for part in range(config.accumulate):
+        state = StepState(index, config.steps, _generator(config.seed, index, part, device))
+        # Layers that draw their own randomness (drop path, proposal sampling) follow the step too.
+        torch.manual_seed(_seed(config.seed, index, part))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            terms = step(next(batches), state)
+        (terms["loss"] / config.accumulate).backward()
+        for name, value in terms.items():
+            means[name] = means.get(name, 0.0) + float(value.detach()) / config.accumulate
+    if not math.isfinite(means["loss"]):
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        raise InputError(
+            f"{label}: the loss is not finite at step {index} ({', '.join(bad)}); "
+            "check the data or lower the learning rate; the last saved state is kept."
+        )
+    distributed.average_gradients(modules.parameters())
+    if config.clip_norm:
+        nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
+    optimizer.step()
+    return means
+
+
+def _seed(seed: int, step: int, part: int) -> int:
+    sequence = np.random.SeedSequence([seed, step, part, distributed.rank()])
+    return int(sequence.generate_state(1)[0])
+
+
+def _generator(seed: int, step: int, part: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(_seed(seed, step, part))
+
+
+def _save(
+    modules: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: LoopConfig,
+    run_dir: Path,
+    step: int,
+) -> None:
+    if distributed.is_main():
+        state = {
+            "step": step,
+            "modules": modules.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "config": _identity(config),
+        }
+        checkpoint.save(run_dir / "train_state.pt", state)
+    distributed.barrier()
+
+
+def _resume(
+    modules: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, run_dir: Path
+) -> int:
+    path = run_dir / "train_state.pt"
+    if not path.is_file():
+        return 0
+    state = checkpoint.load(path)
+    if not isinstance(state, dict) or state.get("config") != _identity(config):
+        raise InputError(
+            f"{path}: belongs to a run with other settings; remove {run_dir} or choose another name."
+        )
+    checkpoint.load_strict(modules, state["modules"], path)
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _identity(config: LoopConfig) -> dict[str, Any]:
+    """The settings that decide the weights; how often is saved and logged does not."""
+    loose = {"save_every", "log_every", "workers"}
+    return {key: value for key, value in to_dict(config).items() if key not in loose}

@@ -1,0 +1,59 @@
+"""Images in and out: RGB, 8 bit, whole or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path
+
+JPEG_END = b"\xff\xd9"
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an image as (H, W, 3) uint8 RGB; grey and transparent files are converted.
+
+    Raises InputError when the file is missing, truncated or no image.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image; check the path and the split file.") from None
+    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
+    truncated = content[:2] == b"\xff\xd8" and JPEG_END not in content[-1024:]
+    image = (
+        None
+        if truncated or not content
+        else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    )
+    if image is None:
+        state = "truncated" if truncated else "not readable as an image"
+        raise InputError(
+            f"{path}: the image is {state}; replace the file or take it out of the split."
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB, atomically, in the format of the suffix."""
+    path = Path(path)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
+    done, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise InputError(f"{path}: the image could not be encoded; use .jpg or .png.")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.tobytes())
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W, C), averaging when shrinking and bilinear when enlarging."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )

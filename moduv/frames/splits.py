@@ -1,0 +1,45 @@
+"""Split files: which frames a stage works on, `<segment> <frame>` a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path
+from moduv.frames.clip import FrameRef
+
+
+def read_split(path: str | Path) -> list[FrameRef]:
+    """Read a split file. Raises InputError when it is missing, empty or has a line of another form."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such split file; write one line '<segment> <frame>' per frame."
+        )
+    frames = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 2 or not fields[1].isdigit():
+            raise InputError(
+                f"{path}: line {number} is {line!r}; write '<segment> <frame number>'."
+            )
+        segment = fields[0]
+        if segment.startswith("/") or ".." in Path(segment).parts:
+            raise InputError(
+                f"{path}: line {number} leaves the data folder; use a path relative to it."
+            )
+        frames.append(FrameRef(segment, int(fields[1])))
+    if not frames:
+        raise InputError(
+            f"{path}: the split is empty; write one line '<segment> <frame>' per frame."
+        )
+    return frames
+
+
+def write_split(path: str | Path, frames: Iterable[FrameRef]) -> None:
+    """Write a split file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(frame.line() + "\n" for frame in frames))
