@@ -1,0 +1,133 @@
+"""Stages that run once: a manifest beside every output says what made it and that it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv import __version__
+from moduv.engine.config import save_config, to_dict
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, sha256, write_json
+from moduv.engine.log import say
+
+MANIFEST = "manifest.json"
+DECISIVE = ("stage", "config", "inputs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way: its output folder, its settings and the files or stages it reads.
+
+    Inputs that are folders of other stages are identified by their manifest, files by their content.
+    """
+
+    name: str
+    out: Path
+    config: Any
+    inputs: tuple[Path, ...] = ()
+
+    def run(self, work: Callable[[], dict[str, Any] | None]) -> None:
+        """Do `work` unless this very stage is finished; then write the manifest.
+
+        `work` must itself skip what an earlier, killed run has finished. What it returns is kept in
+        the manifest as results.
+
+        Raises InputError when the output was made with other settings or from other inputs.
+        """
+        identity = self.identity()
+        seconds = 0.0
+        started = self.out / f".{MANIFEST}"
+        for path in (self.out / MANIFEST, started):
+            if path.is_file():
+                self._compare(read_json(path), identity, path)
+        if (self.out / MANIFEST).is_file():
+            say(f"{self.name}: finished before, kept ({self.out})")
+            return
+        if started.is_file():
+            seconds = float(read_json(started).get("seconds", 0.0))
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_config(self.out / "config.yaml", self.config)
+        write_json(started, {**identity, "seconds": seconds})
+        say(f"{self.name}: {'resumed' if seconds else 'started'} ({self.out})")
+        begin = time.monotonic()
+        results: dict[str, Any] | None = None
+        try:
+            results = work()
+        finally:
+            seconds += time.monotonic() - begin
+            write_json(started, {**identity, "seconds": seconds})
+        manifest = {**identity, "seconds": round(seconds, 1), "results": results or {}}
+        write_json(self.out / MANIFEST, manifest, indent=1)
+        started.unlink()
+        say(f"{self.name}: finished in {seconds:.0f} s")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the output: stage, settings, inputs."""
+        return {
+            "stage": self.name,
+            "config": to_dict(self.config),
+            "inputs": {path.name: fingerprint(path) for path in self.inputs},
+            "moduv": __version__,
+        }
+
+    def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
+        for key in DECISIVE:
+            if found.get(key) != expected[key]:
+                raise InputError(
+                    f"{path}: the output was made with another {key} ({_difference(found.get(key), expected[key])}); "
+                    f"remove {self.out} to make it again, or choose another name."
+                )
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a file's content, or of what decided the output of a stage's folder."""
+    if path.is_dir() and (path / MANIFEST).is_file():
+        manifest = read_json(path / MANIFEST)
+        decisive = json.dumps([manifest.get(key) for key in DECISIVE], sort_keys=True)
+        return hashlib.sha256(decisive.encode()).hexdigest()[:16]
+    if not path.is_file():
+        raise InputError(f"{path}: missing or not finished; run the stage that makes it first.")
+    return sha256(path)[:16]
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a finished stage; empty when it is not finished."""
+    path = out / MANIFEST
+    return read_json(path) if path.is_file() else {}
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, for reports."""
+    import cv2
+    import numpy
+    import torch
+    import torchvision
+
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "moduv": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count()),
+        "accelerator": accelerator,
+    }
+
+
+def _difference(found: Any, expected: Any) -> str:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted({*found, *expected}):
+            if found.get(key) != expected.get(key):
+                return f"{key}: {_difference(found.get(key), expected.get(key))}"
+    return f"{found!r} instead of {expected!r}"
