@@ -158,7 +158,7 @@ def fit(
     if len(dataset) == 0:
         raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
     optimizer = make_optimizer(modules, config)
-    start = _resume(modules, optimizer, config, run_dir)
+    start, sums = _resume(modules, optimizer, config, run_dir)
     if start >= config.steps:
         return
     log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
@@ -171,7 +171,6 @@ def fit(
         persistent_workers=False,
     )
     batches = iter(loader)
-    sums: dict[str, float] = {}
     bar = tqdm(
         range(start, config.steps),
         desc=label,
@@ -185,11 +184,11 @@ def fit(
     modules.train()
     for index in bar:
         terms = _optimise(modules, optimizer, step, batches, index, config, label)
-        for name, value in terms.items():
+        for name, value in {**terms, "steps": 1.0}.items():
             sums[name] = sums.get(name, 0.0) + value
         done = index + 1
         if done % config.log_every == 0 or done == config.steps:
-            count = (done - start - 1) % config.log_every + 1
+            count = sums.pop("steps")
             means = {name: value / count for name, value in sums.items()}
             sums = {}
             if log is not None and wandb_run is not None:
@@ -197,7 +196,7 @@ def fit(
                 wandb_run.log(means, done)
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         if done % config.save_every == 0 or done == config.steps:
-            _save(modules, optimizer, config, run_dir, done)
+            _save(modules, optimizer, config, run_dir, done, sums)
     if wandb_run is not None:
         wandb_run.finish()
 
@@ -254,6 +253,7 @@ def _save(
     config: LoopConfig,
     run_dir: Path,
     step: int,
+    sums: dict[str, float],
 ) -> None:
     if distributed.is_main():
         state = {
@@ -261,6 +261,7 @@ def _save(
             "modules": modules.state_dict(),
             "optimizer": optimizer.state_dict(),
             "config": _identity(config),
+            "sums": sums,
         }
         checkpoint.save(run_dir / "train_state.pt", state)
     distributed.barrier()
@@ -268,10 +269,10 @@ def _save(
 
 def _resume(
     modules: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, run_dir: Path
-) -> int:
+) -> tuple[int, dict[str, float]]:
     path = run_dir / "train_state.pt"
     if not path.is_file():
-        return 0
+        return 0, {}
     state = checkpoint.load(path)
     if not isinstance(state, dict) or state.get("config") != _identity(config):
         raise InputError(
@@ -279,7 +280,7 @@ def _resume(
         )
     checkpoint.load_strict(modules, state["modules"], path)
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), dict(state["sums"])
 
 
 def _identity(config: LoopConfig) -> dict[str, Any]:

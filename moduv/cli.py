@@ -1,0 +1,107 @@
+"""`moduv …`: every command is a function of the package with a configuration.
+
+The function's arguments become options, its docstring the help; `--preset` fills its configuration,
+`--config.KEY VALUE` overrides single values, `--print_config` shows what would be in force.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from moduv.engine import distributed
+from moduv.engine.config import load_preset, preset_names, to_dict
+from moduv.engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's function is, the preset's section for it, and a line of help."""
+
+    function: str
+    section: str | None
+    help: str
+
+
+COMMANDS = {
+    "street render": Command(
+        "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
+    ),
+}
+
+USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; leave with 2 and one sentence when the input is bad."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        lines = [f"  {command:<18} {entry.help}" for command, entry in COMMANDS.items()]
+        asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
+        print(USAGE + "\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
+        sys.exit(0 if asked_for_help else 2)
+    with_exit_codes(lambda: run_command(name, arguments[len(name.split()) :]))
+
+
+def with_exit_codes(work: Callable[[], Any]) -> None:
+    """Run `work`; bad input becomes one sentence and exit code 2, an interrupt exit code 130."""
+    try:
+        distributed.start()
+        work()
+    except InputError as error:
+        print(f"moduv: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("moduv: interrupted; the same command continues from here.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        distributed.stop()
+
+
+def run_command(name: str, arguments: list[str]) -> Any:
+    """Parse the options of a command and call its function."""
+    from jsonargparse import ArgumentParser
+
+    command = COMMANDS[name]
+    function = load_function(command.function)
+    parser = ArgumentParser(
+        prog=f"moduv {name}", description=inspect.getdoc(function), exit_on_error=True
+    )
+    parser.add_argument("--cfg", action="config", help="YAML file with options of this command")
+    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    if command.section is not None:
+        parser.add_argument(
+            "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
+        )
+        config_class = typing.get_type_hints(function)["config"]
+        preset = load_preset(config_class, _preset_of(arguments), command.section)
+        parser.set_defaults({"config": to_dict(preset)})
+    options = parser.instantiate_classes(parser.parse_args(arguments))
+    values = vars(options)
+    return function(**{key: values[key] for key in inspect.signature(function).parameters})
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """Import `module:function`."""
+    module, function = path.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _preset_of(arguments: list[str]) -> str:
+    for position, word in enumerate(arguments):
+        if word == "--preset" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+    return "paper"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The ground: whole files or none, honest checkpoints, runs that resume exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moduv.engine import checkpoint
+from moduv.engine.config import build, load_preset, preset_names, read_preset
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
+from moduv.engine.log import read_log
+from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate
+from moduv.engine.stages import Stage, read_manifest
+
+
+def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path: Path) -> None:
+    target = tmp_path / "labels.json"
+    write_json(target, {"old": 1})
+
+    def fail_half_way() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert read_json(target) == {"old": 1}
+    assert os.listdir(tmp_path) == ["labels.json"]
+
+
+def test_json_refuses_nan_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", [float("nan")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04 broken", b"\x93NUMPY"])
+def test_broken_npz_and_json_name_the_file(tmp_path: Path, content: bytes) -> None:
+    for reader, suffix in ((lambda p: read_npz(p, ("depth",)), ".npz"), (read_json, ".json")):
+        path = tmp_path / f"000003{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"000003\..* not readable"):
+            reader(path)
+
+
+def test_npz_names_the_missing_array(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", depth=np.ones(3))
+    with pytest.raises(InputError, match=r"a\.npz: lacks the array 'mot_mask'"):
+        read_npz(tmp_path / "a.npz", ("depth", "mot_mask"))
+
+
+def test_checkpoint_refuses_pickled_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"weights": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match=r"evil\.pth: not readable as a checkpoint"):
+        checkpoint.load(tmp_path / "evil.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint at all"])
+def test_broken_checkpoint_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"w\.pth: not readable as a checkpoint"):
+        checkpoint.load_weights(tmp_path / "w.pth")
+
+
+def test_mismatched_weights_name_the_keys_and_change_nothing() -> None:
+    module = nn.Linear(2, 3)
+    before = module.weight.detach().clone()
+    with pytest.raises(
+        InputError, match=r"1 missing: bias; 1 unexpected: scale; 1 of another shape: weight"
+    ):
+        checkpoint.load_strict(
+            module, {"weight": torch.zeros(3, 3), "scale": torch.zeros(1)}, "w.pth"
+        )
+    assert torch.equal(module.weight, before)
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    sizes: tuple[int, ...] = (1,)
+
+
+def test_configuration_is_built_nested_and_strict() -> None:
+    config = build(Outer, {"inner": {"rate": "1e-3"}, "sizes": [2, 3]}, "test")
+    assert config == Outer(Inner(1e-3), (2, 3))
+    with pytest.raises(InputError, match=r"unknown key 'size'"):
+        build(Outer, {"inner": {}, "size": 3}, "test")
+    with pytest.raises(InputError, match="unknown key 'speed'"):
+        build(Outer, {"inner": {"speed": 3}}, "test")
+    with pytest.raises(InputError, match="not a number"):
+        build(Outer, {"inner": {"rate": "fast"}}, "test")
+
+
+def test_unknown_preset_names_the_choice() -> None:
+    assert {"paper", "street"} <= set(preset_names())
+    with pytest.raises(InputError, match="choose one of"):
+        read_preset("fastest")
+    with pytest.raises(InputError, match="has no section 'nothing'"):
+        load_preset(Outer, "street", "nothing")
+
+
+class Numbers:
+    """Samples whose noise depends on the sample seed alone."""
+
+    def __init__(self, size: int = 11) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, item: tuple[int, int]) -> Tensor:
+        index, seed = item
+        noise = torch.randn(3, generator=torch.Generator().manual_seed(seed))
+        return noise + index
+
+    @staticmethod
+    def collate(samples: list[Tensor]) -> Tensor:
+        return torch.stack(samples)
+
+
+def train(run_dir: Path, config: LoopConfig, *, stop_at: int | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.3), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+        if state.step == stop_at:
+            raise KeyboardInterrupt
+        noise = torch.randn(len(batch), 1, generator=state.generator)
+        return {"loss": (network(batch) - noise).square().mean()}
+
+    fit(network, step, Numbers(), config, run_dir, label="numbers")
+    return network
+
+
+CONFIG = LoopConfig(
+    steps=12, batch_size=4, learning_rate=1e-2, halve_every=5, save_every=5, log_every=3
+)
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 8, 11])
+def test_resumed_equals_uninterrupted(tmp_path: Path, stop_at: int) -> None:
+    whole = train(tmp_path / "whole", CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", CONFIG, stop_at=stop_at)
+    resumed = train(tmp_path / "killed", CONFIG)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    losses = [
+        [e["loss"] for e in read_log(tmp_path / run / "log.jsonl")] for run in ("whole", "killed")
+    ]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+
+
+def test_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, CONFIG)
+    with pytest.raises(InputError, match="other settings"):
+        train(tmp_path, LoopConfig(steps=12, batch_size=3, learning_rate=1e-2))
+
+
+def test_accumulated_gradients_are_averaged(tmp_path: Path) -> None:
+    def weights(batch_size: int, accumulate: int) -> Tensor:
+        network = nn.Linear(3, 1)
+        nn.init.ones_(network.weight)
+        nn.init.zeros_(network.bias)
+        config = LoopConfig(
+            steps=3,
+            batch_size=batch_size,
+            learning_rate=1e-3,
+            accumulate=accumulate,
+            optimizer="sgd",
+        )
+
+        def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+            return {"loss": network(batch).square().mean()}
+
+        fit(network, step, Numbers(), config, tmp_path / f"{accumulate}", label="numbers")
+        return network.weight.detach()
+
+    assert torch.allclose(weights(6, 1), weights(2, 3), rtol=1e-5)
+
+
+def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path: Path) -> None:
+    network = nn.Linear(3, 1)
+
+    def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+        return {"loss": network(batch).sum() * float("nan")}
+
+    with pytest.raises(InputError, match="numbers: the loss is not finite at step 0"):
+        fit(network, step, Numbers(), CONFIG, tmp_path, label="numbers")
+
+
+def test_every_sample_is_seen_once_an_epoch() -> None:
+    config = LoopConfig(steps=11, batch_size=3, learning_rate=1.0)
+    drawn = [index for batch in SampleStream(11, config) for index, _ in batch]
+    for epoch in range(3):
+        assert sorted(drawn[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
+    resumed = list(SampleStream(11, config, start=4))
+    assert resumed == list(SampleStream(11, config))[4:]
+
+
+def test_learning_rate_follows_the_schedule() -> None:
+    config = LoopConfig(steps=40, batch_size=1, learning_rate=1.0, halve_every=10, warmup=4)
+    assert [learning_rate(config, step) for step in (0, 3, 9, 10, 25)] == [0.25, 1, 1, 0.5, 0.25]
+
+
+TWO_PROCESSES = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+sys.path.insert(0, sys.argv[2])
+from test_engine import Numbers
+from moduv.engine import distributed
+from moduv.engine.loop import LoopConfig, fit
+distributed.start()
+network = nn.Linear(3, 1)
+nn.init.ones_(network.weight); nn.init.zeros_(network.bias)
+config = LoopConfig(steps=4, batch_size=4, learning_rate=0.05, optimizer="sgd")
+fit(network, lambda batch, state: {"loss": network(batch).square().mean()}, Numbers(), config,
+    Path(sys.argv[1]), label="numbers")
+distributed.stop()
+"""
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = [sys.executable, str(script), str(tmp_path / "one"), here]
+    two = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
+        *(str(script), str(tmp_path / "two"), here),
+    ]
+    for command in (one, two):
+        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+    states = [checkpoint.load(tmp_path / run / "train_state.pt") for run in ("one", "two")]
+    weights = [state["modules"]["weight"] for state in states]
+    assert not torch.equal(weights[0], torch.ones(1, 3))
+    assert torch.allclose(*weights, rtol=1e-5)
+
+
+def test_stage_runs_once_and_refuses_other_settings(tmp_path: Path) -> None:
+    calls = []
+    source = tmp_path / "split.txt"
+    source.write_text("a 1\n")
+
+    def stage(rate: float) -> Stage:
+        return Stage("inner", tmp_path / "out", Inner(rate), (source,))
+
+    for _ in range(2):
+        stage(1.0).run(lambda: calls.append(1) or {"frames": 3})  # type: ignore[func-returns-value]
+    assert len(calls) == 1
+    assert read_manifest(tmp_path / "out")["results"] == {"frames": 3}
+    with pytest.raises(InputError, match=r"another config \(rate: 1.0 instead of 2.0\)"):
+        stage(2.0).run(dict)
+    source.write_text("a 2\n")
+    with pytest.raises(InputError, match="another inputs"):
+        stage(1.0).run(dict)
+
+
+def test_interrupted_stage_runs_again(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    stage = Stage("inner", tmp_path / "out", Inner())
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(fail)
+    assert read_manifest(tmp_path / "out") == {}
+    stage.run(lambda: {"done": True})
+    assert read_manifest(tmp_path / "out")["results"] == {"done": True}
+
+
+def test_log_cut_by_a_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 2.0}]
