@@ -1,0 +1,170 @@
+"""Depth errors of a network that knows no scale (Eigen et al. 2014; Zhou et al. 2017).
+
+Median scaling, caps, the Garg crop for KITTI, and the same errors for moving, static and background
+points (Dynamo-Depth, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from moduv.engine.errors import InputError
+
+METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "d1", "d2", "d3")
+# Rows and columns as shares of the image: top, bottom, left, right (Garg et al. 2016).
+GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)
+
+
+@dataclass(frozen=True)
+class DepthProtocol:
+    """Which points count, and how predictions are scaled to them. Metres.
+
+    crop: (top, bottom, left, right) as shares of the image, or None for the whole image.
+    median_scaling: multiply each frame's prediction by the ratio of the medians.
+    """
+
+    min_depth: float = 1e-3
+    max_depth: float = 75.0
+    crop: tuple[float, float, float, float] | None = None
+    median_scaling: bool = True
+
+
+WAYMO = DepthProtocol(max_depth=75.0)
+NUSCENES = DepthProtocol(max_depth=75.0)
+KITTI = DepthProtocol(max_depth=80.0, crop=GARG)
+
+
+@dataclass(frozen=True)
+class DepthErrors:
+    """Errors of one frame: over all points, and over the points of each label.
+
+    `counts[label]` is the number of points behind `by_label[label]`; `scale` is the factor that the
+    prediction was multiplied with.
+    """
+
+    overall: dict[str, float]
+    by_label: dict[int, dict[str, float]]
+    counts: dict[int, int]
+    scale: float
+
+
+def error_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The seven errors between depths (N,), N > 0, both positive and in metres."""
+    difference = truth - predicted
+    ratio = np.maximum(truth / predicted, predicted / truth)
+    return {
+        "abs_rel": float(np.mean(np.abs(difference) / truth)),
+        "sq_rel": float(np.mean(difference**2 / truth)),
+        "rmse": float(np.sqrt(np.mean(difference**2))),
+        "rmse_log": float(np.sqrt(np.mean((np.log(truth) - np.log(predicted)) ** 2))),
+        **{f"d{power}": float(np.mean(ratio < 1.25**power)) for power in (1, 2, 3)},
+    }
+
+
+def depth_errors(
+    disparity: np.ndarray,
+    points: np.ndarray,
+    height: int,
+    width: int,
+    protocol: DepthProtocol = WAYMO,
+    labels: np.ndarray | None = None,
+) -> DepthErrors:
+    """Errors of one frame.
+
+    disparity  (h, w), inverse depth in any unit; enlarged bilinearly to (height, width)
+    points     (N, 3), truth as rows of (row, column, metres) in the image of (height, width)
+    labels     (height, width) integers, e.g. 0 background, 1 moving, 2 static
+
+    Raises InputError when no point lies within the protocol's range and crop, or the disparity
+    there is not positive.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    rows, columns, truth = points[:, 0].astype(int), points[:, 1].astype(int), points[:, 2]
+    chosen = (truth > protocol.min_depth) & (truth < protocol.max_depth)
+    if protocol.crop is not None:
+        shares = np.array(protocol.crop) * (height, height, width, width)
+        top, bottom, left, right = shares.astype(int)
+        chosen &= (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    if not chosen.any():
+        raise InputError(
+            f"none of the {len(points)} depth points lies between {protocol.min_depth:g} and "
+            f"{protocol.max_depth:g} m inside the crop; check the unit and the order (row, column)."
+        )
+    rows, columns, truth = rows[chosen], columns[chosen], truth[chosen]
+    sampled = _enlarge(disparity, height, width)[rows, columns]
+    if not (sampled > 0).all():
+        raise InputError("the disparity is not positive everywhere; give 1 / depth.")
+    predicted = 1.0 / sampled.astype(np.float64)
+
+    scale = _median(truth) / _median(predicted) if protocol.median_scaling else 1.0
+    predicted = np.clip(predicted * scale, protocol.min_depth, protocol.max_depth)
+    of_point = np.zeros(len(truth), int) if labels is None else np.asarray(labels)[rows, columns]
+    kinds = [] if labels is None else [int(label) for label in np.unique(of_point)]
+    return DepthErrors(
+        overall=error_metrics(truth, predicted),
+        by_label={k: error_metrics(truth[of_point == k], predicted[of_point == k]) for k in kinds},
+        counts={k: int((of_point == k).sum()) for k in kinds},
+        scale=float(scale),
+    )
+
+
+def points_of_map(depth: np.ndarray) -> np.ndarray:
+    """A dense truth (H, W) in metres as points (H·W, 3) of (row, column, metres)."""
+    rows, columns = np.indices(depth.shape)
+    return np.stack([rows.ravel(), columns.ravel(), depth.ravel()], axis=1).astype(np.float64)
+
+
+@dataclass
+class DepthMeter:
+    """Errors over many frames: the mean over frames, and per label the mean over points."""
+
+    frames: int = 0
+    scales: list[float] = field(default_factory=list)
+    _sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
+    _label_sums: dict[int, dict[str, float]] = field(default_factory=dict)
+    _label_counts: dict[int, int] = field(default_factory=dict)
+
+    def add(self, errors: DepthErrors) -> None:
+        """Add a frame."""
+        self.frames += 1
+        self.scales.append(errors.scale)
+        for metric in METRICS:
+            self._sums[metric] += errors.overall[metric]
+        for label, values in errors.by_label.items():
+            sums = self._label_sums.setdefault(label, dict.fromkeys(METRICS, 0.0))
+            count = errors.counts[label]
+            self._label_counts[label] = self._label_counts.get(label, 0) + count
+            for metric in METRICS:
+                sums[metric] += values[metric] * count
+
+    def result(self, names: dict[int, str] | None = None) -> dict[str, float]:
+        """`abs_rel`, …, and `abs_rel_{name}`, … for each label; `scale_spread` is the standard
+        deviation of the frames' scales over their mean, small where the scale is consistent.
+
+        Raises InputError when no frame was added.
+        """
+        if not self.frames:
+            raise InputError("no frame with depth truth was evaluated; check the split.")
+        names = names or {label: str(label) for label in self._label_sums}
+        metrics = {metric: self._sums[metric] / self.frames for metric in METRICS}
+        for label, sums in sorted(self._label_sums.items()):
+            if label in names:
+                count = self._label_counts[label]
+                metrics |= {f"{m}_{names[label]}": sums[m] / count for m in METRICS}
+        metrics["scale_spread"] = float(np.std(self.scales) / np.mean(self.scales))
+        return metrics
+
+
+def _enlarge(disparity: np.ndarray, height: int, width: int) -> np.ndarray:
+    if disparity.shape == (height, width):
+        return disparity
+    return cv2.resize(disparity.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _median(values: np.ndarray) -> float:
+    """The lower of the two middle values, as torch.median: the published numbers rest on it."""
+    middle = (len(values) - 1) // 2
+    return float(np.partition(values, middle)[middle])
