@@ -1,0 +1,31 @@
+"""Reading images at real-valued positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(image: Tensor, coordinates: Tensor) -> Tensor:
+    """Sample an image bilinearly; outside it, its border continues.
+
+    Args:
+        image: (B, C, H, W).
+        coordinates: (B, 2, h, w), x and y in pixels of `image`, centres at integers.
+
+    Returns:
+        (B, C, h, w). Differentiable in both arguments.
+    """
+    height, width = image.shape[-2:]
+    x = coordinates[:, 0] * (2 / max(width - 1, 1)) - 1
+    y = coordinates[:, 1] * (2 / max(height - 1, 1)) - 1
+    grid = torch.stack([x, y], -1)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def resize(field: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bring a field (B, C, h, w) to another size bilinearly; a field of that size is returned as it is."""
+    if field.shape[-2:] == tuple(size):
+        return field
+    return F.interpolate(field, tuple(size), mode="bilinear", align_corners=False)
