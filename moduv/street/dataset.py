@@ -1,0 +1,160 @@
+"""Writes the street world in the layout of a real data set, with its ground truth beside it."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path, read_json, write_json, write_npz
+from moduv.engine.log import progress, say
+from moduv.engine.stages import Stage
+from moduv.frames.camera import Intrinsics
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.frames.splits import write_split
+from moduv.street.render import render
+from moduv.street.scene import Scene
+from moduv.street.truth import annotate, count_objects, optical_flow
+
+SPLITS = ("train", "val")
+VAL_SEED = 1_000_000
+"""Seeds of validation clips begin here, so that adding training clips leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class StreetConfig:
+    """The street world's size."""
+
+    height: int = 96
+    width: int = 160
+    train_clips: int = 96
+    val_clips: int = 20
+    frames_per_clip: int = 12
+    supersampling: int = 3
+    """Samples per pixel along each axis; odd."""
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.height < 96 or self.width < 160:
+            raise InputError(
+                f"street world of {self.height} x {self.width} pixels is too small; use 96 x 160 or more."
+            )
+        if self.supersampling % 2 == 0 or self.supersampling < 1:
+            raise InputError(f"supersampling {self.supersampling} is not odd; use 1, 3 or 5.")
+        if min(self.train_clips, self.val_clips) < 1 or self.frames_per_clip < 3:
+            raise InputError("the street world needs a clip in each split and three frames a clip.")
+
+    def camera(self) -> Intrinsics:
+        """The camera of every clip: 70 degrees wide, horizon a little above the middle."""
+        focal = 0.72 * self.width
+        centre = ((self.width - 1) / 2, 0.45 * self.height)
+        return Intrinsics(focal, focal, *centre, self.width, self.height)
+
+
+def render_dataset(root: Path, config: StreetConfig) -> None:
+    """Render the street world below `root`; clips that are finished are kept.
+
+    Args:
+        root: receives `train/clip_0000/000000.jpg` …, `cam.json` beside the frames, `splits/`,
+            `annotations/` (COCO) and `truth/` (depth, instances, flow, poses).
+        config: how many clips and frames, how large.
+
+    Raises:
+        InputError: when `root` holds a street world of other settings.
+    """
+    Stage("street render", root, config).run(lambda: _render(root, config))
+
+
+def _render(root: Path, config: StreetConfig) -> dict[str, Any]:
+    counts = {}
+    for split in SPLITS:
+        number = config.train_clips if split == "train" else config.val_clips
+        first = config.seed + (VAL_SEED if split == "val" else 0)
+        jobs = [(root, config, f"{split}/clip_{clip:04d}", first + clip) for clip in range(number)]
+        with ProcessPoolExecutor(max(1, config.workers)) as pool:
+            parts = list(
+                progress(
+                    pool.map(_render_clip, jobs), desc=f"street {split}", total=number, unit="clip"
+                )
+            )
+        segments = [job[2] for job in jobs]
+        annotations = merge_annotations(segments, parts, config)
+        write_json(root / "annotations" / f"{split}.json", annotations)
+        inner = range(1, config.frames_per_clip - 1)
+        frames = [FrameRef(segment, index) for segment in segments for index in inner]
+        write_split(root / "splits" / f"{split}_files.txt", frames)
+        counts[split] = count_objects(annotations)
+        say(f"  {split}: {len(annotations['images'])} frames; objects " + _listing(counts[split]))
+    return counts
+
+
+def merge_annotations(
+    segments: list[str], parts: list[list[list[dict[str, Any]]]], config: StreetConfig
+) -> dict[str, Any]:
+    """One COCO dictionary from the annotations of every frame of every clip."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for segment, clip in zip(segments, parts, strict=True):
+        for index, frame in enumerate(clip):
+            image = {
+                "id": len(images) + 1,
+                "file_name": f"{segment}/{index:06d}.jpg",
+                "width": config.width,
+                "height": config.height,
+            }
+            images.append(image)
+            for item in frame:
+                identity = {"id": len(annotations) + 1, "image_id": image["id"]}
+                annotations.append({**identity, **item})
+    categories = [{"id": 1, "name": "object"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str, Any]]]:
+    """Render one clip; its annotations are written last and say that it is whole."""
+    root, config, segment, seed = job
+    truth, frames = root / "truth" / segment, root / segment
+    finished = truth / "annotations.json"
+    if finished.is_file():
+        return read_json(finished)
+    for folder in (truth, frames):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    scene, camera = Scene(seed, config.frames_per_clip), config.camera()
+    camera.to_cam_json(frames / "cam.json")
+    moving = np.array([item.moving for item in scene.objects], bool)
+    annotations, poses = [], []
+    for frame in range(config.frames_per_clip):
+        image, depth, ids = render(scene, frame, camera, config.supersampling)
+        last = frame == config.frames_per_clip - 1
+        flow = (
+            np.zeros((2, *depth.shape)) if last else optical_flow(scene, frame, camera, depth, ids)
+        )
+        write_image(frames / f"{frame:06d}.jpg", image)
+        write_npz(
+            truth / f"{frame:06d}.npz",
+            depth=depth.astype(np.float16),
+            instances=ids.astype(np.uint8),
+            flow=flow.astype(np.float16),
+            ids=np.arange(1, len(moving) + 1),
+            moving=moving,
+        )
+        annotations.append(annotate(scene, depth, ids))
+        rotation, position = scene.camera(frame)
+        pose = np.vstack([np.column_stack([rotation, position]), [0, 0, 0, 1]])
+        poses.append(" ".join(f"{value:.9g}" for value in pose.ravel()))
+    with atomic_path(truth / "poses.txt") as temporary:
+        temporary.write_text("\n".join(poses) + "\n")
+    write_json(finished, annotations)
+    return annotations
+
+
+def _listing(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

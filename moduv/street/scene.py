@@ -1,0 +1,350 @@
+"""What stands and moves in a street: buildings, parked and driving cars, pedestrians, the camera.
+
+World axes are the first camera's: x right, y down, z forward, in metres; the road is the plane y = 0
+and the camera hangs 1.6 m above it. Parked cars are drawn from the same distribution of shapes and
+paints as driving ones: a single image does not tell them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from moduv.street import textures
+
+CAMERA_HEIGHT = 1.6
+LANE = 1.85
+KERB = 4.95
+ROAD_HALF_WIDTH = 12.0
+ROAD_START, ROAD_LENGTH, ROAD_TILE = -14.0, 192.0, 24.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """An upright box of an object, in the object's own frame (metres), and its face textures.
+
+    `x`, `z`: centre; `bottom`: height of its underside; `faces`: rear, front, sides, top.
+    """
+
+    x: float
+    z: float
+    width: float
+    height: float
+    length: float
+    bottom: float
+    faces: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """A car or a pedestrian: position at frame 0, heading (radians), velocity (metres a frame)."""
+
+    x: float
+    z: float
+    yaw: float
+    velocity: tuple[float, float]
+    width: float
+    length: float
+    blocks: tuple[Block, ...]
+
+    @property
+    def moving(self) -> bool:
+        return self.velocity != (0.0, 0.0)
+
+    def at(self, frame: int) -> np.ndarray:
+        """Position (3,) on the road at a frame."""
+        return np.array([self.x + frame * self.velocity[0], 0.0, self.z + frame * self.velocity[1]])
+
+    def rotation(self) -> np.ndarray:
+        """Heading as a rotation (3, 3) about the vertical."""
+        return turn(self.yaw)
+
+    def clearance(self) -> tuple[float, float]:
+        """Half extents along x and z that nothing else should stand in."""
+        along, across = abs(np.cos(self.yaw)), abs(np.sin(self.yaw))
+        width = along * self.width + across * self.length
+        length = along * self.length + across * self.width
+        return width / 2, length / 2
+
+
+@dataclass
+class Quads:
+    """Textured parallelograms: corner, two edges, texture, object id (0: the static world), tiling."""
+
+    corners: list[np.ndarray] = field(default_factory=list)
+    rights: list[np.ndarray] = field(default_factory=list)
+    downs: list[np.ndarray] = field(default_factory=list)
+    texture: list[int] = field(default_factory=list)
+    identity: list[int] = field(default_factory=list)
+    tiling: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(
+        self,
+        corner: np.ndarray,
+        right: np.ndarray,
+        down: np.ndarray,
+        texture: int,
+        identity: int = 0,
+        tiling: tuple[float, float] = (1, 1),
+    ) -> None:
+        """Add the quad seen with `corner` at its top left; its front is towards right x down, negated."""
+        self.corners.append(np.asarray(corner, np.float64))
+        self.rights.append(np.asarray(right, np.float64))
+        self.downs.append(np.asarray(down, np.float64))
+        self.texture.append(texture)
+        self.identity.append(identity)
+        self.tiling.append(tiling)
+
+
+class Scene:
+    """A street drawn from a seed: static quads, objects, and the camera's way through it.
+
+    Args:
+        seed: everything about the scene follows from it.
+        frames: number of frames of the clip.
+    """
+
+    def __init__(self, seed: int, frames: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.frames = frames
+        self.textures: list[np.ndarray] = []
+        self.objects: list[SceneObject] = []
+        self.static = Quads()
+        self._drive()
+        self._build_street()
+        self._park()
+        self._drive_traffic()
+        self._walk()
+        self.shadow = self._texture(np.full((textures.SIZE, textures.SIZE, 3), 42.0))
+
+    def atlas(self) -> np.ndarray:
+        """All textures with their mip levels, (N, 2 * SIZE, SIZE, 3) uint8."""
+        return np.stack(self.textures)
+
+    def camera(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Camera-to-world rotation (3, 3) and position (3,) in metres."""
+        sway = 0.02 * np.sin(0.7 * frame)
+        bounce = 0.008 * np.sin(1.7 * frame)
+        position = np.array([LANE + sway, bounce - CAMERA_HEIGHT, self.speed[:frame].sum()])
+        return turn(self.yaw_rate * frame), position
+
+    def quads(self, frame: int) -> Quads:
+        """Everything to be drawn at a frame."""
+        static = self.static
+        quads = Quads(*(list(getattr(static, name)) for name in Quads.__dataclass_fields__))
+        for identity, item in enumerate(self.objects, 1):
+            for block in item.blocks:
+                _add_block(quads, item, block, frame, identity)
+            self._add_shadow(quads, item, frame)
+        return quads
+
+    def _texture(self, texture: np.ndarray) -> int:
+        self.textures.append(textures.pyramid(texture))
+        return len(self.textures) - 1
+
+    def _drive(self) -> None:
+        """Ego-motion: 0.28 to 0.48 m a frame with slow changes, some yaw; one clip in sixteen stands."""
+        rng = self.rng
+        drift = np.cumsum(rng.normal(0, 0.008, self.frames))
+        wave = 0.03 * np.sin(np.arange(self.frames) * rng.uniform(0.2, 0.6))
+        stands = rng.random() < 0.06
+        speed = rng.uniform(0.28, 0.48) + drift + wave
+        self.speed = np.zeros(self.frames) if stands else np.clip(speed, 0.05, 0.6)
+        self.yaw_rate = 0.0 if stands else rng.normal() * 0.004
+
+    def _build_street(self) -> None:
+        rng = self.rng
+        road = self._texture(textures.road(rng))
+        self.static.add(
+            np.array([-ROAD_HALF_WIDTH, 0, ROAD_START + ROAD_LENGTH]),
+            np.array([2 * ROAD_HALF_WIDTH, 0, 0]),
+            np.array([0, 0, -ROAD_LENGTH]),
+            road,
+            tiling=(1, ROAD_LENGTH / ROAD_TILE),
+        )
+        fronts = [self._texture(textures.facade(rng)) for _ in range(6)]
+        for side in (-1, 1):
+            self._build_side(side, fronts)
+        end = np.array([-30.0, -12.0, 112.0])
+        self.static.add(
+            end, np.array([60.0, 0, 0]), np.array([0, 12.0, 0]), fronts[0], tiling=(5, 1)
+        )
+
+    def _build_side(self, side: int, fronts: list[int]) -> None:
+        """Houses along one side: a front towards the road, a gable towards the camera."""
+        rng = self.rng
+        near = ROAD_START
+        while near < 110:
+            width, height = rng.uniform(9, 18), rng.uniform(7, 15)
+            x, front = side * rng.uniform(9.2, 11.5), fronts[rng.integers(6)]
+            down = np.array([0, height, 0])
+            tiling = (max(1, round(width / 9)), max(1, round(height / 9)))
+            first, along = (near, width) if side < 0 else (near + width, -width)
+            self.static.add(
+                np.array([x, -height, first]), np.array([0, 0, along]), down, front, 0, tiling
+            )
+            left = x if side > 0 else x - 6
+            gable = np.array([left, -height, near])
+            self.static.add(gable, np.array([6.0, 0, 0]), down, front, 0, (1, tiling[1]))
+            near += width + (rng.uniform(2, 5) if rng.random() < 0.3 else 0)
+
+    def _park(self) -> None:
+        """Cars at both kerbs, one in seven at an angle."""
+        rng = self.rng
+        for side in (-1, 1):
+            z, density = rng.uniform(2, 7), rng.uniform(0.35, 0.8)
+            while z < 60:
+                angle = rng.normal() * 0.04 if rng.random() < 0.85 else rng.choice([-0.5, 0.5])
+                if rng.random() < density:
+                    x = side * (KERB + rng.uniform(-0.2, 0.2))
+                    self._add_car(x, z, (0 if side > 0 else np.pi) + angle, (0.0, 0.0))
+                z += rng.uniform(5.5, 10)
+
+    def _drive_traffic(self) -> None:
+        """Oncoming cars, often a car ahead, sometimes one that crosses."""
+        rng = self.rng
+        z = rng.uniform(4, 14)
+        while z < 75:
+            speed = rng.uniform(0.18, 0.42)
+            if rng.random() < 0.85:
+                start = z + 0.8 * speed * self.frames
+                self._add_car(
+                    -LANE + rng.normal() * 0.25, start, np.pi + rng.normal() * 0.03, (0, -speed)
+                )
+            z += rng.uniform(8, 18)
+        ego = self.speed.mean()
+        if rng.random() < 0.6:
+            speed = max(0.1, ego + rng.choice([-1, 1]) * rng.uniform(0.1, 0.25))
+            self._add_car(
+                LANE + rng.normal() * 0.2, rng.uniform(7, 18), rng.normal() * 0.02, (0, speed)
+            )
+        if rng.random() < 0.4:
+            side, speed = rng.choice([-1, 1]), rng.uniform(0.2, 0.42)
+            x = -side * speed * self.frames * rng.uniform(0.2, 0.8)
+            z = rng.uniform(10, 24) + ego * self.frames / 2
+            self._add_car(x, z, side * np.pi / 2, (side * speed, 0))
+
+    def _walk(self) -> None:
+        """Pedestrians on the pavements and crossing the road; four in ten stand still."""
+        rng = self.rng
+        for _ in range(rng.integers(1, 5)):
+            walks, side = rng.random() < 0.6, rng.choice([-1, 1])
+            speed = side * rng.uniform(0.06, 0.14) if walks else 0.0
+            beside = rng.choice([-1, 1]) * rng.uniform(3.2, 7.5)
+            crosses = rng.random() < 0.5
+            x = rng.uniform(-6, 6) if crosses and walks else beside
+            self._add_person(x, rng.uniform(5, 22), (speed, 0.0) if crosses else (0.0, speed))
+
+    def _add_car(self, x: float, z: float, yaw: float, velocity: tuple[float, float]) -> None:
+        rng = self.rng
+        kind = rng.choice(["car", "van", "truck"], p=[0.72, 0.2, 0.08])
+        width, height, length = {
+            "car": (1.8, 1.45, 4.2),
+            "van": (1.95, 2.1, 4.9),
+            "truck": (2.3, 2.9, 6.5),
+        }[kind]
+        width, height = width * rng.uniform(0.93, 1.07), height * rng.uniform(0.92, 1.1)
+        length *= rng.uniform(0.9, 1.1)
+        velocity = (float(velocity[0]), float(velocity[1]))
+        car = SceneObject(x, z, yaw, velocity, width, length, ())
+        if self._is_free(car):
+            blocks = self._car_blocks(str(kind), width, height, length)
+            self.objects.append(SceneObject(x, z, yaw, velocity, width, length, blocks))
+
+    def _car_blocks(
+        self, kind: str, width: float, height: float, length: float
+    ) -> tuple[Block, ...]:
+        rng = self.rng
+        colour = [rng.uniform(0, 180), rng.beta(1.2, 1.6) * 230, rng.uniform(40, 235)]
+        pixel = np.array(colour).reshape(1, 1, 3).astype(np.uint8)
+        paint = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
+        top = self._texture(textures.plain(rng, paint * 1.08, 10))
+        body = (
+            self._texture(textures.car_end(rng, paint, rear=True)),
+            self._texture(textures.car_end(rng, paint, rear=False)),
+            self._texture(textures.car_side(rng, paint)),
+            top,
+        )
+        ends = self._texture(textures.glazing(rng, paint, 1))
+        sides = self._texture(textures.glazing(rng, paint, 2 if kind == "car" else 3))
+        cabin = (ends, ends, sides, top)
+        gap = 0.16
+        if kind == "truck":
+            load = self._texture(textures.plain(rng, rng.uniform(90, 230, 3), 12))
+            return (
+                Block(0, 0.36 * length, 0.95 * width, 0.62 * height, 0.26 * length, gap, cabin),
+                Block(0, -0.14 * length, width, height - 0.56, 0.7 * length, 0.56, (load,) * 4),
+                Block(0, 0, 0.9 * width, 0.5, 0.96 * length, gap, body),
+            )
+        share, narrow, back, long = (
+            (0.56, 0.86, -0.08, 0.55) if kind == "car" else (0.5, 0.95, -0.06, 0.84)
+        )
+        lower = share * height
+        upper = height - lower - gap
+        return (
+            Block(0, 0, width, lower, length, gap, body),
+            Block(0, back * length, narrow * width, upper, long * length, gap + lower, cabin),
+        )
+
+    def _add_person(self, x: float, z: float, velocity: tuple[float, float]) -> None:
+        rng = self.rng
+        height, yaw = rng.uniform(1.55, 1.9), rng.uniform(-0.3, 0.3)
+        velocity = (float(velocity[0]), float(velocity[1]))
+        if not self._is_free(SceneObject(x, z, 0.0, velocity, 0.6, 0.45, ())):
+            return
+        legs, torso, head = (
+            (self._texture(textures.person(rng, part)),) * 4 for part in ("legs", "torso", "head")
+        )
+        blocks = (
+            Block(0, 0, 0.42, 0.48 * height, 0.32, 0, legs),
+            Block(0, 0, 0.58, 0.36 * height, 0.34, 0.48 * height, torso),
+            Block(0, 0, 0.26, 0.15 * height, 0.26, 0.845 * height, head),
+        )
+        self.objects.append(SceneObject(x, z, yaw, velocity, 0.6, 0.45, blocks))
+
+    def _is_free(self, item: SceneObject) -> bool:
+        """Whether nothing stands in the object's way at the first, middle and last frame."""
+        half_width, half_length = item.clearance()
+        for other in self.objects:
+            width, length = other.clearance()
+            for frame in (0, self.frames // 2, self.frames - 1):
+                apart = np.abs(item.at(frame) - other.at(frame))
+                if apart[0] < half_width + width + 0.3 and apart[2] < half_length + length + 0.5:
+                    return False
+        return True
+
+    def _add_shadow(self, quads: Quads, item: SceneObject, frame: int) -> None:
+        """A dark patch under the object, just above the road."""
+        x, z = 0.525 * item.width, 0.51 * item.length
+        corner, right, down = (
+            item.rotation() @ np.array(v, np.float64)
+            for v in ([-x, -0.004, z], [2 * x, 0, 0], [0, 0, -2 * z])
+        )
+        quads.add(corner + item.at(frame), right, down, self.shadow)
+
+
+def turn(yaw: float) -> np.ndarray:
+    """Rotation (3, 3) about the vertical; positive turns forward towards the right."""
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    return np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+
+
+def _add_block(quads: Quads, item: SceneObject, block: Block, frame: int, identity: int) -> None:
+    """The five visible faces of a box: rear, front, left, right, top."""
+    origin, rotation = item.at(frame), item.rotation()
+    x0, x1 = block.x - block.width / 2, block.x + block.width / 2
+    z0, z1 = block.z - block.length / 2, block.z + block.length / 2
+    top, bottom = -(block.bottom + block.height), -block.bottom
+
+    def face(a: tuple, b: tuple, c: tuple, texture: int) -> None:
+        first, second, third = (origin + rotation @ np.array(p, np.float64) for p in (a, b, c))
+        quads.add(first, second - first, third - first, texture, identity)
+
+    rear, front, sides, roof = block.faces
+    face((x0, top, z0), (x1, top, z0), (x0, bottom, z0), rear)
+    face((x1, top, z1), (x0, top, z1), (x1, bottom, z1), front)
+    face((x0, top, z1), (x0, top, z0), (x0, bottom, z1), sides)
+    face((x1, top, z0), (x1, top, z1), (x1, bottom, z0), sides)
+    face((x0, top, z1), (x1, top, z1), (x0, top, z0), roof)
