@@ -5,8 +5,12 @@
 
 moduv_environment() {
     local extras="${1:-}" venv="${MODUV_VENV:-.venv}" python="${MODUV_PYTHON:-python3}" stamp wanted
+    if [[ -n "${MODUV_ENVIRONMENT:-}" ]]; then
+        return
+    fi
     if [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]] && [[ -z "$extras" ]] &&
         python -c 'import moduv, torch, torchvision' 2>/dev/null; then
+        export MODUV_ENVIRONMENT=ready
         return
     fi
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
@@ -23,4 +27,5 @@ moduv_environment() {
     fi
     # shellcheck disable=SC1091
     source "$venv/bin/activate"
+    export MODUV_ENVIRONMENT=ready
 }

@@ -8,7 +8,7 @@ moduv_environment "[dev]"
 ruff check .
 ruff format --check .
 mypy
-shellcheck --external-sources scripts/*.sh .ci/run
+shellcheck scripts/*.sh .ci/run
 
 # Two test processes with one thread each: torch's threads would otherwise starve each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

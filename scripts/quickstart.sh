@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# From nothing to the report: makes the environment, renders the street world, runs every stage, evaluates,
+# writes out/street/report.html. Can be stopped at any time; the same command continues.
+source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
+
+moduv street render --preset "$PRESET" --root "$DATA"
+bash scripts/1_initial_labels.sh
+bash scripts/2_moving2mobile.sh
+bash scripts/3_large2small.sh
+bash scripts/4_final.sh
+
+# The yardstick: the same detector and budget on the true labels.
+moduv labels true --data "$DATA" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
+    --out "$SAVE/true_labels"
+moduv round train --preset "$PRESET" --recipe final --data "$DATA" --split "$TRAIN" \
+    --labels "$SAVE/true_labels" --out "$SAVE/yardstick"
+
+moduv report --preset "$PRESET" --data "$DATA" --run "$SAVE" --out "out/$NAME"
