@@ -145,11 +145,11 @@ class Scene:
         return len(self.textures) - 1
 
     def _drive(self) -> None:
-        """Ego-motion: 0.28 to 0.48 m a frame with slow changes, some yaw; one clip in sixteen stands."""
+        """Ego-motion: 0.28 to 0.48 m a frame with slow changes, some yaw; one clip in eight stands."""
         rng = self.rng
         drift = np.cumsum(rng.normal(0, 0.008, self.frames))
         wave = 0.03 * np.sin(np.arange(self.frames) * rng.uniform(0.2, 0.6))
-        stands = rng.random() < 0.06
+        stands = rng.random() < 0.125
         speed = rng.uniform(0.28, 0.48) + drift + wave
         self.speed = np.zeros(self.frames) if stands else np.clip(speed, 0.05, 0.6)
         self.yaw_rate = 0.0 if stands else rng.normal() * 0.004
@@ -203,35 +203,43 @@ class Scene:
                 z += rng.uniform(5.5, 10)
 
     def _drive_traffic(self) -> None:
-        """Oncoming cars, often a car ahead, sometimes one that crosses."""
+        """The oncoming lane flows, waits in a queue or is empty; cars ahead, crossing and turning.
+
+        A car that comes straight towards the camera looks just like a nearer one that stands. Only
+        because the same lane is at times full of standing cars can depth be learnt without that error.
+        """
         rng = self.rng
-        z = rng.uniform(4, 14)
-        while z < 75:
-            speed = rng.uniform(0.18, 0.42)
-            if rng.random() < 0.85:
-                start = z + 0.8 * speed * self.frames
-                self._add_car(
-                    -LANE + rng.normal() * 0.25, start, np.pi + rng.normal() * 0.03, (0, -speed)
-                )
-            z += rng.uniform(8, 18)
+        lane = rng.choice(["flows", "waits", "empty"], p=[0.4, 0.35, 0.25])
+        z = rng.uniform(4, 14) if lane == "flows" else rng.uniform(3, 8)
+        while lane != "empty" and z < 75:
+            speed = rng.uniform(0.1, 0.42) if lane == "flows" else 0.0
+            if rng.random() < 0.8:
+                x, yaw = -LANE + rng.normal() * 0.25, np.pi + rng.normal() * 0.03
+                self._add_car(x, z + 0.8 * speed * self.frames, yaw, (0, -speed))
+            z += rng.uniform(8, 18) if lane == "flows" else rng.uniform(6, 9)
         ego = self.speed.mean()
-        if rng.random() < 0.6:
+        if rng.random() < 0.55:
             speed = max(0.1, ego + rng.choice([-1, 1]) * rng.uniform(0.1, 0.25))
             self._add_car(
                 LANE + rng.normal() * 0.2, rng.uniform(7, 18), rng.normal() * 0.02, (0, speed)
             )
-        if rng.random() < 0.4:
-            side, speed = rng.choice([-1, 1]), rng.uniform(0.2, 0.42)
-            x = -side * speed * self.frames * rng.uniform(0.2, 0.8)
-            z = rng.uniform(10, 24) + ego * self.frames / 2
-            self._add_car(x, z, side * np.pi / 2, (side * speed, 0))
+        for chance in (0.65, 0.35):
+            if rng.random() < chance:
+                side, speed = rng.choice([-1, 1]), rng.uniform(0.15, 0.42)
+                x = -side * speed * self.frames * rng.uniform(0.2, 0.8)
+                z = rng.uniform(9, 26) + ego * self.frames / 2
+                self._add_car(x, z, side * np.pi / 2, (side * speed, 0))
+        if rng.random() < 0.45:
+            yaw, speed = rng.choice([-1, 1]) * rng.uniform(0.4, 2.6), rng.uniform(0.12, 0.35)
+            velocity = (speed * np.sin(yaw), speed * np.cos(yaw))
+            self._add_car(rng.uniform(-4, 4), rng.uniform(10, 24), yaw, velocity)
 
     def _walk(self) -> None:
         """Pedestrians on the pavements and crossing the road; four in ten stand still."""
         rng = self.rng
-        for _ in range(rng.integers(1, 5)):
+        for _ in range(rng.integers(1, 6)):
             walks, side = rng.random() < 0.6, rng.choice([-1, 1])
-            speed = side * rng.uniform(0.06, 0.14) if walks else 0.0
+            speed = side * rng.uniform(0.08, 0.18) if walks else 0.0
             beside = rng.choice([-1, 1]) * rng.uniform(3.2, 7.5)
             crosses = rng.random() < 0.5
             x = rng.uniform(-6, 6) if crosses and walks else beside

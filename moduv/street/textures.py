@@ -1,7 +1,7 @@
 """Surfaces of the street world: smooth procedural textures with mip levels.
 
-Textures carry no detail finer than a sixteenth of their size, so that photometric matching has slopes to
-follow and distant surfaces do not shimmer.
+Textures carry little detail finer than a sixteenth of their size, so that photometric matching has
+slopes to follow and distant surfaces do not shimmer.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def person(rng: np.random.Generator, part: str) -> np.ndarray:
 
 def asphalt(rng: np.random.Generator) -> np.ndarray:
     """A patch of road; markings are painted by `road`."""
-    return plain(rng, np.full(3, rng.uniform(88, 112)) + rng.normal(0, 3, 3), 20)
+    base = np.full(3, rng.uniform(88, 112)) + rng.normal(0, 3, 3)
+    return base + 26 * noise(rng, (8, 16, 32)).astype(np.float32)
 
 
 def road(rng: np.random.Generator) -> np.ndarray:
@@ -111,7 +112,7 @@ def road(rng: np.random.Generator) -> np.ndarray:
     metre = SIZE / 24
     column = np.arange(SIZE) / metre - 12
     pavement = np.abs(column) > 6.3
-    paving = plain(rng, np.array([150, 146, 138]) + rng.normal(0, 6, 3), 18)
+    paving = np.array([150, 146, 138]) + rng.normal(0, 6, 3) + 24 * noise(rng, (8, 16, 32))
     texture[:, pavement] = paving[:, pavement]
     texture[:, np.abs(np.abs(column) - 6.2) < 0.15] = 190
     texture[:, np.abs(np.abs(column) - 3.7) < 0.1] = 205
