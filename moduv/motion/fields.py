@@ -1,0 +1,233 @@
+"""From a triplet of frames to depth, ego-motion, flow, mask and warped neighbours (Dynamo-Depth, section 3).
+
+The networks run in whatever precision is ambient; the geometry runs in float32. Neighbours are always
+in the order -1, +1, as the second dimension of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moduv import geometry
+from moduv.motion.phases import MotionConfig, Phase
+
+Batch = dict[str, Tensor]
+"""images (B, 3, 3, H, W): frames -1, 0, +1 in [0, 1]; augmented, the same shape: what the networks see
+(images where absent); K, inv_K (B, 4, 4) in pixels; time_steps (B, 2), where present: the positive
+time from the centre to each neighbour, in units of the usual interval."""
+
+
+@dataclass(frozen=True)
+class EgoMotion:
+    """How the camera moved."""
+
+    poses: Tensor
+    """(B, 2, 4, 4): from the centre camera's coordinates to each neighbour's."""
+    mean: Tensor
+    """(B, 6): what the pose network says of one step in time, translation then axis-angle; detached."""
+
+
+class MotionModel(Protocol):
+    """What the losses ask of the networks; `moduv.motion.networks.DynamoDepth` is one."""
+
+    def disparity(self, image: Tensor) -> list[Tensor]: ...
+
+    def ego_motion(
+        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
+    ) -> EgoMotion: ...
+
+    def motion(
+        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
+    ) -> tuple[list[Tensor], list[Tensor] | None]: ...
+
+
+@dataclass(frozen=True)
+class ScaleFields:
+    """The fields of one scale: predicted at its size (h, w), compared at the images' size (H, W)."""
+
+    disparity: Tensor
+    """(B, 1, h, w) in (0, 1)."""
+    depth: Tensor
+    """(B, 1, H, W)."""
+    ego_coordinates: Tensor
+    """(B, 2, 2, H, W): where each neighbour shows the point if it stands still, pixels."""
+    coordinates: Tensor
+    """(B, 2, 2, H, W): where the phase samples the neighbours, pixels."""
+    warped: Tensor
+    """(B, 2, 3, H, W): the neighbours sampled there."""
+    complete_flow: Tensor | None = None
+    """(B, 2, 3, h, w): motion relative to the camera, in units of depth."""
+    residual_flow: Tensor | None = None
+    """(B, 2, 3, h, w): complete flow less ego flow."""
+    complete_coordinates: Tensor | None = None
+    """(B, 2, 2, H, W): where the complete flow carries the point, pixels."""
+    motion_logit: Tensor | None = None
+    """(B, 1, h, w)."""
+    independent_flow: Tensor | None = None
+    """(B, 2, 3, H, W): mask times residual flow, in units of depth."""
+
+    @property
+    def motion_mask(self) -> Tensor:
+        """(B, 1, h, w) in [0, 1]: does the point move by itself? Only in phases with a mask."""
+        assert self.motion_logit is not None, "the phase has no mask"
+        return self.motion_logit.sigmoid()
+
+
+@dataclass(frozen=True)
+class MotionFields:
+    """Everything the model says about a batch of triplets."""
+
+    ego_motion: EgoMotion
+    scales: dict[int, ScaleFields]
+    """By scale, finest first; scale s has about 1 / 2^s of the images' size."""
+
+    @property
+    def finest(self) -> ScaleFields:
+        """The fields of the finest scale."""
+        return self.scales[min(self.scales)]
+
+
+def motion_fields(
+    model: MotionModel, batch: Batch, phase: Phase, config: MotionConfig
+) -> MotionFields:
+    """Run the networks a phase needs and bring their outputs together.
+
+    For inference, call it in evaluation mode under `torch.no_grad()` with the phase `fine_tune`.
+    """
+    seen = batch.get("augmented", batch["images"])
+    with _gradients(phase, "depth_dec"):
+        disparities = [disparity.float() for disparity in model.disparity(seen[:, 1])]
+    with _gradients(phase, "pose_dec"):
+        ego_motion = model.ego_motion(
+            seen, translation_scale=config.translation_scale, pose_order=config.pose_order
+        )
+    scales = config.loss_scales or tuple(range(len(disparities)))
+    flows: list[Tensor] = []
+    logits: list[Tensor] | None = None
+    if phase.has_flow:
+        if config.motion_input == "warped":
+            seen = _aligned(seen, disparities[0], ego_motion, batch, config)
+        flows, logits = model.motion(seen, ego_motion, with_mask=phase.has_mask)
+    fields = {}
+    with torch.autocast(seen.device.type, enabled=False):
+        for scale in scales:
+            flow = flows[scale].float() if phase.has_flow else None
+            logit = logits[scale].float() if logits is not None else None
+            fields[scale] = _scale_fields(
+                disparities[scale], flow, logit, ego_motion.poses, batch, phase, config
+            )
+    return MotionFields(ego_motion, fields)
+
+
+@contextmanager
+def _gradients(phase: Phase, module: str) -> Iterator[None]:
+    """Record gradients only for modules the phase trains, and only where they are recorded at all."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and module in phase.trains):
+        yield
+
+
+@torch.no_grad()
+def _aligned(
+    images: Tensor, disparity: Tensor, ego_motion: EgoMotion, batch: Batch, config: MotionConfig
+) -> Tensor:
+    """The triplet with its neighbours warped to the centre frame as if the world stood still."""
+    with torch.autocast(images.device.type, enabled=False):
+        points = _points(disparity, batch, config)[1]
+        coordinates = geometry.project(
+            geometry.transform(ego_motion.poses.flatten(0, 1), _per_neighbour(points)),
+            _per_neighbour(batch["K"]),
+        )
+        neighbours = geometry.warp(images[:, ::2].flatten(0, 1), coordinates).unflatten(0, (-1, 2))
+    return torch.stack([neighbours[:, 0], images[:, 1], neighbours[:, 1]], 1)
+
+
+def _points(disparity: Tensor, batch: Batch, config: MotionConfig) -> tuple[Tensor, Tensor]:
+    """Depth (B, 1, H, W) and points (B, 3, H, W) at the images' size."""
+    full = geometry.resize(disparity, batch["images"].shape[-2:])
+    depth = geometry.disparity_to_depth(full, config.min_depth, config.max_depth)
+    return depth, geometry.back_project(depth, batch["inv_K"])
+
+
+def _per_neighbour(tensor: Tensor) -> Tensor:
+    """(B, …) once for each neighbour, (2B, …)."""
+    return tensor.repeat_interleave(2, 0)
+
+
+def _signed(flow: Tensor, batch: Batch) -> Tensor:
+    """The flow of one step in time as (2B, …): backwards to frame -1, forwards to frame +1."""
+    steps = batch.get("time_steps")
+    signs = torch.linspace(-1, 1, 2, device=flow.device).expand(len(flow), 2)
+    factors = signs if steps is None else signs * steps
+    return _per_neighbour(flow) * factors.flatten()[:, None, None, None]
+
+
+def _scale_fields(
+    disparity: Tensor,
+    flow: Tensor | None,
+    logit: Tensor | None,
+    poses: Tensor,
+    batch: Batch,
+    phase: Phase,
+    config: MotionConfig,
+) -> ScaleFields:
+    """Geometry of one scale. Inside, neighbours are folded into the batch: (2B, …)."""
+    depth, centre_points = _points(disparity, batch, config)
+    K, poses = _per_neighbour(batch["K"]), poses.flatten(0, 1)
+    points = _per_neighbour(centre_points)  # (2B, 3, H, W)
+    ego_points = geometry.transform(poses, points)
+    ego_coordinates = geometry.project(ego_points, K)
+    neighbours = batch["images"][:, ::2].flatten(0, 1)
+    if flow is None:
+        return ScaleFields(
+            disparity=disparity,
+            depth=depth,
+            ego_coordinates=_unfold(ego_coordinates),
+            coordinates=_unfold(ego_coordinates),
+            warped=_unfold(geometry.warp(neighbours, ego_coordinates)),
+        )
+    ego_flow = ego_points - points
+    complete, residual = _flows(flow, ego_flow, depth, batch, config)
+    complete_full = geometry.resize(complete, depth.shape[-2:])
+    complete_coordinates = geometry.project(points + complete_full, K)
+    coordinates, independent = complete_coordinates, None
+    if logit is not None:
+        mask = _per_neighbour(geometry.resize(logit, depth.shape[-2:]).sigmoid())
+        independent = mask * (complete_full - ego_flow)
+        coordinates = geometry.project(geometry.transform(poses, points + independent), K)
+    return ScaleFields(
+        disparity=disparity,
+        depth=depth,
+        ego_coordinates=_unfold(ego_coordinates),
+        coordinates=_unfold(coordinates),
+        warped=_unfold(geometry.warp(neighbours, coordinates)),
+        complete_flow=_unfold(complete),
+        residual_flow=_unfold(residual),
+        complete_coordinates=_unfold(complete_coordinates),
+        motion_logit=logit,
+        independent_flow=None if independent is None else _unfold(independent),
+    )
+
+
+def _flows(
+    output: Tensor, ego_flow: Tensor, depth: Tensor, batch: Batch, config: MotionConfig
+) -> tuple[Tensor, Tensor]:
+    """Complete and residual flow (2B, 3, h, w) at the size of the network's output."""
+    size = output.shape[-2:]
+    ego_flow = geometry.resize(ego_flow, size)
+    if config.flow_unit == "depth":
+        output = output * geometry.resize(depth.detach(), size)
+    flow = _signed(output, batch)
+    if config.flow_parametrisation == "residual":
+        flow = ego_flow.detach() + flow
+    return flow, flow - ego_flow
+
+
+def _unfold(tensor: Tensor) -> Tensor:
+    """(2B, …) to (B, 2, …)."""
+    return tensor.unflatten(0, (-1, 2))

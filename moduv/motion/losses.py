@@ -1,0 +1,245 @@
+"""The loss terms of Dynamo-Depth (sections 3.3 and 3.4), each at one scale, and their sum.
+
+Every function takes one scale's fields and returns a scalar without weight. Terms of a field are
+computed at the size at which it was predicted and divided by 2^scale; the photometric error is always
+computed at the images' size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moduv import geometry
+from moduv.motion.fields import Batch, MotionFields, MotionModel, ScaleFields, motion_fields
+from moduv.motion.phases import RAMPED, MotionConfig, Phase
+
+
+def photometric(
+    warped: Tensor,
+    images: Tensor,
+    *,
+    automask: bool = False,
+    pyramid: tuple[int, ...] = (),
+    tie_break: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Photometric error of the better neighbour, averaged over pixels.
+
+    Args:
+        warped: (B, 2, 3, H, W), the neighbours warped to the centre.
+        images: (B, 3, 3, H, W), frames -1, 0, +1.
+        automask: let pixels that the unwarped neighbours explain better not count.
+        pyramid: pooling factors whose errors are added to that at full size.
+        tie_break: standard deviation of the noise on the unwarped neighbours' errors.
+    """
+    error = _error(warped, images[:, 1])
+    for factor in pyramid:
+        pooled = _error(_pool(warped, factor), _pool(images[:, 1:2], factor)[:, 0])
+        error = error + geometry.resize(pooled, error.shape[-2:])
+    if automask:
+        still = _error(images[:, ::2], images[:, 1])
+        if tie_break:
+            noise = torch.randn(still.shape, generator=generator, device=still.device)
+            still = still + tie_break * noise
+        error = torch.cat([error, still], 1)
+    return error.amin(1).mean()
+
+
+def _error(neighbours: Tensor, centre: Tensor) -> Tensor:
+    """Photometric error of neighbours (B, N, 3, H, W) against the centre (B, 3, H, W): (B, N, H, W)."""
+    target = centre[:, None].expand_as(neighbours).flatten(0, 1)
+    error = geometry.photometric_error(neighbours.flatten(0, 1), target)
+    return error.view(*neighbours.shape[:2], *error.shape[-2:])
+
+
+def _pool(images: Tensor, factor: int) -> Tensor:
+    """Average over `factor` x `factor` pixels of (B, N, 3, H, W)."""
+    return F.avg_pool2d(images.flatten(0, 1), factor).unflatten(0, images.shape[:2])
+
+
+def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """Edge-aware smoothness of the disparity (B, 1, h, w) divided by its mean."""
+    normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
+    return geometry.smoothness(normalised, image)
+
+
+def above_ground(
+    disparity: Tensor,
+    inv_K: Tensor,
+    config: MotionConfig,
+    *,
+    plane: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """How far points lie under the ground, in disparity, averaged over pixels.
+
+    Args:
+        disparity: (B, 1, h, w).
+        inv_K: (B, 4, 4), for pixels of that size.
+        plane: (B, 3), a known ground; without it, it is found among the lowest points.
+    """
+    depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
+    ground = config.ground
+    if plane is None:
+        points = geometry.back_project(depth.detach(), inv_K)
+        plane = geometry.ransac_plane(
+            geometry.ground_points(points, ground.share),
+            generator,
+            samples=ground.samples,
+            tries=ground.tries,
+            tolerance=ground.tolerance,
+        )
+    # Points within the tolerance belong to the ground, so only those below all of it are penalised.
+    a, b, c = plane.unbind(-1)
+    lowest = torch.stack([a, b, c + ground.tolerance], -1)
+    floor, seen = geometry.ground_disparity(
+        lowest, inv_K, (depth.shape[-2], depth.shape[-1]), config.min_depth, config.max_depth
+    )
+    return (F.relu(floor - disparity) * seen).mean()
+
+
+def flow_consistency(
+    residual_flow: Tensor, motion_mask: Tensor, disparity: Tensor, min_disparity: float
+) -> Tensor:
+    """Mean absolute residual flow (B, 2, 3, h, w) of static points that are not too far away."""
+    static = (1 - motion_mask.detach()) * (disparity.detach() > min_disparity)
+    return (static[:, None] * residual_flow.abs()).mean()
+
+
+def mask_sparsity(
+    motion_logit: Tensor, ego_coordinates: Tensor, complete_coordinates: Tensor
+) -> Tensor:
+    """Cross-entropy of the mask towards 0 where ego-motion explains the flow better than on average.
+
+    Args:
+        motion_logit: (B, 1, h, w).
+        ego_coordinates, complete_coordinates: (B, 2, 2, H, W), pixels.
+    """
+    height, width = ego_coordinates.shape[-2:]
+    with torch.no_grad():
+        difference = (ego_coordinates - complete_coordinates).flatten(0, 1)
+        difference = geometry.resize(difference, motion_logit.shape[-2:])
+        # In shares of the image's width and height, as the reference measures it.
+        x, y = difference[:, 0] / (width - 1), difference[:, 1] / (height - 1)
+        distance = (x.square() + y.square()).unflatten(0, (-1, 2))  # (B, 2, h, w)
+        static = (distance < distance.mean((0, 2, 3), keepdim=True)).float()
+        weights = static / static.sum((0, 2, 3), keepdim=True).clamp(min=1)
+    return (F.softplus(motion_logit) * weights).sum() / 2
+
+
+def compute_losses(
+    model: MotionModel,
+    batch: Batch,
+    phase: Phase,
+    ramp: float,
+    config: MotionConfig,
+    generator: torch.Generator | None = None,
+    *,
+    ground_plane: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """All loss terms of a batch of triplets in a phase.
+
+    Args:
+        ramp: factor in [0, 1] of the terms that fade in (see `phases.RAMPED`).
+        generator: source of randomness, on the device of the batch.
+        ground_plane: (B, 3), a known ground plane instead of an estimated one.
+
+    Returns:
+        `loss`, and every term of the phase by name without its weight, averaged over scales: the loss
+        is the sum of weight x ramp x term.
+    """
+    fields = motion_fields(model, batch, phase, config)
+    return total_loss(fields, batch, phase, ramp, config, generator, ground_plane=ground_plane)
+
+
+def total_loss(
+    fields: MotionFields,
+    batch: Batch,
+    phase: Phase,
+    ramp: float,
+    config: MotionConfig,
+    generator: torch.Generator | None = None,
+    *,
+    ground_plane: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """`compute_losses` for fields that are already there."""
+    sums: dict[str, Tensor] = {}
+    with torch.autocast(batch["images"].device.type, enabled=False):
+        for scale, scale_fields in fields.scales.items():
+            terms = _scale_terms(scale, scale_fields, batch, phase, config, generator, ground_plane)
+            for name, value in terms.items():
+                sums[name] = sums[name] + value if name in sums else value
+    means = {name: value / len(fields.scales) for name, value in sums.items()}
+    weights = config.weights_of(phase)
+    weighted = [
+        getattr(weights, name) * (ramp if name in RAMPED else 1.0) * value
+        for name, value in means.items()
+    ]
+    return {"loss": torch.stack(weighted).sum(), **means}
+
+
+def _scale_terms(
+    scale: int,
+    fields: ScaleFields,
+    batch: Batch,
+    phase: Phase,
+    config: MotionConfig,
+    generator: torch.Generator | None,
+    ground_plane: Tensor | None,
+) -> dict[str, Tensor]:
+    """The terms of one scale that the phase asks for, without weights."""
+    terms = {
+        "photometric": photometric(
+            fields.warped,
+            batch["images"],
+            automask=phase.automask,
+            pyramid=config.photometric_pyramid if phase.has_flow else (),
+            tie_break=config.tie_break,
+            generator=generator,
+        )
+    }
+    share = 0.5**scale
+    image = _shrink(batch["images"][:, 1], fields.disparity.shape[-2:])
+    if "disparity_smoothness" in phase.losses:
+        terms["disparity_smoothness"] = share * disparity_smoothness(fields.disparity, image)
+    if "above_ground" in phase.losses:
+        inv_K = _shrink_inverse(batch["inv_K"], fields)
+        terms["above_ground"] = share * above_ground(
+            fields.disparity, inv_K, config, plane=ground_plane, generator=generator
+        )
+    if fields.complete_flow is None or fields.residual_flow is None:
+        return terms
+    # Concatenating the neighbours' channels averages over neighbours.
+    terms["flow_smoothness"] = share * geometry.smoothness(
+        fields.complete_flow.flatten(1, 2), image
+    )
+    if fields.motion_logit is None or fields.complete_coordinates is None:
+        return terms
+    mask = fields.motion_mask
+    terms["flow_consistency"] = share * flow_consistency(
+        fields.residual_flow, mask, fields.disparity, config.consistency_disparity
+    )
+    terms["mask_sparsity"] = share * mask_sparsity(
+        fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates
+    )
+    terms["mask_smoothness"] = share * geometry.smoothness(mask, image)
+    return terms
+
+
+def _shrink(image: Tensor, size: torch.Size) -> Tensor:
+    """The image (B, 3, H, W) at a scale's size, without aliasing."""
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, tuple(size), mode="bicubic", align_corners=False, antialias=True)
+
+
+def _shrink_inverse(inv_K: Tensor, fields: ScaleFields) -> Tensor:
+    """Inverse intrinsics (B, 4, 4) for pixels at the scale's size; pixel indices are simply scaled."""
+    (height, width), (full_height, full_width) = (
+        fields.disparity.shape[-2:],
+        fields.depth.shape[-2:],
+    )
+    x, y, rest = inv_K.split((1, 1, 2), -1)
+    return torch.cat([x * (full_width / width), y * (full_height / height), rest], -1)
