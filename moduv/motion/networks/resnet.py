@@ -1,0 +1,49 @@
+"""ResNet-18 as the encoder of one or several stacked frames (He et al. 2016)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, resnet18
+
+CHANNELS = (64, 64, 128, 256, 512)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images in [0, 1] with roughly zero mean and unit variance, as all encoders here see them."""
+    return (images - 0.45) / 0.225
+
+
+class ResNetEncoder(nn.Module):
+    """Features of `frames` stacked RGB frames at 1/2, 1/4, … 1/32 of their size.
+
+    Args:
+        frames: how many frames are stacked along the channels.
+        pretrained: start from torchvision's ImageNet weights, the first layer repeated for every frame
+            and divided by their number.
+    """
+
+    channels = CHANNELS
+
+    def __init__(self, frames: int = 1, *, pretrained: bool = False) -> None:
+        super().__init__()
+        weights = ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
+        # The classifier stays because official checkpoints contain it; it is never run.
+        self.encoder = resnet18(weights=weights)
+        self.encoder.fc.requires_grad_(False)
+        if frames > 1:
+            first = self.encoder.conv1
+            stacked = nn.Conv2d(3 * frames, 64, 7, 2, 3, bias=False)
+            with torch.no_grad():
+                stacked.weight.copy_(first.weight.repeat(1, frames, 1, 1) / frames)
+            self.encoder.conv1 = stacked
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Frames (B, 3 x frames, H, W) in [0, 1] to five feature maps, finest first."""
+        net = self.encoder
+        features = [net.relu(net.bn1(net.conv1(normalise(images))))]
+        x = net.maxpool(features[0])
+        for layer in (net.layer1, net.layer2, net.layer3, net.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
