@@ -103,20 +103,19 @@ def person(rng: np.random.Generator, part: str) -> np.ndarray:
 def asphalt(rng: np.random.Generator) -> np.ndarray:
     """A patch of road; markings are painted by `road`."""
     base = np.full(3, rng.uniform(88, 112)) + rng.normal(0, 3, 3)
-    return base + 26 * noise(rng, (8, 16, 32)).astype(np.float32)
+    return base + 34 * noise(rng, (16, 32, 64))
 
 
 def road(rng: np.random.Generator) -> np.ndarray:
-    """24 m of street width by 24 m of length: pavements, kerbs, edge lines, a dashed centre line."""
+    """24 m of street width by 12 m of length: pavements, kerbs, edge lines, a dashed centre line."""
     texture = asphalt(rng)
-    metre = SIZE / 24
-    column = np.arange(SIZE) / metre - 12
+    column = (np.arange(SIZE) + 0.5) * 24 / SIZE - 12
     pavement = np.abs(column) > 6.3
-    paving = np.array([150, 146, 138]) + rng.normal(0, 6, 3) + 24 * noise(rng, (8, 16, 32))
+    paving = np.array([150, 146, 138]) + rng.normal(0, 6, 3) + 34 * noise(rng, (16, 32, 64))
     texture[:, pavement] = paving[:, pavement]
     texture[:, np.abs(np.abs(column) - 6.2) < 0.15] = 190
     texture[:, np.abs(np.abs(column) - 3.7) < 0.1] = 205
-    dash = (np.arange(SIZE) / metre) % 6 < 3
+    dash = (np.arange(SIZE) * 12 / SIZE) % 6 < 3
     texture[np.ix_(dash, np.abs(column) < 0.12)] = 225
     return texture
 
