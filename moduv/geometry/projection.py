@@ -65,6 +65,6 @@ def project(points: Tensor, K: Tensor, *, nearest: float = 1e-3) -> Tensor:
     Returns:
         (B, 2, H, W): x, y in pixels, centres at integers.
     """
-    flat = K[:, :3, :3] @ points.flatten(2)
-    pixels = flat[:, :2] / flat[:, 2:].clamp(min=nearest)
+    flat = (points[:, :2] / points[:, 2:].clamp(min=nearest)).flatten(2)
+    pixels = K[:, :2, :2] @ flat + K[:, :2, 2:3]
     return pixels.unflatten(2, points.shape[-2:])
