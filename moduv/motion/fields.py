@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moduv import geometry
-from moduv.motion.phases import MotionConfig, Phase
+from moduv.motion.phases import PHASES, MotionConfig, Phase
 
 Batch = dict[str, Tensor]
 """images (B, 3, 3, H, W): frames -1, 0, +1 in [0, 1]; augmented, the same shape: what the networks see
@@ -96,33 +96,56 @@ class MotionFields:
 def motion_fields(
     model: MotionModel, batch: Batch, phase: Phase, config: MotionConfig
 ) -> MotionFields:
-    """Run the networks a phase needs and bring their outputs together.
+    """Run the networks a phase needs and bring their outputs together."""
+    outputs = _run(model, batch, phase, config)
+    scales = config.loss_scales or tuple(range(len(outputs.disparities)))
+    with torch.autocast(batch["images"].device.type, enabled=False):
+        fields = {scale: _scale_fields(outputs, scale, batch, config) for scale in sorted(scales)}
+    return MotionFields(outputs.ego_motion, fields)
 
-    For inference, call it in evaluation mode under `torch.no_grad()` with the phase `fine_tune`.
+
+def mask_and_depth(model: MotionModel, batch: Batch, config: MotionConfig) -> tuple[Tensor, Tensor]:
+    """What later stages read of the centre frames, without the geometry that only training needs.
+
+    Call it in evaluation mode under `torch.no_grad()`.
+
+    Returns:
+        Motion mask in [0, 1] and depth, both (B, 1, H, W) at the images' size, in float32.
     """
-    seen = batch.get("augmented", batch["images"])
+    outputs = _run(model, batch, PHASES["fine_tune"], config)
+    assert outputs.logits is not None, "fine_tune has a mask"
+    size = batch["images"].shape[-2:]
+    logit = geometry.resize(outputs.logits[0].float(), size)
+    disparity = geometry.resize(outputs.disparities[0], size)
+    depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
+    return logit.sigmoid(), depth
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the networks say, scale 0 first; flow and mask only where the phase has them."""
+
+    disparities: list[Tensor]
+    ego_motion: EgoMotion
+    flows: list[Tensor] | None = None
+    logits: list[Tensor] | None = None
+
+
+def _run(model: MotionModel, batch: Batch, phase: Phase, config: MotionConfig) -> _Outputs:
+    """Run the networks the phase needs; those it does not train leave no gradient."""
+    frames = batch.get("augmented", batch["images"])
     with _gradients(phase, "depth_dec"):
-        disparities = [disparity.float() for disparity in model.disparity(seen[:, 1])]
+        disparities = [disparity.float() for disparity in model.disparity(frames[:, 1])]
     with _gradients(phase, "pose_dec"):
         ego_motion = model.ego_motion(
-            seen, translation_scale=config.translation_scale, pose_order=config.pose_order
+            frames, translation_scale=config.translation_scale, pose_order=config.pose_order
         )
-    scales = config.loss_scales or tuple(range(len(disparities)))
-    flows: list[Tensor] = []
-    logits: list[Tensor] | None = None
-    if phase.has_flow:
-        if config.motion_input == "warped":
-            seen = _aligned(seen, disparities[0], ego_motion, batch, config)
-        flows, logits = model.motion(seen, ego_motion, with_mask=phase.has_mask)
-    fields = {}
-    with torch.autocast(seen.device.type, enabled=False):
-        for scale in scales:
-            flow = flows[scale].float() if phase.has_flow else None
-            logit = logits[scale].float() if logits is not None else None
-            fields[scale] = _scale_fields(
-                disparities[scale], flow, logit, ego_motion.poses, batch, phase, config
-            )
-    return MotionFields(ego_motion, fields)
+    if not phase.has_flow:
+        return _Outputs(disparities, ego_motion)
+    if config.motion_input == "warped":
+        frames = _aligned(frames, disparities[0], ego_motion, batch, config)
+    flows, logits = model.motion(frames, ego_motion, with_mask=phase.has_mask)
+    return _Outputs(disparities, ego_motion, flows, logits)
 
 
 @contextmanager
@@ -167,23 +190,16 @@ def _signed(flow: Tensor, batch: Batch) -> Tensor:
     return _per_neighbour(flow) * factors.flatten()[:, None, None, None]
 
 
-def _scale_fields(
-    disparity: Tensor,
-    flow: Tensor | None,
-    logit: Tensor | None,
-    poses: Tensor,
-    batch: Batch,
-    phase: Phase,
-    config: MotionConfig,
-) -> ScaleFields:
+def _scale_fields(outputs: _Outputs, scale: int, batch: Batch, config: MotionConfig) -> ScaleFields:
     """Geometry of one scale. Inside, neighbours are folded into the batch: (2B, …)."""
+    disparity = outputs.disparities[scale]
     depth, centre_points = _points(disparity, batch, config)
-    K, poses = _per_neighbour(batch["K"]), poses.flatten(0, 1)
+    K, poses = _per_neighbour(batch["K"]), outputs.ego_motion.poses.flatten(0, 1)
     points = _per_neighbour(centre_points)  # (2B, 3, H, W)
     ego_points = geometry.transform(poses, points)
     ego_coordinates = geometry.project(ego_points, K)
     neighbours = batch["images"][:, ::2].flatten(0, 1)
-    if flow is None:
+    if outputs.flows is None:
         return ScaleFields(
             disparity=disparity,
             depth=depth,
@@ -192,11 +208,12 @@ def _scale_fields(
             warped=_unfold(geometry.warp(neighbours, ego_coordinates)),
         )
     ego_flow = ego_points - points
-    complete, residual = _flows(flow, ego_flow, depth, batch, config)
+    complete, residual = _flows(outputs.flows[scale].float(), ego_flow, depth, batch, config)
     complete_full = geometry.resize(complete, depth.shape[-2:])
     complete_coordinates = geometry.project(points + complete_full, K)
-    coordinates, independent = complete_coordinates, None
-    if logit is not None:
+    coordinates, independent, logit = complete_coordinates, None, None
+    if outputs.logits is not None:
+        logit = outputs.logits[scale].float()
         mask = _per_neighbour(geometry.resize(logit, depth.shape[-2:]).sigmoid())
         independent = mask * (complete_full - ego_flow)
         coordinates = geometry.project(geometry.transform(poses, points + independent), K)

@@ -48,7 +48,16 @@ class DynamoDepth(nn.Module):
             self.add_module(name, module)
 
     def disparity(self, image: Tensor) -> list[Tensor]:
-        """Disparities (B, 1, h, w) in (0, 1) of an image (B, 3, H, W) in [0, 1], scale 0 first."""
+        """Disparities (B, 1, h, w) in (0, 1) of an image (B, 3, H, W) in [0, 1], scale 0 first.
+
+        Raises InputError when the published networks cannot halve the image's sides five times.
+        """
+        height, width = image.shape[-2:]
+        if self.depth_model != "street" and (height % 32 or width % 32):
+            raise InputError(
+                f"image size {height} x {width} does not suit {self.depth_model}; "
+                "choose a height and a width that are multiples of 32."
+            )
         return self.depth_dec(self.depth_enc(image))
 
     def ego_motion(
