@@ -1,0 +1,303 @@
+"""Pictures of what the stages see: instances, motion, depth, flow.
+
+Images are (H, W, 3) uint8 RGB in and out, and never changed in place.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as rle_codec
+
+Color = tuple[int, int, int]
+
+GOLDEN_RATIO = 0.6180339887498949
+MOTION_COLOR: Color = (255, 72, 40)
+
+
+class HasInstances(Protocol):
+    """What is drawn of `moduv.labels.instances.Instances`: masks as RLE, boxes XYXY at their size."""
+
+    @property
+    def masks(self) -> list[dict]: ...
+    @property
+    def boxes(self) -> np.ndarray: ...
+    @property
+    def scores(self) -> np.ndarray | None: ...
+
+
+def instance_color(index: int) -> Color:
+    """The colour of instance `index`: hues a golden ratio apart, so that neighbours differ most."""
+    hue = (0.57 + index * GOLDEN_RATIO) % 1.0
+    # Every third round of the wheel is lighter, so that near hues differ in strength too.
+    saturation, value = ((0.85, 1.0), (0.60, 1.0), (0.95, 0.85))[index // 5 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def shared_colors(layers: Sequence[HasInstances], *, match_iou: float = 0.4) -> list[list[Color]]:
+    """Colours for label sets of one frame, so that an object keeps its colour from set to set.
+
+    Boxes, as shares of the mask's size, are matched greedily to those of the sets before.
+    """
+    known = np.zeros((0, 4))
+    colors = []
+    for layer in layers:
+        height, width = layer.masks[0]["size"] if layer.masks else (1, 1)
+        boxes = np.asarray(layer.boxes, float).reshape(-1, 4) / (width, height, width, height)
+        indices = np.full(len(boxes), -1)
+        overlaps = _box_iou(boxes, known)
+        while overlaps.size and overlaps.max() > match_iou:
+            mine, theirs = np.unravel_index(overlaps.argmax(), overlaps.shape)
+            indices[mine] = theirs
+            overlaps[mine, :] = overlaps[:, theirs] = 0
+        fresh = indices < 0
+        indices[fresh] = len(known) + np.arange(fresh.sum())
+        known = np.concatenate([known, boxes[fresh]])
+        colors.append([instance_color(int(index)) for index in indices])
+    return colors
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: HasInstances,
+    *,
+    score_threshold: float = 0.0,
+    boxes: bool = True,
+    colors: Sequence[Color] | None = None,
+) -> np.ndarray:
+    """Draw labels or detections; masks and boxes are brought to the image's size.
+
+    Instances with a score at or below `score_threshold` are left out. `colors`, one an instance,
+    replace the colours by index, e.g. to tell moving from static.
+    """
+    scores = instances.scores
+    kept = [i for i in range(len(instances.masks)) if scores is None or scores[i] > score_threshold]
+    if not kept:
+        return image.copy()
+    masks = np.moveaxis(rle_codec.decode([_as_bytes(instances.masks[i]) for i in kept]), 2, 0)
+    return draw_masks(
+        image,
+        masks.astype(bool),
+        np.asarray(instances.boxes)[kept] if boxes else None,
+        None if scores is None else [float(scores[i]) for i in kept],
+        colors=None if colors is None else [colors[i] for i in kept],
+    )
+
+
+def draw_masks(
+    image: np.ndarray,
+    masks: np.ndarray,
+    boxes: np.ndarray | None = None,
+    scores: Sequence[float] | None = None,
+    *,
+    colors: Sequence[Color] | None = None,
+    opacity: float = 0.42,
+) -> np.ndarray:
+    """Draw masks (N, h, w) bool as translucent areas with contours, boxes (N, 4) XYXY and scores.
+
+    The masks may be smaller than the image; boxes are at the masks' size. Large masks are drawn
+    first, so that small ones stay in sight.
+    """
+    picture = image.copy()
+    height, width = image.shape[:2]
+    zoom = np.array([width / masks.shape[2], height / masks.shape[1]] * 2)
+    colors = colors or [instance_color(index) for index in range(len(masks))]
+    line = max(1, round(min(height, width) / 320))
+    order = np.argsort([-int(mask.sum()) for mask in masks], kind="stable")
+    for index in order:
+        mask = _resize_mask(masks[index], height, width)
+        _fill(picture, mask, colors[index], opacity)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, colors[index], line, cv2.LINE_AA)
+    for index in order:
+        if boxes is None:
+            break
+        left, top, right, bottom = (int(v) for v in np.round(np.asarray(boxes[index]) * zoom))
+        cv2.rectangle(
+            picture, (left, top), (right - 1, bottom - 1), colors[index], line, cv2.LINE_AA
+        )
+        if scores is not None:
+            _draw_tag(picture, f"{scores[index]:.2f}", left, top, colors[index])
+    return picture
+
+
+def draw_motion(
+    image: np.ndarray, mask: np.ndarray, *, threshold: float | None = None
+) -> np.ndarray:
+    """Lay a motion mask (h, w) in [0, 1] over a dimmed grey image; outline it at `threshold`."""
+    height, width = image.shape[:2]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) * 0.75
+    weight = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    weight = np.clip(weight, 0, 1)[..., None]
+    # Half the light of the image stays in the colour, so that the object is still recognised.
+    shade = 0.45 + 0.55 * grey[..., None] / 191.0
+    picture = grey[..., None] * (1 - weight) + np.array(MOTION_COLOR) * shade * weight
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    if threshold is not None:
+        above = (weight[..., 0] > threshold).astype(np.uint8)
+        outlines, _ = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        line = max(1, round(min(height, width) / 400))
+        cv2.drawContours(picture, outlines, -1, (255, 255, 255), line, cv2.LINE_AA)
+    return picture
+
+
+def colorize(
+    values: np.ndarray,
+    colormap: str = "magma",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+) -> np.ndarray:
+    """A map (H, W) through a matplotlib colormap, from `low` to `high` (its extremes if None)."""
+    low = float(np.nanmin(values)) if low is None else low
+    high = float(np.nanmax(values)) if high is None else high
+    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+    return _lookup_table(colormap)[np.clip(scaled * 255, 0, 255).astype(np.uint8)]
+
+
+def draw_depth(depth: np.ndarray, *, colormap: str = "magma") -> np.ndarray:
+    """A depth map (H, W), any unit, as its disparity: near is bright.
+
+    Scaled by the 95th percentile, as is usual, so that one near pixel does not darken the rest.
+    """
+    disparity = 1.0 / np.maximum(depth.astype(np.float64), 1e-6)
+    return colorize(disparity, colormap, low=0.0, high=float(np.percentile(disparity, 95)))
+
+
+def draw_flow(flow: np.ndarray, *, maximum: float | None = None) -> np.ndarray:
+    """Flow on a colour wheel: hue is the direction, strength the magnitude, white is no motion.
+
+    flow     (2, H, W) optical flow, or (3, H, W) complete flow, of which right and forward (x, z)
+             are shown
+    maximum  magnitude of full colour, in the flow's unit; None: its 99th percentile
+    """
+    first, second = flow[0], flow[-1]
+    magnitude = np.hypot(first, second).astype(np.float64)
+    if maximum is None:
+        maximum = float(np.percentile(magnitude, 99))
+    hue = (np.arctan2(second, first) / (2 * np.pi)) % 1.0
+    strength = np.clip(magnitude / max(maximum, 1e-12), 0, 1)
+    hsv = np.stack([hue * 360, strength, np.ones_like(hue)], axis=-1).astype(np.float32)
+    return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+
+
+def flow_wheel(size: int = 96) -> np.ndarray:
+    """The legend of `draw_flow`: right is red; (size, size, 3)."""
+    axis = np.linspace(-1, 1, size)
+    flow = np.stack(np.meshgrid(axis, axis))
+    wheel = draw_flow(flow, maximum=1.0)
+    wheel[np.hypot(*flow) > 1] = 255
+    return wheel
+
+
+def enlarge(image: np.ndarray, width: int) -> np.ndarray:
+    """Bring a small image to at least `width` pixels, by a whole factor, for fine overlays."""
+    factor = -(-width // image.shape[1])
+    if factor <= 1:
+        return image.copy()
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
+def picture_grid(
+    pictures: Mapping[str, np.ndarray], *, columns: int = 3, width: int = 480, gap: int = 8
+) -> np.ndarray:
+    """Pictures side by side, each `width` wide under its title, on white."""
+    title_height = max(20, width // 18)
+    cells = []
+    for title, picture in pictures.items():
+        height = round(picture.shape[0] * width / picture.shape[1])
+        shrinks = width < picture.shape[1]
+        scaled = cv2.resize(
+            picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        )
+        head = np.full((title_height, width, 3), 255, np.uint8)
+        _write(head, title, 2, 2, title_height - 6, (30, 30, 30))
+        cells.append(np.concatenate([head, scaled]))
+    lines = []
+    for start in range(0, len(cells), columns):
+        line = cells[start : start + columns]
+        height = max(cell.shape[0] for cell in line)
+        sheet = np.full(
+            (height + 2 * gap, min(columns, len(cells)) * (width + gap) + gap, 3), 255, np.uint8
+        )
+        for index, cell in enumerate(line):
+            left = gap + index * (width + gap)
+            sheet[gap : gap + cell.shape[0], left : left + width] = cell[:height]
+        lines.append(sheet)
+    return np.concatenate(lines)
+
+
+def _box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, 4), (M, 4) XYXY -> (N, M)."""
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    stop = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = np.prod(np.clip(stop - start, 0, None), axis=-1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (first, second)]
+    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)
+
+
+def _as_bytes(rle: dict) -> dict:
+    counts = rle["counts"]
+    return {**rle, "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) bool to (height, width) uint8; bilinear before the cut, so that edges are smooth."""
+    if mask.shape == (height, width):
+        return mask.astype(np.uint8)
+    soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return (soft >= 0.5).astype(np.uint8)
+
+
+def _fill(picture: np.ndarray, mask: np.ndarray, color: Color, opacity: float) -> None:
+    left, top, width, height = cv2.boundingRect(mask)
+    region = picture[top : top + height, left : left + width]
+    inside = mask[top : top + height, left : left + width].astype(bool)
+    mixed = region[inside] * (1 - opacity) + np.array(color) * opacity
+    region[inside] = np.round(mixed).astype(np.uint8)
+
+
+def _draw_tag(picture: np.ndarray, text: str, left: int, top: int, color: Color) -> None:
+    """A score in its instance's colour, above the box or, at the image's edge, inside it."""
+    size = max(11, round(min(picture.shape[:2]) / 34))
+    height, width = _text_alpha(text, size).shape
+    y = top - height - 2 if top >= height + 2 else top
+    x = int(np.clip(left, 0, max(picture.shape[1] - width - 4, 0)))
+    y = int(np.clip(y, 0, max(picture.shape[0] - height - 2, 0)))
+    cv2.rectangle(picture, (x, y), (x + width + 3, y + height + 1), color, cv2.FILLED)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    _write(picture, text, x + 2, y + 1, size, (0, 0, 0) if luminance > 120 else (255, 255, 255))
+
+
+def _write(picture: np.ndarray, text: str, left: int, top: int, size: int, color: Color) -> None:
+    """Write text in place, cut at the picture's edge."""
+    alpha = _text_alpha(text, size)
+    region = picture[top : top + alpha.shape[0], left : left + alpha.shape[1]]
+    weight = alpha[: region.shape[0], : region.shape[1], None] / 255.0
+    region[:] = np.round(region * (1 - weight) + np.array(color) * weight).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=512)
+def _text_alpha(text: str, size: int) -> np.ndarray:
+    """Coverage (H, W) uint8 of a line of text, `size` pixels high with its margins."""
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), max(8, round(size * 0.8)))
+    canvas = Image.new("L", (max(1, int(font.getlength(text)) + 2), size), 0)
+    ImageDraw.Draw(canvas).text((1, size / 2), text, fill=255, font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+@functools.lru_cache(maxsize=8)
+def _lookup_table(colormap: str) -> np.ndarray:
+    """(256, 3) uint8."""
+    return np.round(matplotlib.colormaps[colormap](np.arange(256))[:, :3] * 255).astype(np.uint8)

@@ -1,0 +1,327 @@
+"""Charts of the report as inline SVG, coloured by the page's style so that they suit light and dark."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 560, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
+SERIES_COLORS = 8  # how many the style sheet defines
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over a common axis: series name -> [(x, y)]."""
+
+    title: str
+    series: Mapping[str, Sequence[Point]]
+    x_label: str = ""
+    y_label: str = ""
+    log_y: bool = False
+    smooth: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Groups of bars, e.g. round -> {"moving": recall, "static": recall}; a missing value leaves a gap."""
+
+    title: str
+    groups: Mapping[str, Mapping[str, float]]
+    y_label: str = ""
+    note: str = ""
+
+
+def line_chart(chart: Chart) -> Markup:
+    """A chart as SVG with its points for the page's hover read-out; points not finite are left out."""
+    series = {name: _finite(points, chart.log_y) for name, points in chart.series.items()}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return Markup('<p class="empty">nothing logged</p>')
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y, padded=True)
+    parts = [_frame(x_axis, y_axis, chart.x_label, chart.y_label)]
+    for index, points in enumerate(series.values()):
+        color = f"var(--s{index % SERIES_COLORS})"
+        if chart.smooth and len(points) > 20:
+            parts.append(_path(points, x_axis, y_axis, color, "raw"))
+            points = _smoothed(points)
+        parts.append(_path(points, x_axis, y_axis, color, "line"))
+    data = {
+        "x": [x_axis.start, x_axis.stop, x_axis.low, x_axis.high],
+        "series": {
+            name: [[float(f"{x:.6g}"), float(f"{y:.4g}")] for x, y in _thinned(points, 200)]
+            for name, points in series.items()
+        },
+    }
+    return Markup('<div class="plot" data-plot="{}">{}</div>{}').format(
+        json.dumps(data), _svg(parts, chart.title), _legend(list(series))
+    )
+
+
+def bar_chart(chart: BarChart) -> Markup:
+    """Grouped bars from zero, each with its value."""
+    names = list(dict.fromkeys(name for group in chart.groups.values() for name in group))
+    values = [v for group in chart.groups.values() for v in group.values() if v >= 0]
+    if not values:
+        return Markup('<p class="empty">nothing measured</p>')
+    y_axis = _Axis(0.0, max(values) or 1.0, HEIGHT - BOTTOM, TOP + 12)
+    parts = [_frame(None, y_axis, "", chart.y_label)]
+    slot = (WIDTH - LEFT - RIGHT) / len(chart.groups)
+    bar = min(34.0, slot * 0.8 / len(names))
+    for position, (label, group) in enumerate(chart.groups.items()):
+        center = LEFT + slot * (position + 0.5)
+        for index, name in enumerate(names):
+            value = group.get(name, -1.0)
+            if not value >= 0:
+                continue
+            left = center + (index - len(names) / 2) * bar
+            top = y_axis(value)
+            parts.append(
+                Markup(
+                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2" '
+                    'fill="var(--s{})"/><text class="value" x="{:.1f}" y="{:.1f}">{}</text>'
+                ).format(
+                    left + 1,
+                    top,
+                    bar - 2,
+                    HEIGHT - BOTTOM - top,
+                    index % SERIES_COLORS,
+                    left + bar / 2,
+                    top - 4,
+                    f"{value:.2f}".removeprefix("0"),
+                )
+            )
+        parts.append(
+            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
+                center, HEIGHT - BOTTOM + 16, label
+            )
+        )
+    return _svg(parts, chart.title) + _legend(names)
+
+
+def size_histograms(
+    sizes: Mapping[str, Sequence[float]], marks: Mapping[str, float], x_label: str
+) -> Markup:
+    """Histograms one below the other over a common logarithmic axis of object sizes (pixels).
+
+    marks  name -> size above which instances carry that name; drawn as lines
+    """
+    kept = {name: np.asarray(v, float) for name, v in sizes.items()}
+    everything = np.concatenate([v[v > 0] for v in kept.values()] or [np.zeros(0)])
+    if not everything.size:
+        return Markup('<p class="empty">no instances</p>')
+    low, high = math.log2(everything.min()), math.log2(everything.max()) + 1e-6
+    edges = np.linspace(math.floor(2 * low) / 2, math.ceil(2 * high) / 2, 29)
+    counts = {name: np.histogram(np.log2(v[v > 0]), edges)[0] for name, v in kept.items()}
+    row, left = 62, 128
+    height = row * len(kept) + BOTTOM
+    x_axis = _Axis(float(edges[0]), float(edges[-1]), left, WIDTH - RIGHT)
+    parts = []
+    for index, (name, count) in enumerate(counts.items()):
+        base = row * (index + 1)
+        tallest = max(int(count.max()), 1)
+        for start, stop, number in zip(edges[:-1], edges[1:], count, strict=True):
+            bar = (row - 16) * number / tallest
+            parts.append(
+                Markup(
+                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="var(--s{})">'
+                    "<title>{}</title></rect>"
+                ).format(
+                    x_axis(start) + 0.5,
+                    base - bar,
+                    x_axis(stop) - x_axis(start) - 1,
+                    bar,
+                    index % SERIES_COLORS,
+                    f"{2**start:.0f}–{2**stop:.0f} px: {number:,}",
+                )
+            )
+        parts.append(
+            Markup(
+                '<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+                '<text class="name" x="{3}" y="{4}">{5}</text>'
+                '<text class="tick" x="{3}" y="{6}">{7}</text>'
+            ).format(
+                left,
+                WIDTH - RIGHT,
+                base,
+                4,
+                base - 22,
+                name,
+                base - 7,
+                f"{int(count.sum()):,} instances",
+            )
+        )
+    for name, size in marks.items():
+        if not edges[0] < math.log2(size) < edges[-1]:
+            continue
+        x = x_axis(math.log2(size))
+        parts.append(
+            Markup(
+                '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="4" y2="{1}"/>'
+                '<text class="tick" x="{2:.1f}" y="12">{3}</text>'
+            ).format(x, height - BOTTOM, x + 4, name)
+        )
+    for power in range(math.ceil(edges[0]), math.floor(edges[-1]) + 1):
+        parts.append(
+            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
+                x_axis(power), height - BOTTOM + 16, 2**power
+            )
+        )
+    parts.append(_axis_label(x_label, (left + WIDTH) / 2, height - 4))
+    return _svg(parts, "sizes", height)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as people say them: 0.8 s, 47 s, 6 min 05 s, 2 h 10 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _Axis:
+    """Values to pixels, with round ticks."""
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        start: float,
+        stop: float,
+        *,
+        log: bool = False,
+        padded: bool = False,
+    ) -> None:
+        self.log, self.start, self.stop = log, start, stop
+        low, high = (math.log10(low), math.log10(high)) if log else (low, high)
+        margin = 0.06 * (high - low) if padded else 0.0
+        # A curve that never changes still needs an axis of some length.
+        margin = margin if high > low else (abs(low) * 0.1 or 0.5)
+        # From zero where zero is near: a loss that halves should look halved.
+        from_zero = padded and not log and 0 <= low <= 0.5 * high
+        self.low, self.high = 0.0 if from_zero else low - margin, high + margin
+
+    def __call__(self, value: float) -> float:
+        value = math.log10(value) if self.log else value
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + share * (self.stop - self.start)
+
+    def ticks(self) -> list[float]:
+        if self.log and self.high - self.low >= 1:
+            powers = range(math.floor(self.low), math.floor(self.high) + 1)
+            steps = (1,) if self.high - self.low > 3 else (1, 2, 5)
+            marks = [step * 10.0**power for power in powers for step in steps]
+            return [mark for mark in marks if self.low <= math.log10(mark) <= self.high]
+        if self.log:
+            return [10.0**v for v in np.linspace(self.low, self.high, 4)]
+        step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
+        step *= next(m for m in (1, 2, 5, 10) if (self.high - self.low) / (step * m) <= 5)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [index * step for index in range(first, last + 1)]
+
+
+def _frame(x_axis: _Axis | None, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
+    parts = []
+    for tick in y_axis.ticks():
+        parts.append(
+            Markup(
+                '<line class="gridline" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>'
+                '<text class="tick end" x="{3}" y="{4:.1f}">{5}</text>'
+            ).format(LEFT, WIDTH - RIGHT, y_axis(tick), LEFT - 6, y_axis(tick) + 4, _short(tick))
+        )
+    for tick in x_axis.ticks() if x_axis else []:
+        parts.append(
+            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
+                x_axis(tick) if x_axis else 0, HEIGHT - BOTTOM + 16, _short(tick)
+            )
+        )
+    parts.append(
+        Markup('<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(
+            LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+        )
+    )
+    parts.append(_axis_label(x_label, (LEFT + WIDTH) / 2, HEIGHT - 4))
+    if y_label:
+        parts.append(
+            Markup('<text class="label" transform="translate(12 {}) rotate(-90)">{}</text>').format(
+                (HEIGHT - BOTTOM + TOP) / 2, y_label
+            )
+        )
+    return Markup("").join(parts)
+
+
+def _axis_label(text: str, x: float, y: float) -> Markup:
+    return Markup('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y, text)
+
+
+def _path(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, color: str, kind: str) -> Markup:
+    steps = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in _thinned(points, 600))
+    if len(points) == 1:
+        x, y = points[0]
+        return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>').format(
+            x_axis(x), y_axis(y), color
+        )
+    return Markup('<polyline class="{}" points="{}" stroke="{}"/>').format(kind, steps, color)
+
+
+def _svg(parts: Sequence[Markup], title: str, height: int = HEIGHT) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, height, title, Markup("").join(parts)
+    )
+
+
+def _legend(names: Sequence[str]) -> Markup:
+    entries = Markup("").join(
+        Markup('<span><i style="background:var(--s{})"></i>{}</span>').format(
+            index % SERIES_COLORS, escape(name)
+        )
+        for index, name in enumerate(names)
+    )
+    return Markup('<div class="legend">{}</div>').format(entries)
+
+
+def _finite(points: Sequence[Point], positive: bool) -> list[Point]:
+    return [
+        (float(x), float(y))
+        for x, y in points
+        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)
+    ]
+
+
+def _thinned(points: Sequence[Point], limit: int) -> Sequence[Point]:
+    stride = -(-len(points) // limit)
+    kept = points[::stride]
+    return kept if (len(points) - 1) % stride == 0 else [*kept, points[-1]]
+
+
+def _smoothed(points: Sequence[Point]) -> list[Point]:
+    """Centred running mean over a twentieth of the curve."""
+    xs, ys = np.array(points).T
+    reach = max(1, len(ys) // 40)
+    padded = np.pad(ys, reach, mode="edge")
+    kernel = np.full(2 * reach + 1, 1 / (2 * reach + 1))
+    return list(zip(xs.tolist(), np.convolve(padded, kernel, "valid").tolist(), strict=True))
+
+
+def _short(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:g}"

@@ -1,0 +1,414 @@
+"""The pictures show what they are given, and the report page is whole, safe and offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle_codec
+
+from moduv.engine.errors import InputError
+from moduv.visual import drawing
+from moduv.visual.figures import (
+    BarChart,
+    Chart,
+    _Axis,
+    bar_chart,
+    format_duration,
+    line_chart,
+    size_histograms,
+)
+from moduv.visual.report import (
+    Clip,
+    Column,
+    Frame,
+    Headline,
+    Report,
+    Row,
+    Table,
+    curve_charts,
+    read_curves,
+    write_report,
+)
+
+GREY = np.full((60, 90, 3), 100, np.uint8)
+
+
+def block(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros(GREY.shape[:2], bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def as_instances(masks: list[np.ndarray], scores: list[float] | None = None) -> Any:
+    codes = [rle_codec.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    extents = [np.nonzero(mask) for mask in masks]
+    return SimpleNamespace(
+        masks=[{"size": code["size"], "counts": code["counts"].decode()} for code in codes],
+        boxes=np.array(
+            [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in extents], np.float32
+        ).reshape(-1, 4),
+        scores=None if scores is None else np.array(scores),
+    )
+
+
+# -------------------------------------------------------------------------------- drawing
+
+
+def test_instance_colors_are_far_apart_and_stable() -> None:
+    colors = np.array([drawing.instance_color(index) for index in range(12)], float)
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
+    assert distances[~np.eye(12, dtype=bool)].min() > 60
+    assert drawing.instance_color(7) == drawing.instance_color(7)
+
+
+def test_instances_colour_their_pixels_and_nothing_else() -> None:
+    mask = block(20, 30, 16, 24)
+    before = GREY.copy()
+    picture = drawing.draw_instances(GREY, as_instances([mask]), boxes=False)
+    assert (before == GREY).all()
+    changed = (picture != GREY).any(axis=-1)
+    assert changed[mask].all()
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
+    assert not changed[~near].any()
+
+
+def test_masks_and_boxes_are_brought_to_the_size_of_the_image() -> None:
+    large = np.full((240, 360, 3), 100, np.uint8)
+    picture = drawing.draw_instances(large, as_instances([block(20, 30, 16, 24)]))
+    ys, xs = np.nonzero((picture != large).any(axis=-1))
+    assert (abs(ys.min() - 80), abs(ys.max() - 143)) <= (3, 3)
+    assert abs(xs.min() - 120) <= 3
+    assert abs(xs.max() - 215) <= 3
+
+
+def test_small_masks_stay_visible_on_large_ones() -> None:
+    small, large = block(25, 40, 6, 6), block(10, 10, 40, 70)
+    pictures = [
+        drawing.draw_masks(GREY, np.stack(order), colors=colors)
+        for order, colors in (
+            ([small, large], [(255, 0, 0), (0, 0, 255)]),
+            ([large, small], [(0, 0, 255), (255, 0, 0)]),
+        )
+    ]
+    assert (pictures[0] == pictures[1]).all()
+    on_small, on_large = pictures[0][28, 43], pictures[0][20, 20]
+    assert on_small[0] > on_small[2]
+    assert on_large[2] > on_large[0]
+
+
+def test_score_threshold_leaves_instances_out() -> None:
+    weak, strong = block(5, 5, 10, 10), block(30, 50, 10, 10)
+    instances = as_instances([weak, strong], [0.5, 0.9])
+    changed = (drawing.draw_instances(GREY, instances, score_threshold=0.5) != GREY).any(axis=-1)
+    assert changed[strong].all()
+    assert not changed[weak].any()
+    empty = as_instances([])
+    assert (drawing.draw_instances(GREY, empty) == GREY).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    corner=st.tuples(st.floats(-50, 140), st.floats(-50, 140)),
+    size=st.tuples(st.floats(0, 200), st.floats(0, 200)),
+    image=st.tuples(st.integers(2, 70), st.integers(2, 120)),
+)
+def test_any_box_can_be_drawn(
+    corner: tuple[float, float], size: tuple[float, float], image: tuple[int, int]
+) -> None:
+    box = np.array([[*corner, corner[0] + size[0], corner[1] + size[1]]])
+    picture = np.zeros((*image, 3), np.uint8)
+    drawn = drawing.draw_masks(picture, np.zeros((1, *image), bool), box, [0.5])
+    assert drawn.shape == picture.shape
+    assert drawn.dtype == np.uint8
+
+
+def test_objects_keep_their_colour_between_label_sets() -> None:
+    car, van, bike = block(10, 5, 12, 20), block(30, 40, 20, 30), block(5, 70, 15, 8)
+    shifted = np.roll(car, 2, axis=1)
+    first, second, none = drawing.shared_colors(
+        [as_instances([car, van]), as_instances([bike, van, shifted]), as_instances([])]
+    )
+    assert second[1] == first[1]
+    assert second[2] == first[0]
+    assert second[0] not in first
+    assert none == []
+
+
+def test_near_is_bright_in_a_depth_map() -> None:
+    depth = np.tile(np.linspace(0.1, 2.0, 50), (20, 1))
+    brightness = drawing.draw_depth(depth).astype(int).sum(axis=-1)
+    assert (np.diff(brightness[0]) <= 0).all()
+    assert brightness[0, 0] > brightness[0, -1]
+    flat = drawing.colorize(np.full((4, 4), 3.0))
+    assert (flat == flat[0, 0]).all()
+
+
+def test_motion_overlay_colours_what_moves() -> None:
+    mask = np.zeros((30, 45), np.float32)
+    mask[10:20, 10:30] = 1
+    picture = drawing.draw_motion(np.full((60, 90, 3), 120, np.uint8), mask).astype(int)
+    still, moving = picture[5, 5], picture[30, 40]
+    assert still[0] == still[1] == still[2]
+    assert moving[0] > moving[2] + 60
+
+
+def test_flow_colours_tell_directions_and_stillness() -> None:
+    flow = np.zeros((2, 4, 4))
+    flow[0, 0], flow[0, 1] = 1.0, -1.0
+    picture = drawing.draw_flow(flow, maximum=1.0).astype(int)
+    assert (picture[3, 3] == 255).all()
+    assert picture[0, 0, 0] > picture[0, 0, 2]
+    assert picture[1, 0, 2] > picture[1, 0, 0]
+    complete = np.stack([flow[0], np.full((4, 4), 9.0), flow[1]])
+    assert (drawing.draw_flow(complete, maximum=1.0) == picture).all()
+    assert drawing.flow_wheel(32).shape == (32, 32, 3)
+
+
+def test_enlarge_and_grid_sizes() -> None:
+    assert drawing.enlarge(GREY, 200).shape == (180, 270, 3)
+    assert drawing.enlarge(GREY, 50).shape == GREY.shape
+    wide = np.zeros((10, 90, 3), np.uint8)
+    sheet = drawing.picture_grid({"a": GREY, "b": GREY, "c": wide}, columns=2, width=90, gap=4)
+    assert sheet.shape[1] == 2 * 94 + 4
+    assert (sheet[4 + 20 + 10, 10] == 100).all()
+    assert sheet.dtype == np.uint8
+
+
+# -------------------------------------------------------------------------------- figures
+
+
+@given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), log=st.booleans())
+def test_ticks_are_few_round_and_inside(low: float, span: float, log: bool) -> None:
+    low = abs(low) + 1e-3 if log else low
+    axis = _Axis(low, low + span, 0, 100, log=log, padded=True)
+    ticks = axis.ticks()
+    assert 1 <= len(ticks) <= 14
+    assert all(-1 <= axis(tick) <= 101 for tick in ticks)
+    assert axis(low) < axis(low + span)
+
+
+def test_charts_survive_what_trainings_log() -> None:
+    points = [(0, 1.0), (10, float("nan")), (20, 0.5)]
+    drawn = str(line_chart(Chart("loss", {"loss": points, "a <b>": [(5, 2.0)]})))
+    data = json.loads(html.unescape(re.search(r'data-plot="([^"]*)"', drawn).group(1)))  # type: ignore[union-attr]
+    assert data["series"]["loss"] == [[0, 1.0], [20, 0.5]]
+    assert "<b>" not in drawn
+    assert "nan" not in drawn.lower()
+    assert "<polyline" in line_chart(Chart("flat", {"x": [(0, 3.0), (1, 3.0)]}))
+    assert "nothing logged" in line_chart(Chart("none", {"x": []}))
+    assert "nothing logged" in line_chart(Chart("log", {"x": [(0, 0.0)]}, log_y=True))
+
+
+def test_bars_stand_for_values() -> None:
+    chart = BarChart("recall", {"L0": {"moving": 0.2, "static": -1.0}, "L1": {"moving": 0.4}})
+    drawn = str(bar_chart(chart))
+    heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawn)]
+    assert len(heights) == 2
+    assert heights[1] == pytest.approx(2 * heights[0], rel=0.01)
+    assert "nothing measured" in bar_chart(BarChart("none", {"L0": {"moving": -1.0}}))
+
+
+def test_size_histograms_count_every_instance() -> None:
+    drawn = str(size_histograms({"L0": [4.0, 16.0, 16.5], "empty": []}, {"medium": 16}, "px"))
+    counts = [int(n) for n in re.findall(r"px: (\d+)</title>", drawn)]
+    assert sum(counts) == 3
+    assert "3 instances" in drawn
+    assert "no instances" in size_histograms({"L0": []}, {}, "px")
+
+
+def test_durations_read_well() -> None:
+    seconds = (0.84, 47.2, 365, 3600 * 2 + 600)
+    assert [format_duration(s) for s in seconds] == ["0.8 s", "47 s", "6 min 05 s", "2 h 10 min"]
+
+
+def test_curves_come_from_training_logs(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 0.01, "mask": 1}\n{"step": 3')
+    curves = read_curves({"final": log, "gone": tmp_path / "none.jsonl"}, ("loss", "mask"))
+    assert curves == {"final/loss": [(10, 2.0), (20, 0.01)], "final/mask": [(20, 1.0)]}
+    (chart,) = curve_charts(curves)
+    assert (chart.title, set(chart.series), chart.log_y) == ("final", {"loss", "mask"}, True)
+
+
+# -------------------------------------------------------------------------------- report
+
+
+class Page(html.parser.HTMLParser):
+    """Collects addresses and pictures, and checks that elements close in order."""
+
+    EMPTY = frozenset({"img", "meta", "input", "br", "col"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.pictures: dict[str, str] = {}
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [values[key] or "" for key in ("src", "href") if key in values]
+        if tag == "img" and values.get("alt"):
+            self.pictures[values["alt"] or ""] = values["src"] or ""
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        return
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def street(seed: int, height: int = 72, width: int = 120) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (9, 15, 3)).astype(np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def full_report() -> Report:
+    columns = [Column("box/AP50", "AP50", "at IoU 0.5"), Column("count", "objects", bar=False)]
+    rows = [
+        Row("L0", {"box/AP50": 0.125, "count": 1234}, "first labels"),
+        Row("L1", {"box/AP50": 0.25, "count": -1}),
+        Row("Oracle", {"box/AP50": 0.5}, yardstick=True),
+    ]
+    layers = ("frame", "motion", "L0", "final")
+    return Report(
+        title="A street <run>",
+        subtitle="what each round adds",
+        headlines=[Headline("final", "0.25", "50 % of the oracle")],
+        tables=[Table("Detectors", columns, rows, ratio_of="box/AP50")],
+        bars=[BarChart("recall", {"L0": {"moving": 0.2}})],
+        frames=[
+            Frame(f"val/c {i}", {name: street(10 * i + j) for j, name in enumerate(layers)}, "note")
+            for i in range(3)
+        ],
+        layer_notes={"motion": "from three frames"},
+        clips=[Clip("val/c", {name: [street(i) for i in range(4)] for name in ("frame", "final")})],
+        curves={"final/loss": [(0, 2.0), (10, 1.0)]},
+        charts=[Chart("precision", {"mask": [(0.0, 1.0), (1.0, 0.1)]})],
+        sizes={"L0": [12.0, 30.0], "truth": [5.0, 50.0]},
+        size_marks={"medium": 16.0},
+        timings={"motion": 300.0, "L0": 2.5},
+        environment={"torch": "2.14"},
+        config="steps: 3",
+        notes=["A note & more."],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
+    path = write_report(tmp_path_factory.mktemp("report") / "deep" / "report.html", full_report())
+    text = path.read_text(encoding="utf-8")
+    parsed = Page()
+    parsed.feed(text)
+    parsed.close()
+    return text, parsed
+
+
+def test_report_is_well_formed_and_says_everything(page: tuple[str, Page]) -> None:
+    _, parsed = page
+    assert parsed.open == []
+    text = " ".join(" ".join(parsed.text).split())
+    for words in (
+        "A street <run>",
+        "0.125",
+        "1,234",
+        "25 %",
+        "100 %",
+        "A note & more.",
+        "steps: 3",
+    ):
+        assert words in text
+    for words in ("5 min 00 s", "first labels", "from three frames", "torch", "val/c 2"):
+        assert words in text
+
+
+def test_report_holds_every_picture(page: tuple[str, Page]) -> None:
+    _, parsed = page
+    report = full_report()
+    for frame in report.frames:
+        for layer, picture in frame.layers.items():
+            assert_same_picture(parsed.pictures[f"{frame.name}: {layer}"], picture)
+    for clip in report.clips:
+        for layer, pictures in clip.layers.items():
+            for number, picture in enumerate(pictures, start=1):
+                assert_same_picture(parsed.pictures[f"{clip.name}: {layer}, {number}"], picture)
+
+
+def assert_same_picture(address: str, picture: np.ndarray) -> None:
+    kind, _, content = address.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+    decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    assert decoded.shape == picture.shape
+    assert np.abs(decoded.astype(int) - picture).mean() < 6
+
+
+def test_report_needs_no_network(page: tuple[str, Page]) -> None:
+    text, parsed = page
+    assert all(a.startswith(("data:image/", "#")) for a in parsed.addresses)
+    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.[a-z]+/", text)
+
+
+def test_report_escapes_what_it_is_told(page: tuple[str, Page]) -> None:
+    assert "<run>" not in page[0]
+
+
+def test_report_script_is_valid(page: tuple[str, Page], tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    (script,) = re.findall(r"<script>(.*?)</script>", page[0], re.DOTALL)
+    (tmp_path / "script.js").write_text(script)
+    done = subprocess.run([node, "--check", tmp_path / "script.js"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_best_value_is_marked_and_the_yardstick_is_not(page: tuple[str, Page]) -> None:
+    best = re.findall(r'<td class="best">.*?class="number">([^<]*)<', page[0])
+    assert best == ["0.250"]
+
+
+def test_empty_report_is_a_page(tmp_path: Path) -> None:
+    parsed = Page()
+    parsed.feed(write_report(tmp_path / "report.html", Report("Nothing yet")).read_text())
+    assert parsed.open == []
+    assert "Nothing yet" in parsed.text
+    assert parsed.pictures == {}
+
+
+def test_pictures_shrink_to_the_budget(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (600, 960, 3)).astype(np.uint8) for _ in range(3)]
+    report = Report("Large", frames=[Frame(str(i), {"frame": p}) for i, p in enumerate(noise)])
+    free = write_report(tmp_path / "free.html", report, budget_mb=50).stat().st_size
+    bound = write_report(tmp_path / "bound.html", report, budget_mb=1.0).stat().st_size
+    assert bound < 1.2e6 < free
+    with pytest.raises(InputError, match="show fewer frames"):
+        write_report(tmp_path / "none.html", report, budget_mb=0.01)
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_pictures_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
+    report = Report("Bad", frames=[Frame("val/c 1", {"L0": np.zeros((4, 4, 3))})])
+    with pytest.raises(InputError, match=r"frame 'val/c 1', layer 'L0'.*float64"):
+        write_report(tmp_path / "report.html", report)
