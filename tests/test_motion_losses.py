@@ -1,0 +1,484 @@
+"""Phases, fields and losses of stage 1: the reference's numbers and what each option promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from moduv import geometry
+from moduv.engine.errors import InputError
+from moduv.motion import losses
+from moduv.motion.fields import EgoMotion, ScaleFields, mask_and_depth, motion_fields
+from moduv.motion.losses import compute_losses
+from moduv.motion.phases import MODULES, PHASES, RAMPED, TERMS, LossWeights, MotionConfig
+
+HEIGHT, WIDTH = 24, 32
+OFFICIAL = dict(
+    zip(
+        TERMS,
+        ["p_photo", "d_smooth", "d_ground", "c_smooth", "c_consistency", "m_sparsity", "m_smooth"],
+        strict=True,
+    )
+)
+
+
+class Stored:
+    """A model that repeats what it is given, and remembers what its motion network saw."""
+
+    def __init__(
+        self,
+        disparities: list[Tensor],
+        poses: Tensor,
+        flows: list[Tensor] | None = None,
+        logits: list[Tensor] | None = None,
+    ) -> None:
+        self.disparities, self.poses, self.flows, self.logits = disparities, poses, flows, logits
+        self.seen: Tensor | None = None
+
+    def disparity(self, image: Tensor) -> list[Tensor]:
+        return self.disparities
+
+    def ego_motion(
+        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
+    ) -> EgoMotion:
+        return EgoMotion(self.poses, torch.zeros(len(images), 6))
+
+    def motion(
+        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        self.seen = images
+        assert self.flows is not None
+        return self.flows, self.logits if with_mask else None
+
+
+def camera(batch: int = 1) -> Tensor:
+    K = torch.eye(4).repeat(batch, 1, 1)
+    K[:, 0, 0] = K[:, 1, 1] = 30.0
+    K[:, 0, 2], K[:, 1, 2] = (WIDTH - 1) / 2, (HEIGHT - 1) / 2
+    return K
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def triplets(batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    K = camera(batch)
+    images = noise(batch, 3, 3, HEIGHT, WIDTH, seed=seed)
+    return {"images": images, "K": K, "inv_K": torch.inverse(K)}
+
+
+def sideways(distance: float, batch: int = 1) -> Tensor:
+    """Poses of a camera that moves to the right by `distance` a frame: points move to the left."""
+    translation = torch.tensor([[distance, 0, 0], [-distance, 0, 0]]).repeat(batch, 1)
+    return geometry.pose_matrix(torch.zeros(2 * batch, 3), translation).unflatten(0, (batch, 2))
+
+
+def stored(batch: int = 1, *, logit: float = 0.0, seed: int = 0) -> Stored:
+    """Random depth and flow, a camera that moves to the right, a constant mask."""
+    size = (HEIGHT, WIDTH)
+    return Stored(
+        [0.3 + 0.4 * noise(batch, 1, *size, seed=seed)],
+        sideways(0.02, batch),
+        [0.05 * (noise(batch, 3, *size, seed=seed + 1) - 0.5)],
+        [torch.full((batch, 1, *size), logit)],
+    )
+
+
+# --- golden ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+@pytest.mark.parametrize("name", ["litemono", "monodepthv2"])
+def test_losses_agree_with_the_reference(shared: Path, name: str, phase: str) -> None:
+    folder = shared / "golden" / "dynamo"
+    arrays = np.load(folder / f"{name}_real.npz")
+    expected = json.loads((folder / f"{name}_real_losses.json").read_text())[phase]
+    golden = {key: torch.from_numpy(arrays[key]) for key in arrays}
+    count = sum(key.startswith("disp_") for key in golden)
+    model = Stored(
+        [golden[f"disp_{scale}"] for scale in range(count)],
+        torch.stack([golden["cam_T_cam_-1"], golden["cam_T_cam_1"]], 1),
+        [golden[f"complete_flow_{scale}"] for scale in range(count)],
+        [golden[f"motion_prob_{scale}"] for scale in range(count)],
+    )
+    K = golden["K"][None]
+    images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255
+    actual = compute_losses(
+        model,
+        {"images": images, "K": K, "inv_K": torch.inverse(K)},
+        PHASES[phase],
+        1.0,
+        MotionConfig(tie_break=0.0),
+        ground_plane=torch.tensor([[0.01, -0.02, 0.05]]),
+    )
+    assert actual["loss"].item() == pytest.approx(expected["loss"], rel=1e-3)
+    for term, official in OFFICIAL.items():
+        # The reference logs sums over scales, these are means; it logs 0 for terms a phase lacks.
+        value = actual[term].item() * count if term in actual else 0.0
+        assert value == pytest.approx(expected[f"loss_term/{official}"], rel=1e-3), term
+        weight = getattr(MotionConfig().weights, term)
+        assert weight == pytest.approx(expected[f"loss_coef/{official}"])
+
+
+# --- phases ---------------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """The seven modules as single layers, for what is learnt where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, (inputs, outputs) in {
+            "depth_enc": (3, 4),
+            "depth_dec": (4, 1),
+            "pose_enc": (9, 4),
+            "pose_dec": (4, 12),
+            "motion_enc": (9, 4),
+            "motion_dec": (4, 3),
+            "motion_mask": (4, 1),
+        }.items():
+            self.add_module(name, nn.Conv2d(inputs, outputs, 3, padding=1))
+
+    def disparity(self, image: Tensor) -> list[Tensor]:
+        return [self.depth_dec(self.depth_enc(image)).sigmoid()]
+
+    def ego_motion(
+        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
+    ) -> EgoMotion:
+        numbers = self.pose_dec(self.pose_enc(images.flatten(1, 2))).mean((2, 3)).view(-1, 6) * 0.01
+        poses = geometry.pose_matrix(numbers[:, :3].float(), numbers[:, 3:].float())
+        return EgoMotion(poses.unflatten(0, (-1, 2)), torch.zeros(len(images), 6))
+
+    def motion(
+        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        features = self.motion_enc(images.flatten(1, 2))
+        flows = [0.01 * self.motion_dec(features)]
+        return flows, [self.motion_mask(features)] if with_mask else None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"flow_parametrisation": "residual", "motion_input": "warped", "flow_unit": "depth"}],
+    ids=["published", "street"],
+)
+@pytest.mark.parametrize("phase", list(PHASES.values()), ids=list(PHASES))
+def test_gradients_reach_exactly_what_the_phase_trains(phase, options) -> None:
+    torch.manual_seed(0)
+    model = Tiny()
+    phase.freeze(model)
+    result = compute_losses(model, triplets(2), phase, 1.0, MotionConfig(**options))
+    result["loss"].backward()
+    reached = set()
+    for name in MODULES:
+        gradients = [parameter.grad for parameter in getattr(model, name).parameters()]
+        if all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients):
+            reached.add(name)
+        else:
+            assert all(gradient is None for gradient in gradients), name
+    assert reached == set(phase.trains)
+
+
+@pytest.mark.parametrize("phase", list(PHASES.values()), ids=list(PHASES))
+def test_the_loss_is_the_weighted_sum_of_the_phases_terms(phase) -> None:
+    config = MotionConfig(phase_weights={"mask_init": LossWeights(mask_sparsity=0.002)})
+    plane = torch.tensor([[0.0, 0.0, 0.2]])
+    result = compute_losses(
+        stored(2), triplets(2), phase, 0.25, config, torch.Generator(), ground_plane=plane
+    )
+    assert set(result) == {"loss", *phase.losses}
+    weights = config.weights_of(phase)
+    assert weights.mask_sparsity == (0.002 if phase.name == "mask_init" else 0.04)
+    expected = sum(
+        getattr(weights, name) * (0.25 if name in RAMPED else 1) * result[name]
+        for name in phase.losses
+    )
+    torch.testing.assert_close(result["loss"], expected)
+
+
+def test_randomness_follows_the_generator() -> None:
+    config = MotionConfig(tie_break=0.1)
+    phase, batch = PHASES["disp_init"], triplets()
+    first, again, other = (
+        compute_losses(stored(), batch, phase, 1.0, config, torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
+    assert first["loss"] == again["loss"]
+    assert first["loss"] != other["loss"]
+
+
+def test_only_the_wanted_scales_count() -> None:
+    model, batch = stored(), triplets()
+    coarse = torch.full((1, 1, HEIGHT // 2, WIDTH // 2), 0.9)
+    alone = compute_losses(
+        model, batch, PHASES["disp_init"], 1.0, MotionConfig(tie_break=0), torch.Generator()
+    )
+    model.disparities.append(coarse)
+    config = MotionConfig(tie_break=0, loss_scales=(0,))
+    wanted = compute_losses(model, batch, PHASES["disp_init"], 1.0, config)
+    assert torch.equal(alone["loss"], wanted["loss"])
+    both = motion_fields(model, batch, PHASES["disp_init"], MotionConfig())
+    assert list(both.scales) == [0, 1]
+    assert both.finest is both.scales[0]
+    assert both.scales[1].depth.shape == (1, 1, HEIGHT, WIDTH)
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def full(fields: ScaleFields) -> ScaleFields:
+    """The fields of a phase with flow and mask, all of them there."""
+    for item in dataclass_fields(fields):
+        assert getattr(fields, item.name) is not None
+    return fields
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**20))
+def test_a_silent_mask_means_a_static_world(seed: int) -> None:
+    model = stored(2, logit=-60.0, seed=seed)
+    fields = full(motion_fields(model, triplets(2), PHASES["fine_tune"], MotionConfig()).finest)
+    torch.testing.assert_close(fields.coordinates, fields.ego_coordinates, atol=1e-3, rtol=0)
+    assert fields.independent_flow is not None
+    assert fields.independent_flow.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("unit", ["length", "depth"])
+def test_with_residual_flow_a_silent_network_means_a_static_world(unit: str) -> None:
+    model = stored(logit=60.0)
+    assert model.flows is not None
+    model.flows = [torch.zeros_like(flow) for flow in model.flows]
+    config = MotionConfig(flow_parametrisation="residual", flow_unit=unit)
+    for phase in (PHASES["motion_init"], PHASES["fine_tune"]):
+        fields = motion_fields(model, triplets(), phase, config).finest
+        torch.testing.assert_close(fields.coordinates, fields.ego_coordinates, atol=1e-3, rtol=0)
+        assert fields.residual_flow is not None
+        assert fields.residual_flow.abs().max() < 1e-6
+    static = motion_fields(model, triplets(), PHASES["fine_tune"], MotionConfig()).finest
+    assert (
+        static.coordinates - static.ego_coordinates
+    ).abs().max() > 0.5  # published: flow 0 moves
+
+
+def test_both_parametrisations_describe_the_same_motion() -> None:
+    """A full mask: complete flow carries points to project(T(P + F - ego)), for either output."""
+    residual = stored(logit=60.0)
+    batch, phase = triplets(), PHASES["fine_tune"]
+    first = full(
+        motion_fields(residual, batch, phase, MotionConfig(flow_parametrisation="residual")).finest
+    )
+    assert first.complete_flow is not None
+    complete = stored(logit=60.0)
+    complete.flows = [first.complete_flow[:, 1]]
+    second = full(motion_fields(complete, batch, phase, MotionConfig()).finest)
+    torch.testing.assert_close(second.coordinates[:, 1], first.coordinates[:, 1], atol=1e-3, rtol=0)
+
+
+def test_flow_is_backwards_for_the_frame_before_and_grows_with_time() -> None:
+    model = stored()
+    assert model.flows is not None
+    batch = {**triplets(), "time_steps": torch.tensor([[0.5, 3.0]])}
+    flow = motion_fields(model, batch, PHASES["motion_init"], MotionConfig()).finest.complete_flow
+    assert flow is not None
+    torch.testing.assert_close(flow[:, 0], -0.5 * model.flows[0])
+    torch.testing.assert_close(flow[:, 1], 3.0 * model.flows[0])
+    in_depths = MotionConfig(flow_unit="depth")
+    scaled = motion_fields(model, batch, PHASES["motion_init"], in_depths).finest
+    assert scaled.complete_flow is not None
+    torch.testing.assert_close(scaled.complete_flow, flow * scaled.depth[:, None])
+
+
+def shifted_world() -> tuple[Stored, dict[str, Tensor]]:
+    """A wall at depth 3 and a camera that moves so that it shifts by exactly 2 pixels a frame."""
+    wide = noise(1, 3, HEIGHT, WIDTH + 8)
+    views = [wide[..., 4 + 2 * step : 4 + 2 * step + WIDTH] for step in (-1, 0, 1)]
+    depth = torch.full((1, 1, HEIGHT, WIDTH), 3.0)
+    model = Stored(
+        [geometry.depth_to_disparity(depth, 0.1, 100.0)],
+        sideways(0.2),  # 2 pixels x depth 3 / focal length 30
+        [torch.zeros(1, 3, HEIGHT, WIDTH)],
+        [torch.zeros(1, 1, HEIGHT, WIDTH)],
+    )
+    return model, {**triplets(), "images": torch.stack(views, 1)}
+
+
+def test_a_static_world_is_explained_by_depth_and_ego_motion() -> None:
+    model, batch = shifted_world()
+    fields = motion_fields(model, batch, PHASES["disp_init"], MotionConfig()).finest
+    inner = fields.warped[..., 3:-3] - batch["images"][:, 1:2, ..., 3:-3]
+    assert inner.abs().max() < 1e-4
+    assert losses.photometric(fields.warped, batch["images"]) < 1e-3
+
+
+def test_warped_input_shows_the_motion_network_aligned_frames() -> None:
+    model, batch = shifted_world()
+    motion_fields(model, batch, PHASES["motion_init"], MotionConfig())
+    assert model.seen is not None
+    assert torch.equal(model.seen, batch["images"])
+    motion_fields(model, batch, PHASES["motion_init"], MotionConfig(motion_input="warped"))
+    before, centre, after = model.seen[..., 3:-3].unbind(1)
+    assert torch.equal(centre, batch["images"][:, 1, ..., 3:-3])
+    torch.testing.assert_close(before, centre, atol=1e-4, rtol=0)
+    torch.testing.assert_close(after, centre, atol=1e-4, rtol=0)
+
+
+def test_networks_see_the_augmented_frames_and_losses_the_clean_ones() -> None:
+    model, batch = shifted_world()
+    augmented = 1 - batch["images"]
+    fields = motion_fields(
+        model, {**batch, "augmented": augmented}, PHASES["motion_init"], MotionConfig()
+    )
+    assert model.seen is augmented
+    plain = motion_fields(model, batch, PHASES["motion_init"], MotionConfig())
+    assert torch.equal(fields.finest.warped, plain.finest.warped)
+
+
+@torch.no_grad()
+def test_inference_is_the_mask_and_depth_of_training() -> None:
+    torch.manual_seed(0)
+    model, batch = Tiny().eval(), triplets(2)
+    config = MotionConfig(motion_input="warped", min_depth=0.5)
+    mask, depth = mask_and_depth(model, batch, config)
+    fields = motion_fields(model, batch, PHASES["fine_tune"], config).finest
+    torch.testing.assert_close(mask, fields.motion_mask)
+    torch.testing.assert_close(depth, fields.depth)
+    assert depth.amin() >= 0.5
+
+
+def test_geometry_stays_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    model, batch = Tiny(), triplets()
+    config = MotionConfig(motion_input="warped", tie_break=0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.disparity(batch["images"][:, 1])[0].dtype == torch.bfloat16
+        fields = motion_fields(model, batch, PHASES["fine_tune"], config).finest
+        result = compute_losses(model, batch, PHASES["disp_init"], 1.0, config)
+    for item in dataclass_fields(fields):
+        assert getattr(fields, item.name).dtype == torch.float32, item.name
+    points = geometry.back_project(fields.depth, batch["inv_K"])
+    exact = geometry.transform(model.ego_motion(batch["images"]).poses[:, 0], points)
+    torch.testing.assert_close(
+        fields.ego_coordinates[:, 0], geometry.project(exact, batch["K"]), atol=0.1, rtol=0
+    )
+    assert result["loss"].dtype == torch.float32
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+def test_photometric_error_takes_the_better_neighbour_of_every_pixel() -> None:
+    images = noise(1, 3, 3, HEIGHT, WIDTH)
+    centre = images[:, 1]
+    warped = torch.stack([images[:, 0], images[:, 2]], 1)
+    warped[:, 0, ..., : WIDTH // 2] = centre[..., : WIDTH // 2]
+    warped[:, 1, ..., WIDTH // 2 :] = centre[..., WIDTH // 2 :]
+    mixed = losses.photometric(warped, images)
+    worst = losses.photometric(images[:, ::2], images)
+    assert mixed < 0.25 * worst
+
+
+def test_automasking_ignores_what_stands_still_in_the_image() -> None:
+    images = noise(1, 1, 3, HEIGHT, WIDTH).expand(-1, 3, -1, -1, -1)
+    warped = noise(1, 2, 3, HEIGHT, WIDTH, seed=1)
+    assert losses.photometric(warped, images) > 0.1
+    assert losses.photometric(warped, images, automask=True) < 1e-6
+
+
+def test_the_pyramid_adds_the_error_of_pooled_images() -> None:
+    centre = noise(1, 3, 4, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.stack([centre] * 3, 1)
+    warped = torch.stack([centre.roll(4, -1)] * 2, 1)
+    plain = losses.photometric(warped, images)
+    both = losses.photometric(warped, images, pyramid=(2, 4))
+    pooled = [
+        geometry.resize(
+            geometry.photometric_error(
+                *(nn.functional.avg_pool2d(image, factor) for image in (warped[:, 0], centre))
+            ),
+            centre.shape[-2:],
+        ).mean()
+        for factor in (2, 4)
+    ]
+    torch.testing.assert_close(both, plain + sum(pooled))
+
+
+def test_points_under_the_ground_are_penalised_and_those_above_are_not() -> None:
+    inv_K, config = torch.inverse(camera()), MotionConfig(min_depth=0.5)
+    plane = torch.tensor([[0.0, 0.0, 1.5]])
+    floor, seen = geometry.ground_disparity(plane, inv_K, (HEIGHT, WIDTH), 0.5, 100.0)
+    assert losses.above_ground(floor, inv_K, config, plane=plane) == 0
+    assert losses.above_ground(floor + 0.1, inv_K, config, plane=plane) == 0
+    under = (floor - 0.01).requires_grad_()
+    loss = losses.above_ground(under, inv_K, config, plane=plane)
+    loss.backward()
+    assert under.grad is not None
+    assert (under.grad[seen] <= 0).all()
+    assert (under.grad < 0).any()
+    assert (under.grad[~seen] == 0).all()
+
+
+def test_the_ground_is_found_among_the_lowest_points() -> None:
+    inv_K, config = torch.inverse(camera()), MotionConfig(min_depth=0.5)
+    plane = torch.tensor([[0.0, 0.0, 1.5]])
+    floor, _ = geometry.ground_disparity(plane, inv_K, (HEIGHT, WIDTH), 0.5, 100.0)
+    sunk = floor.clone()
+    sunk[..., 16:20, 10:14] *= 0.5  # a hole in the road
+    generator = torch.Generator().manual_seed(0)
+    found = losses.above_ground(sunk, inv_K, config, generator=generator)
+    known = losses.above_ground(sunk, inv_K, config, plane=plane)
+    assert known > 0
+    torch.testing.assert_close(found, known, rtol=0.02, atol=0)
+
+
+def test_consistency_holds_near_static_points_alone() -> None:
+    residual = torch.ones(1, 2, 3, 1, 4)
+    mask = torch.tensor([0.0, 0.0, 1.0, 0.5]).view(1, 1, 1, 4).requires_grad_()
+    disparity = torch.tensor([0.5, 0.01, 0.5, 0.5]).view(1, 1, 1, 4)
+    loss = losses.flow_consistency(residual, mask, disparity, 0.03)
+    assert loss.item() == pytest.approx((1 + 0 + 0 + 0.5) / 4)
+    assert not loss.requires_grad  # the mask does not grow to please it
+
+
+def test_sparsity_silences_the_mask_where_ego_motion_explains_the_flow() -> None:
+    logit = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    ego = torch.zeros(1, 2, 2, 4, 4)
+    complete = ego.clone()
+    complete[..., 0, :] = 2.0  # the first row moves by itself
+    loss = losses.mask_sparsity(logit, ego, complete)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(2))
+    assert logit.grad is not None
+    assert (logit.grad[0, 0, 0] == 0).all()
+    torch.testing.assert_close(logit.grad[0, 0, 1:], torch.full((3, 4), 0.5 / 12))
+
+
+def test_sparsity_without_any_flow_is_finite() -> None:
+    coordinates = torch.zeros(1, 2, 2, 4, 4)
+    assert losses.mask_sparsity(torch.zeros(1, 1, 4, 4), coordinates, coordinates) == 0
+
+
+# --- configuration --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"motion_input": "bent"}, "motion_input.*bent.*warped"),
+        ({"flow_parametrisation": "x"}, "flow_parametrisation"),
+        ({"min_depth": 200.0}, "min_depth"),
+        ({"phase_weights": {"warm_up": LossWeights()}}, "warm_up.*disp_init"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_explained(change: dict, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        replace(MotionConfig(), **change)
