@@ -18,11 +18,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import write_json
+from moduv.engine.files import write_json, write_npz
 from moduv.evaluation import depth, detection, motion, odometry
-from moduv.evaluation.coco import rle_lengths, select_images
+from moduv.evaluation.bootstrap import _resampled, confidence_intervals
+from moduv.evaluation.coco import read_ground_truth, read_results, rle_lengths, select_images
 from moduv.evaluation.detection import AREAS, evaluate
+from moduv.evaluation.street import evaluate_motion_outputs
 from moduv.evaluation.tables import format_table
+from moduv.frames.clip import FrameRef
 
 HEIGHT, WIDTH = 96, 160
 
@@ -128,6 +131,25 @@ def test_numbers_equal_pycocotools(kind: str, preset: str, seed: int) -> None:
     ours = [metrics[f"{kind}/{name}"] for name in names]
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
     assert 0 < metrics[f"{kind}/AP"] < 1
+
+
+def test_polygons_and_uncompressed_crowds_equal_pycocotools() -> None:
+    truth, predictions = random_scene(7, images=20)
+    for entry in truth["annotations"]:
+        x, y, width, height = entry["bbox"]
+        right, bottom = x + width, y + height
+        if entry["iscrowd"]:
+            runs = [round(x) * HEIGHT, round(width) * HEIGHT]
+            counts = [*runs, HEIGHT * WIDTH - sum(runs)]
+            entry["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+        else:
+            cut = [x, y, right, y, right, bottom, x + width / 4, bottom, x, bottom - height / 4]
+            entry["segmentation"] = [cut, [x, y, x + 1, y, x + 1, y + 1]]
+    metrics = evaluate(truth, predictions)
+    expected, _ = reference(truth, predictions, "mask", AREAS["coco"], [1, 10, 100])
+    assert metrics["mask/AP"] == pytest.approx(expected[0], abs=1e-12)
+    assert metrics["mask/AR@100"] == pytest.approx(expected[8], abs=1e-12)
+    assert metrics["mask/AP50"] > 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -510,3 +532,65 @@ def test_detection_areas_are_data() -> None:
     metrics = evaluate(truth, predictions, areas={"tiny": (0, 100), "rest": (100, 1e10)})
     assert {"box/AP_tiny", "mask/AR_rest", "count/tiny", "box/recall_static_tiny"} <= metrics.keys()
     assert detection.AREAS["street"]["small"] == (0, 256)
+
+
+# ------------------------------------------------------------------- intervals, street truth
+
+
+def test_confidence_intervals_surround_the_metric_and_repeat() -> None:
+    truth, predictions = random_scene(11, images=24)
+    for number, image in enumerate(truth["images"]):
+        image["file_name"] = f"val/clip_{number // 4}/{number:06d}.jpg"
+    metrics = ("box/AP50", "mask/recall_static")
+    intervals = confidence_intervals(truth, predictions, metrics, resamples=40, areas="street")
+    values = evaluate(truth, predictions, areas="street")
+    for metric in metrics:
+        low, high = intervals[metric]
+        assert low < values[metric] < high
+    again = confidence_intervals(truth, predictions, metrics, resamples=40, areas="street")
+    assert again == intervals
+    with pytest.raises(InputError, match="no metric 'box/AP99'"):
+        confidence_intervals(truth, predictions, ("box/AP99",), resamples=1)
+    with pytest.raises(InputError, match="one segment"):
+        confidence_intervals(two_cars(), [])
+
+
+def test_drawing_every_segment_once_changes_nothing() -> None:
+    truth, predictions = random_scene(12, images=8)
+    read = read_ground_truth(truth)
+    ids = [image["id"] for image in truth["images"]]
+    resampled = _resampled(read, read_results(predictions, read), [ids[:3], ids[3:]])
+    assert evaluate(*resampled) == evaluate(truth, predictions)
+
+
+def test_motion_outputs_are_compared_with_the_street_truth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = [FrameRef("val/clip_0000", index) for index in (1, 2)]
+    for frame in frames:
+        instances = np.zeros((24, 40), np.uint8)
+        instances[4:12, 5:15], instances[10:20, 25:35] = 3, 7
+        depth_map = rng.uniform(5, 50, instances.shape).astype(np.float32)
+        write_npz(
+            frame.file(tmp_path / "truth", ".npz"),
+            depth=depth_map,
+            instances=instances,
+            ids=np.array([3, 7]),
+            moving=np.array([True, False]),
+        )
+        write_npz(
+            frame.file(tmp_path / "motion", ".npz"),
+            mot_mask=np.where(instances == 3, 0.9, 0.1).astype(np.float16),
+            depth=depth_map / 40,
+        )
+    metrics, curves = evaluate_motion_outputs(tmp_path / "motion", tmp_path / "truth", frames)
+    assert metrics["motion/AP"] == pytest.approx(1)
+    assert metrics["motion/base_rate"] == pytest.approx(80 / 960)
+    assert metrics["motion/mean_static"] == pytest.approx(0.1, abs=1e-3)
+    assert metrics["depth/abs_rel"] == pytest.approx(0, abs=1e-5)
+    assert metrics["depth/abs_rel_static"] == pytest.approx(0, abs=1e-5)
+    assert curves.best_f1 == pytest.approx(1)
+    json.dumps(metrics, allow_nan=False)
+    with pytest.raises(InputError, match=r"000009\.npz: no such file"):
+        evaluate_motion_outputs(
+            tmp_path / "motion", tmp_path / "truth", [FrameRef("val/clip_0000", 9)]
+        )
