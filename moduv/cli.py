@@ -32,6 +32,17 @@ COMMANDS = {
     "street render": Command(
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
+    "motion train": Command(
+        "moduv.motion.train:train_motion", "motion", "stage 1: train depth, ego-motion, motion mask"
+    ),
+    "motion predict": Command(
+        "moduv.motion.predict:predict_motion", "motion_predict", "stage 1: write masks and depth"
+    ),
+    "labels initial": Command(
+        "moduv.labels.store:initial_labels", "initial_labels", "L0 from motion masks and depth"
+    ),
+    "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
+    "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),
 }
 
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"

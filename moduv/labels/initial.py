@@ -1,0 +1,203 @@
+"""L0: instances from a motion mask and depth (MOD-UV, section 3.1).
+
+Moving pixels are clustered like DBSCAN does: the neighbours of a pixel are the moving pixels in the
+window around it whose distance from the camera differs by at most `eps`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.labels import rle
+from moduv.labels.instances import Instances
+
+SMALLEST_EXTENT = 5
+"""Instances whose last and first row or column differ by no more than this are dropped."""
+
+
+def extract_instances(
+    motion_mask: np.ndarray,
+    depth: np.ndarray,
+    inv_K: np.ndarray,
+    *,
+    window: int = 10,
+    motion_threshold: float = 0.1,
+    eps: float = 0.03,
+    min_samples: int = 100,
+    relative: bool = False,
+    smallest_extent: int = SMALLEST_EXTENT,
+    source: str = "motion output",
+) -> Instances:
+    """Cluster moving pixels into instances, exactly as the reference does.
+
+    Args:
+        motion_mask: (H, W) in [0, 1]; pixels above `motion_threshold` move.
+        depth: (H, W), along the optical axis.
+        inv_K: (4, 4) or (3, 3), inverse intrinsics for pixels of that size.
+        window: side of the neighbourhood; even, from -window / 2 to window / 2 - 1 in both axes.
+        eps: largest difference of range between neighbours, in units of depth.
+        min_samples: neighbours, itself included, that make a pixel the core of an instance.
+        relative: take `eps` as a share of the pixel's range. Off in the published method, whose eps
+            is tied to the arbitrary scale of one depth network.
+        smallest_extent: see `SMALLEST_EXTENT`.
+        source: what an error calls the input.
+
+    Returns:
+        Instances in raster order of their first core pixel, without scores.
+
+    Raises:
+        InputError: for arrays of different sizes or with numbers that are not finite.
+        ValueError: for a window that is odd or not positive.
+    """
+    if window < 2 or window % 2:
+        raise ValueError(f"window is {window}; it must be even, and 2 or more")
+    _check(motion_mask, depth, inv_K, source)
+    moving = motion_mask > motion_threshold
+    distance = ranges(depth, inv_K)
+    labels, count = _cluster(moving, distance, window // 2, eps, min_samples, relative)
+    if count == 0:
+        return Instances([], np.zeros((0, 4)), size=(depth.shape[0], depth.shape[1]))
+    extents = _extents(labels, count)
+    masks, boxes = [], []
+    for number, (left, top, right, bottom) in enumerate(extents.tolist(), 1):
+        if bottom - top <= smallest_extent or right - left <= smallest_extent:
+            continue
+        crop = labels[top : bottom + 1, left : right + 1] == number
+        masks.append(rle.encode_crop(crop, top, left, labels.shape))
+        boxes.append([left, top, right + 1, bottom + 1])
+    return Instances(masks, np.array(boxes), size=(depth.shape[0], depth.shape[1]))
+
+
+def ranges(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
+    """Distance of every pixel's point from the camera, (H, W) float32."""
+    return _ranges(np.asarray(depth, np.float32), np.asarray(inv_K, np.float32))
+
+
+@numba.njit(cache=True)
+def _ranges(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
+    height, width = depth.shape
+    distance = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            total = np.float32(0)
+            for axis in range(3):
+                row = inv_K[axis]
+                ray = row[0] * np.float32(x) + row[1] * np.float32(y) + row[2]
+                total += (ray * depth[y, x]) ** 2
+            distance[y, x] = np.sqrt(total)
+    return distance
+
+
+def _check(motion_mask: np.ndarray, depth: np.ndarray, inv_K: np.ndarray, source: str) -> None:
+    if motion_mask.ndim != 2 or motion_mask.shape != depth.shape or not depth.size:
+        raise InputError(
+            f"{source}: 'mot_mask' {motion_mask.shape} and 'depth' {depth.shape} are not images of "
+            "one size; predict the frame again."
+        )
+    if inv_K.shape not in {(3, 3), (4, 4)}:
+        raise InputError(
+            f"{source}: 'inv_K' is {inv_K.shape}, not (4, 4); predict the frame again."
+        )
+    for key, value in (("mot_mask", motion_mask), ("depth", depth), ("inv_K", inv_K)):
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"{source}: '{key}' holds numbers that are not finite; predict the frame again."
+            )
+
+
+@numba.njit(cache=True)
+def _cluster(
+    moving: np.ndarray,
+    distance: np.ndarray,
+    half: int,
+    eps: float,
+    min_samples: int,
+    relative: bool,
+) -> tuple[np.ndarray, int]:
+    """Label clusters from 1, in raster order of their first core pixel; 0 is noise.
+
+    The neighbour relation is directed, so clusters that only the later one reaches stay apart.
+    """
+    height, width = moving.shape
+    limit: Any = np.float32(eps)
+    labels = np.zeros((height, width), np.int32)
+    is_core = np.zeros((height, width), np.bool_)
+    stack = np.empty(height * width, np.int64)
+    for y in range(height):
+        for x in range(width):
+            if moving[y, x]:
+                reach = limit * distance[y, x] if relative else limit
+                is_core[y, x] = (
+                    _count(moving, distance, y, x, half, reach, min_samples) >= min_samples
+                )
+    count = 0
+    for y in range(height):
+        for x in range(width):
+            if not is_core[y, x] or labels[y, x]:
+                continue
+            count += 1
+            labels[y, x] = count
+            stack[0], depth = y * width + x, 1
+            while depth:
+                depth -= 1
+                py, px = divmod(stack[depth], width)
+                here = distance[py, px]
+                reach = limit * here if relative else limit
+                for qy in range(max(0, py - half), min(height, py + half)):
+                    for qx in range(max(0, px - half), min(width, px + half)):
+                        if labels[qy, qx] or not moving[qy, qx]:
+                            continue
+                        if abs(distance[qy, qx] - here) <= reach:
+                            labels[qy, qx] = count
+                            if is_core[qy, qx]:
+                                stack[depth] = qy * width + qx
+                                depth += 1
+    return labels, count
+
+
+@numba.njit(cache=True)
+def _count(
+    moving: np.ndarray,
+    distance: np.ndarray,
+    y: int,
+    x: int,
+    half: int,
+    reach: float,
+    enough: int,
+) -> int:
+    """Neighbours of a pixel; stops as soon as there cannot be enough."""
+    height, width = moving.shape
+    here = distance[y, x]
+    top, bottom = max(0, y - half), min(height, y + half)
+    left, right = max(0, x - half), min(width, x + half)
+    missing = (bottom - top) * (right - left) - enough
+    count = 0
+    for qy in range(top, bottom):
+        for qx in range(left, right):
+            if moving[qy, qx] and abs(distance[qy, qx] - here) <= reach:
+                count += 1
+            else:
+                missing -= 1
+                if missing < 0:
+                    return 0
+    return count
+
+
+@numba.njit(cache=True)
+def _extents(labels: np.ndarray, count: int) -> np.ndarray:
+    """Left, top, right, bottom (inclusive) of every label, (count, 4)."""
+    height, width = labels.shape
+    extents = np.empty((count, 4), np.int64)
+    extents[:, 0], extents[:, 1] = width, height
+    extents[:, 2], extents[:, 3] = -1, -1
+    for y in range(height):
+        for x in range(width):
+            if labels[y, x]:
+                row = extents[labels[y, x] - 1]
+                row[0], row[1] = min(row[0], x), min(row[1], y)
+                row[2], row[3] = max(row[2], x), max(row[3], y)
+    return extents

@@ -1,0 +1,160 @@
+"""Instances: the currency between stages, and its official form on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+from torch import Tensor
+
+from moduv.engine.errors import InputError
+from moduv.labels import rle
+from moduv.labels.rle import Rle
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a detector says of one image."""
+
+    masks: Tensor
+    """(N, H, W) float, the probability of each pixel."""
+    boxes: Tensor
+    """(N, 4), XYXY in pixels."""
+    scores: Tensor
+    """(N,)."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects of one frame.
+
+    Boxes are continuous XYXY in pixels of the masks' size: an object that covers one pixel (x, y) has
+    the box (x, y, x + 1, y + 1).
+    """
+
+    masks: list[Rle]
+    boxes: np.ndarray
+    """(N, 4) float32."""
+    scores: np.ndarray | None = None
+    """(N,) float32; initial labels have none."""
+    size: tuple[int, int] | None = None
+    """Height and width of the masks; unknown only when there is none."""
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)
+        object.__setattr__(self, "boxes", boxes)
+        if self.scores is not None:
+            object.__setattr__(self, "scores", np.asarray(self.scores, np.float32).reshape(-1))
+        if self.size is None and self.masks:
+            height, width = self.masks[0]["size"]
+            object.__setattr__(self, "size", (int(height), int(width)))
+        lengths = {
+            len(self.masks),
+            len(boxes),
+            *([] if self.scores is None else [len(self.scores)]),
+        }
+        if len(lengths) > 1:
+            raise ValueError(f"masks, boxes and scores of different lengths: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Instances:
+        """A selection by slice, positions or booleans."""
+        chosen = np.arange(len(self))[index].reshape(-1)
+        scores = None if self.scores is None else self.scores[chosen]
+        return Instances([self.masks[i] for i in chosen], self.boxes[chosen], scores, self.size)
+
+    def areas(self) -> np.ndarray:
+        """Pixels of each mask, (N,)."""
+        return np.asarray(coco.area(self.masks), np.int64).reshape(-1)
+
+    def iou(self, other: Instances) -> np.ndarray:
+        """Intersection over union of the masks, (N, M); both of the same size."""
+        if not len(self) or not len(other):
+            return np.zeros((len(self), len(other)))
+        return np.asarray(coco.iou(self.masks, other.masks, [0] * len(other)))
+
+    def decode(self) -> np.ndarray:
+        """The masks (N, H, W), bool."""
+        height, width = self.size or (0, 0)
+        if not self.masks:
+            return np.zeros((0, height, width), bool)
+        return np.stack([rle.decode(mask) for mask in self.masks])
+
+    def boxes_at(self, height: int, width: int) -> np.ndarray:
+        """Boxes (N, 4) in pixels of an image of another size."""
+        if self.size is None:
+            return self.boxes.copy()
+        factors = np.array([width / self.size[1], height / self.size[0]] * 2, np.float32)
+        return self.boxes * factors
+
+    def to_json(self) -> dict[str, Any]:
+        """The official form: without scores (L0), boxes are inclusive pixel indices."""
+        masks = [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in self.masks]
+        if self.scores is None:
+            inclusive = np.round(self.boxes - np.array([0, 0, 1, 1])).astype(int)
+            return {"masks": masks, "boxes": inclusive.tolist()}
+        return {"masks": masks, "boxes": self.boxes.tolist(), "scores": self.scores.tolist()}
+
+    @classmethod
+    def from_json(cls, content: Any, source: str | Path = "labels") -> Instances:
+        """Read the official form; boxes of labels without scores become continuous.
+
+        Raises InputError naming the source and the key that is missing or broken.
+        """
+        if not isinstance(content, dict):
+            raise InputError(f"{source}: holds no labels; make them again with the label stage.")
+        masks = _list(content, "masks", source)
+        boxes = _numbers(content, "boxes", source, 4)
+        if len(boxes) != len(masks):
+            raise InputError(
+                f"{source}: 'boxes' has {len(boxes)} entries for {len(masks)} masks; "
+                "make the labels again."
+            )
+        for position, mask in enumerate(masks):
+            if not rle.is_whole(mask):
+                raise InputError(
+                    f"{source}: 'masks' entry {position} is no whole run-length mask; "
+                    "make the labels again."
+                )
+        if len({tuple(mask["size"]) for mask in masks}) > 1:
+            raise InputError(f"{source}: 'masks' are of different sizes; make the labels again.")
+        if "scores" not in content:
+            return cls(masks, boxes + np.array([0, 0, 1, 1], np.float32))
+        scores = _numbers(content, "scores", source, 0)
+        if len(scores) != len(masks):
+            raise InputError(
+                f"{source}: 'scores' has {len(scores)} entries for {len(masks)} masks; "
+                "make the labels again."
+            )
+        return cls(masks, boxes, scores)
+
+
+def _list(content: dict[str, Any], key: str, source: str | Path) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise InputError(f"{source}: lacks the list '{key}'; make the labels again.")
+    return value
+
+
+def _numbers(content: dict[str, Any], key: str, source: str | Path, width: int) -> np.ndarray:
+    """The list `key` as finite numbers (N, width), or (N,) when the width is 0."""
+    rows = _list(content, key, source)
+    for position, row in enumerate(rows):
+        values = row if width else [row]
+        plain = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        if not plain or len(values) != (width or 1) or not all(map(math.isfinite, values)):
+            raise InputError(
+                f"{source}: '{key}' entry {position} is not made of {width or 1} finite numbers; "
+                "make the labels again."
+            )
+    return np.asarray(rows, np.float32).reshape((-1, width) if width else -1)

@@ -1,0 +1,118 @@
+"""Run-length masks in COCO's form, where pycocotools needs full-size arrays or trusts its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from pycocotools import mask as coco
+
+Rle = dict[str, Any]
+"""`size` [h, w] and `counts`, COCO's compressed runs as text, column by column."""
+
+
+def encode(mask: np.ndarray) -> Rle:
+    """Encode a mask (H, W) of any type; pixels other than 0 belong to it."""
+    occupied = mask != 0
+    rows, columns = np.flatnonzero(occupied.any(1)), np.flatnonzero(occupied.any(0))
+    if len(rows) == 0:
+        return from_runs([mask.size], mask.shape)
+    top, left = int(rows[0]), int(columns[0])
+    crop = occupied[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+    return encode_crop(crop, top, left, mask.shape)
+
+
+def encode_crop(crop: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> Rle:
+    """Encode a mask that is known inside a rectangle and empty outside of it.
+
+    Args:
+        crop: (h, w) bool.
+        top, left: where the rectangle begins in the image.
+        shape: height and width of the image.
+    """
+    return from_runs(_runs(crop, top, left, int(shape[0]), int(shape[1])).tolist(), shape)
+
+
+def from_runs(runs: list[int], shape: tuple[int, ...]) -> Rle:
+    """Compress alternating runs of absence and presence."""
+    height, width = int(shape[0]), int(shape[1])
+    compressed = coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return {"size": [height, width], "counts": compressed["counts"].decode()}
+
+
+def decode(rle: Rle) -> np.ndarray:
+    """The mask (H, W), bool."""
+    return coco.decode(rle).astype(bool)
+
+
+def is_whole(rle: Any) -> bool:
+    """Whether `rle` has COCO's form and its runs fill the image exactly.
+
+    pycocotools reads and writes beyond its memory when they do not.
+    """
+    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str):
+        return False
+    size = rle.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
+        return False
+    try:
+        counts = np.frombuffer(rle["counts"].encode("ascii"), np.uint8)
+    except UnicodeEncodeError:
+        return False
+    return min(size) > 0 and bool(_total(counts) == size[0] * size[1])
+
+
+@numba.njit(cache=True)
+def _runs(crop: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Alternating runs, column by column, of the image that holds `crop` and nothing else."""
+    rows, columns = crop.shape
+    runs = np.empty(columns * (rows + 2) + 2, np.int64)
+    count, length, present = 0, left * height, False
+    for column in range(columns):
+        for row in range(top + rows):
+            inside = row >= top and crop[row - top, column]
+            if inside != present:
+                runs[count] = length
+                count, length, present = count + 1, 0, inside
+            length += 1
+        below = height - top - rows
+        if present and below > 0:
+            runs[count] = length
+            count, length, present = count + 1, 0, False
+        length += below
+    rest = (width - left - columns) * height
+    if present and rest > 0:
+        runs[count] = length
+        count, length, present = count + 1, 0, False
+    runs[count] = length + rest
+    return runs[: count + 1]
+
+
+@numba.njit(cache=True)
+def _total(text: np.ndarray) -> int:
+    """Sum of the runs of COCO's compressed text; -1 when it is not of that form."""
+    total, position, index = 0, 0, 0
+    before, previous = 0, 0
+    while position < len(text):
+        value, shift, more, digit = 0, 0, True, 0
+        while more:
+            if position >= len(text) or shift > 55:
+                return -1
+            digit = int(text[position]) - 48
+            if digit < 0 or digit > 63:
+                return -1
+            value |= (digit & 31) << shift
+            more = (digit & 32) != 0
+            shift += 5
+            position += 1
+        if digit & 16:
+            value |= -1 << shift
+        if index > 2:
+            value += before
+        if value < 0:
+            return -1
+        before, previous = previous, value
+        total += value
+        index += 1
+    return total

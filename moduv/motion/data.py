@@ -1,0 +1,113 @@
+"""Triplets of frames (-1, 0, +1) for stage 1."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moduv.engine.errors import InputError
+from moduv.frames.camera import Intrinsics
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image
+
+OFFSETS = (-1, 0, 1)
+
+
+class Triplets:
+    """Frames with their two neighbours, decoded once and kept at training size.
+
+    Args:
+        root: folder of the segments; each has `cam.json` beside its frames.
+        frames: centre frames; both neighbours must exist.
+        height, width: size of the networks' input in pixels.
+        flip: probability of a horizontal flip; the principal point is mirrored with the image.
+        jitter: probability of the same colour jitter on the three network inputs (0.8 to 1.2 in
+            brightness, contrast and saturation, 0.1 of the hue circle); the losses see clean frames.
+        cache_bytes: memory for decoded frames; the least recently used are dropped beyond it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        frames: list[FrameRef],
+        height: int,
+        width: int,
+        *,
+        flip: float = 0.0,
+        jitter: float = 0.0,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self.root, self.frames = Path(root), frames
+        self.height, self.width = height, width
+        self.flip, self.jitter = flip, jitter
+        self._capacity = max(3, cache_bytes // (height * width * 3))
+        self._images: OrderedDict[FrameRef, np.ndarray] = OrderedDict()
+        self._cameras: dict[str, Intrinsics] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """Sample `(index, seed)`: `images` and `augmented` (3, 3, H, W), `K` and `inv_K` (4, 4)."""
+        index, seed = item
+        rng = np.random.default_rng(seed)
+        centre = self.frames[index]
+        images = np.stack([self._image(centre.neighbour(offset)) for offset in OFFSETS])
+        camera = self.camera(centre.segment)
+        if rng.random() < self.flip:
+            images, camera = images[:, :, ::-1], camera.flipped()
+        clean = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        jittered = rng.random() < self.jitter
+        return {
+            "images": clean,
+            "augmented": jitter_colours(clean, rng) if jittered else clean,
+            "K": torch.from_numpy(camera.matrix4()).float(),
+            "inv_K": torch.from_numpy(camera.inverse4()).float(),
+        }
+
+    @staticmethod
+    def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+    def camera(self, segment: str) -> Intrinsics:
+        """The segment's intrinsics at training size."""
+        if segment not in self._cameras:
+            path = self.root / segment / "cam.json"
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows "
+                    "divided by width and height}} there."
+                )
+            self._cameras[segment] = Intrinsics.from_cam_json(path, self.width, self.height)
+        return self._cameras[segment]
+
+    def _image(self, frame: FrameRef) -> np.ndarray:
+        image = self._images.pop(frame, None)
+        if image is None:
+            image = resize_image(read_image(frame.image_path(self.root)), self.height, self.width)
+        self._images[frame] = image
+        if len(self._images) > self._capacity:
+            self._images.popitem(last=False)
+        return image
+
+
+def jitter_colours(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """The same random brightness, contrast, saturation and hue for all frames (N, 3, H, W)."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    brightness, contrast, saturation = (float(x) for x in rng.uniform(0.8, 1.2, 3))
+    operations: list[Any] = [
+        lambda x: transforms.adjust_brightness(x, brightness),
+        lambda x: transforms.adjust_contrast(x, contrast),
+        lambda x: transforms.adjust_saturation(x, saturation),
+    ]
+    hue = float(rng.uniform(-0.1, 0.1))
+    operations.append(lambda x: transforms.adjust_hue(x, hue))
+    for position in rng.permutation(len(operations)):
+        images = operations[position](images)
+    return images

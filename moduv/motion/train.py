@@ -1,0 +1,111 @@
+"""Training of stage 1: the four phases of Dynamo-Depth, one after the other (section 3.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moduv.engine import distributed
+from moduv.engine.errors import InputError
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage
+from moduv.frames.clip import with_neighbours
+from moduv.frames.splits import read_split
+from moduv.motion.data import Triplets
+from moduv.motion.losses import compute_losses
+from moduv.motion.networks import DynamoDepth
+from moduv.motion.phases import PHASES, MotionConfig, Phase
+
+WEIGHTS = "weights"
+"""Folder of a finished training that holds one `.pth` per module."""
+PUBLISHED_EPOCH = 8000
+"""Batches in an epoch of the published schedule."""
+
+
+@dataclass(frozen=True)
+class MotionTraining:
+    """Everything that can be set in stage 1."""
+
+    loops: dict[str, LoopConfig]
+    """Length, batch size and learning rate of each phase, by the phase's name."""
+    depth_model: str = "litemono"
+    """Networks: litemono, monodepthv2 or street."""
+    height: int = 320
+    width: int = 480
+    """Size of the networks' input in pixels."""
+    losses: MotionConfig = field(default_factory=MotionConfig)
+    ramp: float = 0.0
+    """Share of a phase over which the ramped terms fade in; 0: a third of a published epoch."""
+    flip: float = 0.5
+    jitter: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if set(self.loops) != set(PHASES):
+            raise InputError(
+                f"motion: loops must name the phases {tuple(PHASES)}; mend the preset."
+            )
+
+
+def train_motion(data: Path, split: Path, out: Path, config: MotionTraining) -> None:
+    """Train depth, ego-motion, flow and motion mask on raw clips.
+
+    Args:
+        data: folder of the segments, each with numbered frames and `cam.json`.
+        split: frames to train on; those without both neighbours are left out and counted.
+        out: receives a folder per phase and `weights/` in the official form.
+        config: networks, losses and schedule.
+
+    Raises:
+        InputError: for missing or broken frames, intrinsics and settings.
+    """
+    stage = Stage("motion train", out, config, (split,))
+    stage.run(lambda: _train(data, split, out, config))
+
+
+def _train(data: Path, split: Path, out: Path, config: MotionTraining) -> dict[str, Any]:
+    frames, dropped = with_neighbours(read_split(split), data)
+    if not frames:
+        raise InputError(
+            f"{split}: none of its {dropped} frames has both neighbours under {data}; "
+            "check the data folder or list the inner frames of each segment."
+        )
+    say(f"  {len(frames)} triplets; {dropped} frames left out because they lack a neighbour")
+    triplets = Triplets(
+        data, frames, config.height, config.width, flip=config.flip, jitter=config.jitter
+    )
+    torch.manual_seed(config.seed)
+    model = DynamoDepth(config.depth_model).to(distributed.device())
+    for number, phase in enumerate(PHASES.values(), 1):
+        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config)
+    if distributed.is_main():
+        model.save_checkpoint(out / WEIGHTS, config.height, config.width)
+    return {"triplets": len(frames), "without_neighbours": dropped}
+
+
+def _train_phase(
+    model: DynamoDepth, triplets: Triplets, phase: Phase, run_dir: Path, config: MotionTraining
+) -> None:
+    """Train the modules of one phase; a finished phase is loaded."""
+    phase.freeze(model)
+    loop = config.loops[phase.name]
+    device = distributed.device()
+
+    def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
+        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        ramp = min(1.0, state.step / ramp_steps(config, loop))
+        return compute_losses(model, batch, phase, ramp, config.losses, state.generator)
+
+    fit(model, step, triplets, loop, run_dir, label=phase.name)
+
+
+def ramp_steps(config: MotionTraining, loop: LoopConfig) -> float:
+    """Steps until the ramped terms have their full weight."""
+    if config.ramp:
+        return max(1.0, config.ramp * loop.steps)
+    return PUBLISHED_EPOCH / 3
