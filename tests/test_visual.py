@@ -1,15 +1,10 @@
-"""The pictures show what they are given, and the report page is whole, safe and offline."""
+"""The pictures show what they are given, and the charts what is logged."""
 
 from __future__ import annotations
 
-import base64
 import html
-import html.parser
 import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_codec
 
-from moduv.engine.errors import InputError
 from moduv.visual import drawing
 from moduv.visual.figures import (
     BarChart,
@@ -30,18 +24,6 @@ from moduv.visual.figures import (
     format_duration,
     line_chart,
     size_histograms,
-)
-from moduv.visual.report import (
-    Clip,
-    Column,
-    Frame,
-    Headline,
-    Report,
-    Row,
-    Table,
-    curve_charts,
-    read_curves,
-    write_report,
 )
 
 GREY = np.full((60, 90, 3), 100, np.uint8)
@@ -233,182 +215,3 @@ def test_size_histograms_count_every_instance() -> None:
 def test_durations_read_well() -> None:
     seconds = (0.84, 47.2, 365, 3600 * 2 + 600)
     assert [format_duration(s) for s in seconds] == ["0.8 s", "47 s", "6 min 05 s", "2 h 10 min"]
-
-
-def test_curves_come_from_training_logs(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 0.01, "mask": 1}\n{"step": 3')
-    curves = read_curves({"final": log, "gone": tmp_path / "none.jsonl"}, ("loss", "mask"))
-    assert curves == {"final/loss": [(10, 2.0), (20, 0.01)], "final/mask": [(20, 1.0)]}
-    (chart,) = curve_charts(curves)
-    assert (chart.title, set(chart.series), chart.log_y) == ("final", {"loss", "mask"}, True)
-
-
-# -------------------------------------------------------------------------------- report
-
-
-class Page(html.parser.HTMLParser):
-    """Collects addresses and pictures, and checks that elements close in order."""
-
-    EMPTY = frozenset({"img", "meta", "input", "br", "col"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.pictures: dict[str, str] = {}
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.addresses += [values[key] or "" for key in ("src", "href") if key in values]
-        if tag == "img" and values.get("alt"):
-            self.pictures[values["alt"] or ""] = values["src"] or ""
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        return
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def street(seed: int, height: int = 72, width: int = 120) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 255, (9, 15, 3)).astype(np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def full_report() -> Report:
-    columns = [Column("box/AP50", "AP50", "at IoU 0.5"), Column("count", "objects", bar=False)]
-    rows = [
-        Row("L0", {"box/AP50": 0.125, "count": 1234}, "first labels"),
-        Row("L1", {"box/AP50": 0.25, "count": -1}),
-        Row("Oracle", {"box/AP50": 0.5}, yardstick=True),
-    ]
-    layers = ("frame", "motion", "L0", "final")
-    return Report(
-        title="A street <run>",
-        subtitle="what each round adds",
-        headlines=[Headline("final", "0.25", "50 % of the oracle")],
-        tables=[Table("Detectors", columns, rows, ratio_of="box/AP50")],
-        bars=[BarChart("recall", {"L0": {"moving": 0.2}})],
-        frames=[
-            Frame(f"val/c {i}", {name: street(10 * i + j) for j, name in enumerate(layers)}, "note")
-            for i in range(3)
-        ],
-        layer_notes={"motion": "from three frames"},
-        clips=[Clip("val/c", {name: [street(i) for i in range(4)] for name in ("frame", "final")})],
-        curves={"final/loss": [(0, 2.0), (10, 1.0)]},
-        charts=[Chart("precision", {"mask": [(0.0, 1.0), (1.0, 0.1)]})],
-        sizes={"L0": [12.0, 30.0], "truth": [5.0, 50.0]},
-        size_marks={"medium": 16.0},
-        timings={"motion": 300.0, "L0": 2.5},
-        environment={"torch": "2.14"},
-        config="steps: 3",
-        notes=["A note & more."],
-    )
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
-    path = write_report(tmp_path_factory.mktemp("report") / "deep" / "report.html", full_report())
-    text = path.read_text(encoding="utf-8")
-    parsed = Page()
-    parsed.feed(text)
-    parsed.close()
-    return text, parsed
-
-
-def test_report_is_well_formed_and_says_everything(page: tuple[str, Page]) -> None:
-    _, parsed = page
-    assert parsed.open == []
-    text = " ".join(" ".join(parsed.text).split())
-    for words in (
-        "A street <run>",
-        "0.125",
-        "1,234",
-        "25 %",
-        "100 %",
-        "A note & more.",
-        "steps: 3",
-    ):
-        assert words in text
-    for words in ("5 min 00 s", "first labels", "from three frames", "torch", "val/c 2"):
-        assert words in text
-
-
-def test_report_holds_every_picture(page: tuple[str, Page]) -> None:
-    _, parsed = page
-    report = full_report()
-    for frame in report.frames:
-        for layer, picture in frame.layers.items():
-            assert_same_picture(parsed.pictures[f"{frame.name}: {layer}"], picture)
-    for clip in report.clips:
-        for layer, pictures in clip.layers.items():
-            for number, picture in enumerate(pictures, start=1):
-                assert_same_picture(parsed.pictures[f"{clip.name}: {layer}, {number}"], picture)
-
-
-def assert_same_picture(address: str, picture: np.ndarray) -> None:
-    kind, _, content = address.partition(",")
-    assert kind == "data:image/jpeg;base64"
-    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
-    decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    assert decoded.shape == picture.shape
-    assert np.abs(decoded.astype(int) - picture).mean() < 6
-
-
-def test_report_needs_no_network(page: tuple[str, Page]) -> None:
-    text, parsed = page
-    assert all(a.startswith(("data:image/", "#")) for a in parsed.addresses)
-    assert not re.search(r"https?:|url\(|@import|//[a-z]+\.[a-z]+/", text)
-
-
-def test_report_escapes_what_it_is_told(page: tuple[str, Page]) -> None:
-    assert "<run>" not in page[0]
-
-
-def test_report_script_is_valid(page: tuple[str, Page], tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    (script,) = re.findall(r"<script>(.*?)</script>", page[0], re.DOTALL)
-    (tmp_path / "script.js").write_text(script)
-    done = subprocess.run([node, "--check", tmp_path / "script.js"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_best_value_is_marked_and_the_yardstick_is_not(page: tuple[str, Page]) -> None:
-    best = re.findall(r'<td class="best">.*?class="number">([^<]*)<', page[0])
-    assert best == ["0.250"]
-
-
-def test_empty_report_is_a_page(tmp_path: Path) -> None:
-    parsed = Page()
-    parsed.feed(write_report(tmp_path / "report.html", Report("Nothing yet")).read_text())
-    assert parsed.open == []
-    assert "Nothing yet" in parsed.text
-    assert parsed.pictures == {}
-
-
-def test_pictures_shrink_to_the_budget(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 255, (600, 960, 3)).astype(np.uint8) for _ in range(3)]
-    report = Report("Large", frames=[Frame(str(i), {"frame": p}) for i, p in enumerate(noise)])
-    free = write_report(tmp_path / "free.html", report, budget_mb=50).stat().st_size
-    bound = write_report(tmp_path / "bound.html", report, budget_mb=1.0).stat().st_size
-    assert bound < 1.2e6 < free
-    with pytest.raises(InputError, match="show fewer frames"):
-        write_report(tmp_path / "none.html", report, budget_mb=0.01)
-    assert not (tmp_path / "none.html").exists()
-
-
-def test_pictures_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
-    report = Report("Bad", frames=[Frame("val/c 1", {"L0": np.zeros((4, 4, 3))})])
-    with pytest.raises(InputError, match=r"frame 'val/c 1', layer 'L0'.*float64"):
-        write_report(tmp_path / "report.html", report)
