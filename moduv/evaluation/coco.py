@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
+from moduv.labels import rle
 
 Source = dict[str, Any] | list[dict[str, Any]] | str | Path
 
@@ -250,70 +249,25 @@ def _checked_mask(where: str, entry: dict[str, Any], size: tuple[int, int] | Non
     return segmentation
 
 
-def rle_lengths(counts: list[bytes]) -> np.ndarray:
-    """Pixels covered by the runs of compressed COCO run lengths; -1 where a code is cut or foreign.
-
-    A sound mask has height * width of them. All masks are read at once: in the code (base 32, least
-    digit first, bit 5 for "continues", bit 4 of the last digit for the sign) every run after the
-    third is stored as the difference to the run two before, so a stored value counts once for
-    itself and once for every second run after it.
-    """
-    sizes = np.array([len(code) for code in counts], dtype=np.int64)
-    lengths = np.where(sizes == 0, 0, -1)
-    digits = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
-    if digits.size == 0:
-        return lengths
-    mask_of_digit = np.repeat(np.arange(len(counts)), sizes)
-    ends = (digits & 32) == 0
-    last = np.cumsum(sizes)[sizes > 0] - 1
-    foreign = np.bincount(
-        mask_of_digit, weights=(digits < 0) | (digits > 63), minlength=len(counts)
-    )
-    whole = np.zeros(len(counts), dtype=bool)
-    whole[mask_of_digit[last]] = ends[last]
-    whole &= foreign == 0
-
-    ends[last] = True  # keeps the digits of a cut code from running into the next mask
-    starts = np.flatnonzero(np.concatenate([[True], ends[:-1]]))
-    widths = np.diff(np.append(starts, digits.size))
-    place = np.arange(digits.size) - np.repeat(starts, widths)
-    shifted = (digits & 31) << np.minimum(5 * place, 55)
-    negative = (digits[starts + widths - 1] & 16) != 0
-    values = np.add.reduceat(shifted, starts) - np.where(
-        negative, 1 << np.minimum(5 * widths, 60), 0
-    )
-
-    mask_of_run = mask_of_digit[starts]
-    runs = np.bincount(mask_of_run, minlength=len(counts))
-    index = np.arange(len(values)) - np.repeat(np.cumsum(runs) - runs, runs)
-    repeats = np.where(index == 0, 1, 1 + (runs[mask_of_run] - 1 - index) // 2)
-    totals = np.zeros(len(counts), dtype=np.int64)
-    np.add.at(totals, mask_of_run, values * repeats)
-    return np.where(whole, totals, lengths)
-
-
 def _check_masks(where: str, entries: list[dict[str, Any]]) -> None:
     """Refuse run lengths that do not fill their mask: the evaluation would read them as empty."""
-    coded = [
-        (number, entry["segmentation"])
-        for number, entry in enumerate(entries)
-        if isinstance(entry["segmentation"], dict)
-    ]
-    texts = [
-        counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
-        for counts in (rle["counts"] for _, rle in coded)
-        if isinstance(counts, str | bytes)
-    ]
-    lengths = iter(rle_lengths(texts))
-    for number, rle in coded:
-        compressed = isinstance(rle["counts"], str | bytes)
-        length = next(lengths) if compressed else sum(rle["counts"])
-        height, width = rle["size"]
-        if length != height * width:
+    for number, entry in enumerate(entries):
+        mask = entry["segmentation"]
+        if isinstance(mask, dict) and not _is_whole(mask):
+            height, width = mask["size"]
             raise InputError(
                 f"{where.format(number)}: the RLE 'counts' do not fill a mask of {height} x {width}; "
                 "the file is damaged, so write it again."
             )
+
+
+def _is_whole(mask: dict[str, Any]) -> bool:
+    """Compressed runs as text or bytes, or, as in COCO's crowds, a list of runs."""
+    counts, size = mask["counts"], list(mask["size"])
+    if isinstance(counts, list):
+        return sum(counts) == size[0] * size[1]
+    text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+    return rle.is_whole({"size": size, "counts": text})
 
 
 def _area(where: str, entry: dict[str, Any], bbox: list[float]) -> float:
