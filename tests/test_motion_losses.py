@@ -172,11 +172,15 @@ class Tiny(nn.Module):
     [{}, {"flow_parametrisation": "residual", "motion_input": "warped", "flow_unit": "depth"}],
     ids=["published", "street"],
 )
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "loose"])
 @pytest.mark.parametrize("phase", list(PHASES.values()), ids=list(PHASES))
-def test_gradients_reach_exactly_what_the_phase_trains(phase, options) -> None:
+def test_gradients_reach_exactly_what_the_phase_trains(phase, frozen, options) -> None:
     torch.manual_seed(0)
     model = Tiny()
-    phase.freeze(model)
+    if frozen:  # else the other modules simply run without
+        phase.freeze(model)
+        trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert {name.split(".")[0] for name in trained} == set(phase.trains)
     result = compute_losses(model, triplets(2), phase, 1.0, MotionConfig(**options))
     result["loss"].backward()
     reached = set()
@@ -282,6 +286,15 @@ def test_both_parametrisations_describe_the_same_motion() -> None:
     complete.flows = [first.complete_flow[:, 1]]
     second = full(motion_fields(complete, batch, phase, MotionConfig()).finest)
     torch.testing.assert_close(second.coordinates[:, 1], first.coordinates[:, 1], atol=1e-3, rtol=0)
+
+
+def test_ego_motion_does_not_learn_from_the_flow_that_starts_from_it() -> None:
+    model, config = stored(), MotionConfig(flow_parametrisation="residual")
+    model.poses = model.poses.requires_grad_()
+    fields = motion_fields(model, triplets(), PHASES["fine_tune"], config).finest
+    assert fields.complete_flow is not None
+    assert not fields.complete_flow.requires_grad
+    assert fields.coordinates.requires_grad
 
 
 def test_flow_is_backwards_for_the_frame_before_and_grows_with_time() -> None:
@@ -410,6 +423,16 @@ def test_the_pyramid_adds_the_error_of_pooled_images() -> None:
         for factor in (2, 4)
     ]
     torch.testing.assert_close(both, plain + sum(pooled))
+
+
+def test_the_pyramid_is_for_phases_with_flow() -> None:
+    pyramid = MotionConfig(tie_break=0.0, photometric_pyramid=(2,))
+    for phase in PHASES.values():
+        plain, pooled = (
+            compute_losses(stored(), triplets(), phase, 1.0, config)["photometric"]
+            for config in (MotionConfig(tie_break=0.0), pyramid)
+        )
+        assert (pooled > plain) == phase.has_flow
 
 
 def test_points_under_the_ground_are_penalised_and_those_above_are_not() -> None:
