@@ -210,6 +210,14 @@ def test_the_loss_is_the_weighted_sum_of_the_phases_terms(phase) -> None:
     torch.testing.assert_close(result["loss"], expected)
 
 
+def test_a_term_without_weight_is_left_out() -> None:
+    weights = LossWeights(above_ground=0.0, mask_smoothness=0.0)
+    result = compute_losses(
+        stored(), triplets(), PHASES["fine_tune"], 1.0, MotionConfig(weights=weights)
+    )
+    assert set(TERMS) - set(result) == {"above_ground", "mask_smoothness"}
+
+
 def test_randomness_follows_the_generator() -> None:
     config = MotionConfig(tie_break=0.1)
     phase, batch = PHASES["disp_init"], triplets()

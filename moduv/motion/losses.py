@@ -147,8 +147,8 @@ def compute_losses(
         ground_plane: (B, 3), a known ground plane instead of an estimated one.
 
     Returns:
-        `loss`, and every term of the phase by name without its weight, averaged over scales: the loss
-        is the sum of weight x ramp x term.
+        `loss`, and by name every term of the phase whose weight is not 0, without that weight and
+        averaged over scales: the loss is the sum of weight x ramp x term.
     """
     fields = motion_fields(model, batch, phase, config)
     return total_loss(fields, batch, phase, ramp, config, generator, ground_plane=ground_plane)
@@ -165,14 +165,18 @@ def total_loss(
     ground_plane: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`compute_losses` for fields that are already there."""
+    weights = config.weights_of(phase)
+    wanted = {name for name in phase.losses if getattr(weights, name) != 0}
     sums: dict[str, Tensor] = {}
     with torch.autocast(batch["images"].device.type, enabled=False):
         for scale, scale_fields in fields.scales.items():
-            terms = _scale_terms(scale, scale_fields, batch, phase, config, generator, ground_plane)
+            terms = _depth_terms(
+                scale_fields, batch, phase, config, wanted, generator, ground_plane
+            ) | _motion_terms(scale_fields, batch, config, wanted)
             for name, value in terms.items():
-                sums[name] = sums[name] + value if name in sums else value
+                share = 1.0 if name == "photometric" else 0.5**scale
+                sums[name] = sums.get(name, 0.0) + share * value
     means = {name: value / len(fields.scales) for name, value in sums.items()}
-    weights = config.weights_of(phase)
     weighted = [
         getattr(weights, name) * (ramp if name in RAMPED else 1.0) * value
         for name, value in means.items()
@@ -180,18 +184,19 @@ def total_loss(
     return {"loss": torch.stack(weighted).sum(), **means}
 
 
-def _scale_terms(
-    scale: int,
+def _depth_terms(
     fields: ScaleFields,
     batch: Batch,
     phase: Phase,
     config: MotionConfig,
+    wanted: set[str],
     generator: torch.Generator | None,
     ground_plane: Tensor | None,
 ) -> dict[str, Tensor]:
-    """The terms of one scale that the phase asks for, without weights."""
-    terms = {
-        "photometric": photometric(
+    """The wanted terms that compare images and hold the depth, at one scale."""
+    terms = {}
+    if "photometric" in wanted:
+        terms["photometric"] = photometric(
             fields.warped,
             batch["images"],
             automask=phase.automask,
@@ -199,32 +204,42 @@ def _scale_terms(
             tie_break=config.tie_break,
             generator=generator,
         )
-    }
-    share = 0.5**scale
-    image = _shrink(batch["images"][:, 1], fields.disparity.shape[-2:])
-    if "disparity_smoothness" in phase.losses:
-        terms["disparity_smoothness"] = share * disparity_smoothness(fields.disparity, image)
-    if "above_ground" in phase.losses:
+    if "disparity_smoothness" in wanted:
+        image = _shrink(batch["images"][:, 1], fields.disparity.shape[-2:])
+        terms["disparity_smoothness"] = disparity_smoothness(fields.disparity, image)
+    if "above_ground" in wanted:
         inv_K = _shrink_inverse(batch["inv_K"], fields)
-        terms["above_ground"] = share * above_ground(
+        terms["above_ground"] = above_ground(
             fields.disparity, inv_K, config, plane=ground_plane, generator=generator
         )
+    return terms
+
+
+def _motion_terms(
+    fields: ScaleFields, batch: Batch, config: MotionConfig, wanted: set[str]
+) -> dict[str, Tensor]:
+    """The wanted terms that hold flow and mask, at one scale."""
+    terms: dict[str, Tensor] = {}
     if fields.complete_flow is None or fields.residual_flow is None:
         return terms
-    # Concatenating the neighbours' channels averages over neighbours.
-    terms["flow_smoothness"] = share * geometry.smoothness(
-        fields.complete_flow.flatten(1, 2), image
-    )
+    image = _shrink(batch["images"][:, 1], fields.complete_flow.shape[-2:])
+    if "flow_smoothness" in wanted:
+        # With the neighbours among the channels, the mean over channels is also over neighbours.
+        flows = fields.complete_flow.flatten(1, 2)
+        terms["flow_smoothness"] = geometry.smoothness(flows, image)
     if fields.motion_logit is None or fields.complete_coordinates is None:
         return terms
     mask = fields.motion_mask
-    terms["flow_consistency"] = share * flow_consistency(
-        fields.residual_flow, mask, fields.disparity, config.consistency_disparity
-    )
-    terms["mask_sparsity"] = share * mask_sparsity(
-        fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates
-    )
-    terms["mask_smoothness"] = share * geometry.smoothness(mask, image)
+    if "flow_consistency" in wanted:
+        terms["flow_consistency"] = flow_consistency(
+            fields.residual_flow, mask, fields.disparity, config.consistency_disparity
+        )
+    if "mask_sparsity" in wanted:
+        terms["mask_sparsity"] = mask_sparsity(
+            fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates
+        )
+    if "mask_smoothness" in wanted:
+        terms["mask_smoothness"] = geometry.smoothness(mask, image)
     return terms
 
 
