@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco
 from torch import Tensor
@@ -96,6 +97,14 @@ class Instances:
             return self.boxes.copy()
         factors = np.array([width / self.size[1], height / self.size[0]] * 2, np.float32)
         return self.boxes * factors
+
+    def resized(self, height: int, width: int) -> Instances:
+        """The same objects at another image size; masks by nearest neighbour, boxes exactly."""
+        masks = [
+            rle.encode(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
+            for mask in self.decode().astype(np.uint8)
+        ]
+        return Instances(masks, self.boxes_at(height, width), self.scores, (height, width))
 
     def to_json(self) -> dict[str, Any]:
         """The official form: without scores (L0), boxes are inclusive pixel indices."""

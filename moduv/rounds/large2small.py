@@ -1,0 +1,87 @@
+"""Large2Small: one detector for large objects, one for small ones, merged to L2 (MOD-UV, section 3.3).
+
+The small-scale detector sees every frame shrunk to a quarter, so the large objects that L1 holds teach
+it how small ones look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv.detector.model import load_detector
+from moduv.detector.predict import predict
+from moduv.engine import distributed
+from moduv.engine.log import say
+from moduv.engine.stages import Stage
+from moduv.frames.splits import read_split
+from moduv.labels.aggregated import aggregate_predictions
+from moduv.labels.instances import Instances, Predictions
+from moduv.labels.store import is_labelled, statistics, write_labels
+
+
+@dataclass(frozen=True)
+class Large2SmallLabels:
+    """How L2 is made; the thresholds are the published ones."""
+
+    large_score: float = 0.9
+    small_score: float = 0.8
+    match_iou: float = 0.5
+    self_filter: float = 0.75
+    cross_filter: float = 0.5
+    batch_size: int = 4
+
+    def aggregate(self, large: Predictions, small: Predictions) -> Instances:
+        """Merge the confident predictions of both detectors on one frame."""
+        return aggregate_predictions(
+            above(large, self.large_score),
+            above(small, self.small_score),
+            match_iou=self.match_iou,
+            self_filter=self.self_filter,
+            cross_filter=self.cross_filter,
+        )
+
+
+def above(predictions: Predictions, score: float) -> Predictions:
+    """The predictions with a score strictly above a threshold."""
+    chosen = predictions.scores > score
+    return Predictions(
+        predictions.masks[chosen], predictions.boxes[chosen], predictions.scores[chosen]
+    )
+
+
+def aggregated_labels(
+    data: Path, split: Path, large: Path, small: Path, out: Path, config: Large2SmallLabels
+) -> None:
+    """Make L2: the merged predictions of the large-scale and the small-scale detector.
+
+    Args:
+        data: folder of the frames.
+        split: frames to label.
+        large: folder of the round trained at full scale.
+        small: folder of the round trained on shrunken frames.
+        out: label root; finished files are kept.
+        config: thresholds and batch size.
+    """
+    stage = Stage("labels aggregated", out, config, (split, large, small))
+    stage.run(lambda: _label(data, split, large, small, out, config))
+
+
+def _label(
+    data: Path, split: Path, large: Path, small: Path, out: Path, config: Large2SmallLabels
+) -> dict[str, Any]:
+    frames = read_split(split)
+    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    batch = config.batch_size
+    pairs = zip(
+        predict(load_detector(large), todo, data, batch_size=batch, desc="L2"),
+        predict(load_detector(small), todo, data, batch_size=batch, desc="L2 small"),
+        strict=True,
+    )
+    for (frame, found_large), (_, found_small) in pairs:
+        write_labels(out, frame, config.aggregate(found_large, found_small))
+    distributed.barrier()
+    numbers = statistics(out, frames)
+    say(f"  L2: {numbers['instances']} instances in {len(frames)} frames")
+    return numbers

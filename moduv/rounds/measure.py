@@ -1,0 +1,216 @@
+"""What a run has learned, on held-out frames: motion, label sets and detectors in one table.
+
+Labels are made on the held-out frames exactly as they were on the training frames, so that L0, L1 and
+L2 are compared where no detector was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.detector.model import load_detector
+from moduv.detector.predict import detections_to_coco, predict
+from moduv.engine.config import load_preset
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json
+from moduv.engine.log import say
+from moduv.engine.stages import Stage, read_manifest
+from moduv.evaluation.coco import select_images
+from moduv.evaluation.detection import evaluate
+from moduv.evaluation.street import evaluate_motion_outputs
+from moduv.evaluation.tables import format_table
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import read_split
+from moduv.labels.instances import Instances, Predictions
+from moduv.labels.predicted import from_predictions
+from moduv.labels.store import InitialConfig, label_motion_output, write_labels
+from moduv.rounds.large2small import Large2SmallLabels
+from moduv.rounds.moving2mobile import MobileLabels
+
+DETECTORS = {
+    "Moving2Mobile": "R1_M2M",
+    "Large2Small, large": "R2_L2S_large",
+    "Large2Small, small": "R2_L2S_small",
+    "Final": "R3_Final",
+    "Yardstick": "yardstick",
+}
+"""Rounds by the name of their folder; the yardstick is trained on true labels."""
+LABEL_SETS = ("L0", "L1", "L2")
+COLUMNS = {
+    "box/AP50": "AP50",
+    "box/AP": "AP",
+    "mask/AP50": "mask AP50",
+    "box/recall": "recall",
+    "box/recall_moving": "moving",
+    "box/recall_static": "static",
+    "box/recall_small": "small",
+    "box/recall_medium": "medium",
+    "box/recall_large": "large",
+    "box/precision_at_score": "precision",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a run is measured."""
+
+    areas: str = "coco"
+    """Size ranges: coco, or street for small frames."""
+    batch_size: int = 8
+    labels_preset: str = "paper"
+    """Preset whose thresholds make the label sets."""
+
+
+def measure_run(
+    run: Path, data: Path, split: Path, annotations: Path, out: Path, config: Measurement
+) -> None:
+    """Measure every stage of a run on held-out frames and print the table.
+
+    Args:
+        run: folder of the run, with `motion_val` and the rounds' folders.
+        data: folder of the frames.
+        split: held-out frames.
+        annotations: their true objects, COCO JSON.
+        out: receives `metrics.json`, label sets and detections of the held-out frames.
+        config: size ranges and thresholds.
+
+    Raises:
+        InputError: when a stage is missing or the ground truth does not know the frames.
+    """
+    finished = [run / folder for folder in DETECTORS.values() if (run / folder).is_dir()]
+    stage = Stage("measure", out, config, (split, annotations, run / "motion_val", *finished))
+    stage.run(lambda: _measure(run, data, split, annotations, out, config))
+    print_table(read_json(out / "metrics.json"))
+
+
+def _measure(
+    run: Path, data: Path, split: Path, annotations: Path, out: Path, config: Measurement
+) -> dict[str, Any]:
+    frames = [f for f in read_split(split) if f.file(run / "motion_val", ".npz").is_file()]
+    if not frames:
+        raise InputError(
+            f"{run / 'motion_val'}: has no frame of {split}; predict motion on it first."
+        )
+    truth = select_images(
+        annotations, [f.image_path(data).relative_to(data).as_posix() for f in frames]
+    )
+    images = {
+        Path(image["file_name"]).with_suffix("").as_posix(): image for image in truth["images"]
+    }
+    metrics: dict[str, dict[str, float]] = {}
+    if (data / "truth").is_dir():
+        metrics["motion"] = evaluate_motion_outputs(run / "motion_val", data / "truth", frames)[0]
+    predictions: dict[str, list[Predictions]] = {}
+    for name, folder in DETECTORS.items():
+        if (run / folder / "manifest.json").is_file():
+            predictions[name] = _detect(run / folder, data, frames, config)
+            results = _coco(predictions[name], frames, images)
+            write_json(out / f"{folder}.json", results)
+            metrics[name] = evaluate(truth, results, areas=config.areas)
+    for name, instances in _label_sets(run, frames, predictions, config).items():
+        for frame, labels in zip(frames, instances, strict=True):
+            write_labels(out / name, frame, labels)
+        results = _label_results(instances, frames, images)
+        metrics[name] = evaluate(truth, results, areas=config.areas, score_threshold=0.0)
+    write_json(out / "metrics.json", metrics, indent=1)
+    return {"frames": len(frames)}
+
+
+def _detect(
+    folder: Path, data: Path, frames: list[FrameRef], config: Measurement
+) -> list[Predictions]:
+    detector = load_detector(folder)
+    found = predict(detector, frames, data, batch_size=config.batch_size, desc=folder.name)
+    return [predictions for _, predictions in found]
+
+
+def _label_sets(
+    run: Path,
+    frames: list[FrameRef],
+    predictions: dict[str, list[Predictions]],
+    config: Measurement,
+) -> dict[str, list[Instances]]:
+    """L0, L1 and L2 of the held-out frames, as far as their makers exist."""
+    preset = config.labels_preset
+    initial = load_preset(InitialConfig, preset, "initial_labels")
+    files = (frame.file(run / "motion_val", ".npz") for frame in frames)
+    sets = {"L0": [label_motion_output(path, initial) for path in files]}
+    if "Moving2Mobile" in predictions:
+        mobile = load_preset(MobileLabels, preset, "mobile_labels")
+        found = predictions["Moving2Mobile"]
+        sets["L1"] = [from_predictions(p, mobile.score_threshold) for p in found]
+    scales = [predictions.get(f"Large2Small, {scale}") for scale in ("large", "small")]
+    if scales[0] is not None and scales[1] is not None:
+        merged = load_preset(Large2SmallLabels, preset, "aggregated_labels")
+        pairs = zip(scales[0], scales[1], strict=True)
+        sets["L2"] = [merged.aggregate(large, small) for large, small in pairs]
+    return sets
+
+
+def _coco(
+    predictions: Iterable[Predictions], frames: list[FrameRef], images: dict[str, Any]
+) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    for frame, found in zip(frames, predictions, strict=True):
+        results += detections_to_coco(found, _image_of(frame, images)["id"])
+    return results
+
+
+def _label_results(
+    instances: list[Instances], frames: list[FrameRef], images: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Label sets as COCO results at the images' size; labels without scores count as certain."""
+    results = []
+    for frame, labels in zip(frames, instances, strict=True):
+        image = _image_of(frame, images)
+        if labels.size not in {None, (image["height"], image["width"])}:
+            labels = labels.resized(image["height"], image["width"])
+        scores = np.ones(len(labels)) if labels.scores is None else labels.scores
+        for mask, box, score in zip(
+            labels.masks, labels.boxes.tolist(), scores.tolist(), strict=True
+        ):
+            x0, y0, x1, y1 = box
+            results.append(
+                {
+                    "image_id": image["id"],
+                    "category_id": 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "segmentation": mask,
+                    "score": score,
+                }
+            )
+    return results
+
+
+def _image_of(frame: FrameRef, images: dict[str, Any]) -> dict[str, Any]:
+    return images[f"{frame.segment}/{frame.index:06d}"]
+
+
+def print_table(metrics: dict[str, dict[str, float]]) -> None:
+    """The table of rounds: label sets, detectors, the final detector's share of the yardstick."""
+    motion = metrics.get("motion")
+    if motion:
+        say(
+            f"motion masks: AP {motion['motion/AP']:.3f} (base rate {motion['motion/base_rate']:.3f}), "
+            f"best F1 {motion['motion/best_F1']:.3f} above {motion['motion/best_threshold']:.2f}; "
+            f"depth abs_rel {motion['depth/abs_rel']:.3f}"
+        )
+    rows = {name: metrics[name] for name in (*LABEL_SETS, *DETECTORS) if name in metrics}
+    say(format_table(rows, COLUMNS))
+    if "Final" in metrics and "Yardstick" in metrics:
+        say(f"Final / yardstick AP50: {ratio_to_yardstick(metrics):.2f}")
+
+
+def ratio_to_yardstick(metrics: dict[str, dict[str, float]]) -> float:
+    """The final detector's AP50 as a share of that of the detector trained on true labels."""
+    return metrics["Final"]["box/AP50"] / max(metrics["Yardstick"]["box/AP50"], 1e-9)
+
+
+def seconds_of(folder: Path) -> float:
+    """How long a finished stage took."""
+    return float(read_manifest(folder).get("seconds", 0.0))

@@ -1,0 +1,57 @@
+"""Moving2Mobile: from what moves to what can move (MOD-UV, section 3.2).
+
+A detector that is trained briefly on moving objects, one still image at a time, finds parked ones too,
+before it has time to learn that they are not labelled. What it finds becomes L1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv.detector.model import load_detector
+from moduv.detector.predict import predict
+from moduv.engine import distributed
+from moduv.engine.log import say
+from moduv.engine.stages import Stage
+from moduv.frames.splits import read_split
+from moduv.labels.predicted import from_predictions
+from moduv.labels.store import is_labelled, statistics, write_labels
+
+
+@dataclass(frozen=True)
+class MobileLabels:
+    """How L1 is made."""
+
+    score_threshold: float = 0.5
+    batch_size: int = 4
+
+
+def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: MobileLabels) -> None:
+    """Make L1: what the detector finds on the training frames above a score.
+
+    Args:
+        data: folder of the frames.
+        split: frames to label; also those that L0 left out.
+        detector: folder of the Moving2Mobile round.
+        out: label root; finished files are kept.
+        config: threshold and batch size.
+    """
+    stage = Stage("labels mobile", out, config, (split, detector))
+    stage.run(lambda: _label(data, split, detector, out, config))
+
+
+def _label(
+    data: Path, split: Path, detector: Path, out: Path, config: MobileLabels
+) -> dict[str, Any]:
+    frames = read_split(split)
+    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    model = load_detector(detector)
+    found = predict(model, todo, data, batch_size=config.batch_size, desc="L1")
+    for frame, predictions in found:
+        write_labels(out, frame, from_predictions(predictions, config.score_threshold))
+    distributed.barrier()
+    numbers = statistics(out, frames)
+    say(f"  L1: {numbers['instances']} instances in {len(frames)} frames")
+    return numbers
