@@ -1,27 +1,24 @@
-"""Phases, fields and losses of stage 1: the reference's numbers and what each option promises."""
+"""Losses of stage 1: the reference's numbers, what every phase trains, what every term promises."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from motion_stubs import HEIGHT, WIDTH, Stored, Tiny, camera, noise, stored, triplets
+from torch import nn
 
 from moduv import geometry
 from moduv.engine.errors import InputError
 from moduv.motion import losses
-from moduv.motion.fields import EgoMotion, ScaleFields, mask_and_depth, motion_fields
+from moduv.motion.fields import motion_fields
 from moduv.motion.losses import compute_losses
 from moduv.motion.phases import MODULES, PHASES, RAMPED, TERMS, LossWeights, MotionConfig
 
-HEIGHT, WIDTH = 24, 32
 OFFICIAL = dict(
     zip(
         TERMS,
@@ -29,69 +26,6 @@ OFFICIAL = dict(
         strict=True,
     )
 )
-
-
-class Stored:
-    """A model that repeats what it is given, and remembers what its motion network saw."""
-
-    def __init__(
-        self,
-        disparities: list[Tensor],
-        poses: Tensor,
-        flows: list[Tensor] | None = None,
-        logits: list[Tensor] | None = None,
-    ) -> None:
-        self.disparities, self.poses, self.flows, self.logits = disparities, poses, flows, logits
-        self.seen: Tensor | None = None
-
-    def disparity(self, image: Tensor) -> list[Tensor]:
-        return self.disparities
-
-    def ego_motion(
-        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
-    ) -> EgoMotion:
-        return EgoMotion(self.poses, torch.zeros(len(images), 6))
-
-    def motion(
-        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
-    ) -> tuple[list[Tensor], list[Tensor] | None]:
-        self.seen = images
-        assert self.flows is not None
-        return self.flows, self.logits if with_mask else None
-
-
-def camera(batch: int = 1) -> Tensor:
-    K = torch.eye(4).repeat(batch, 1, 1)
-    K[:, 0, 0] = K[:, 1, 1] = 30.0
-    K[:, 0, 2], K[:, 1, 2] = (WIDTH - 1) / 2, (HEIGHT - 1) / 2
-    return K
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def triplets(batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
-    K = camera(batch)
-    images = noise(batch, 3, 3, HEIGHT, WIDTH, seed=seed)
-    return {"images": images, "K": K, "inv_K": torch.inverse(K)}
-
-
-def sideways(distance: float, batch: int = 1) -> Tensor:
-    """Poses of a camera that moves to the right by `distance` a frame: points move to the left."""
-    translation = torch.tensor([[distance, 0, 0], [-distance, 0, 0]]).repeat(batch, 1)
-    return geometry.pose_matrix(torch.zeros(2 * batch, 3), translation).unflatten(0, (batch, 2))
-
-
-def stored(batch: int = 1, *, logit: float = 0.0, seed: int = 0) -> Stored:
-    """Random depth and flow, a camera that moves to the right, a constant mask."""
-    size = (HEIGHT, WIDTH)
-    return Stored(
-        [0.3 + 0.4 * noise(batch, 1, *size, seed=seed)],
-        sideways(0.02, batch),
-        [0.05 * (noise(batch, 3, *size, seed=seed + 1) - 0.5)],
-        [torch.full((batch, 1, *size), logit)],
-    )
 
 
 # --- golden ---------------------------------------------------------------------------------------
@@ -131,40 +65,6 @@ def test_losses_agree_with_the_reference(shared: Path, name: str, phase: str) ->
 
 
 # --- phases ---------------------------------------------------------------------------------------
-
-
-class Tiny(nn.Module):
-    """The seven modules as single layers, for what is learnt where."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name, (inputs, outputs) in {
-            "depth_enc": (3, 4),
-            "depth_dec": (4, 1),
-            "pose_enc": (9, 4),
-            "pose_dec": (4, 12),
-            "motion_enc": (9, 4),
-            "motion_dec": (4, 3),
-            "motion_mask": (4, 1),
-        }.items():
-            self.add_module(name, nn.Conv2d(inputs, outputs, 3, padding=1))
-
-    def disparity(self, image: Tensor) -> list[Tensor]:
-        return [self.depth_dec(self.depth_enc(image)).sigmoid()]
-
-    def ego_motion(
-        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
-    ) -> EgoMotion:
-        numbers = self.pose_dec(self.pose_enc(images.flatten(1, 2))).mean((2, 3)).view(-1, 6) * 0.01
-        poses = geometry.pose_matrix(numbers[:, :3].float(), numbers[:, 3:].float())
-        return EgoMotion(poses.unflatten(0, (-1, 2)), torch.zeros(len(images), 6))
-
-    def motion(
-        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
-    ) -> tuple[list[Tensor], list[Tensor] | None]:
-        features = self.motion_enc(images.flatten(1, 2))
-        flows = [0.01 * self.motion_dec(features)]
-        return flows, [self.motion_mask(features)] if with_mask else None
 
 
 @pytest.mark.parametrize(
@@ -243,155 +143,6 @@ def test_only_the_wanted_scales_count() -> None:
     assert list(both.scales) == [0, 1]
     assert both.finest is both.scales[0]
     assert both.scales[1].depth.shape == (1, 1, HEIGHT, WIDTH)
-
-
-# --- fields ---------------------------------------------------------------------------------------
-
-
-def full(fields: ScaleFields) -> ScaleFields:
-    """The fields of a phase with flow and mask, all of them there."""
-    for item in dataclass_fields(fields):
-        assert getattr(fields, item.name) is not None
-    return fields
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 2**20))
-def test_a_silent_mask_means_a_static_world(seed: int) -> None:
-    model = stored(2, logit=-60.0, seed=seed)
-    fields = full(motion_fields(model, triplets(2), PHASES["fine_tune"], MotionConfig()).finest)
-    torch.testing.assert_close(fields.coordinates, fields.ego_coordinates, atol=1e-3, rtol=0)
-    assert fields.independent_flow is not None
-    assert fields.independent_flow.abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("unit", ["length", "depth"])
-def test_with_residual_flow_a_silent_network_means_a_static_world(unit: str) -> None:
-    model = stored(logit=60.0)
-    assert model.flows is not None
-    model.flows = [torch.zeros_like(flow) for flow in model.flows]
-    config = MotionConfig(flow_parametrisation="residual", flow_unit=unit)
-    for phase in (PHASES["motion_init"], PHASES["fine_tune"]):
-        fields = motion_fields(model, triplets(), phase, config).finest
-        torch.testing.assert_close(fields.coordinates, fields.ego_coordinates, atol=1e-3, rtol=0)
-        assert fields.residual_flow is not None
-        assert fields.residual_flow.abs().max() < 1e-6
-    static = motion_fields(model, triplets(), PHASES["fine_tune"], MotionConfig()).finest
-    assert (
-        static.coordinates - static.ego_coordinates
-    ).abs().max() > 0.5  # published: flow 0 moves
-
-
-def test_both_parametrisations_describe_the_same_motion() -> None:
-    """A full mask: complete flow carries points to project(T(P + F - ego)), for either output."""
-    residual = stored(logit=60.0)
-    batch, phase = triplets(), PHASES["fine_tune"]
-    first = full(
-        motion_fields(residual, batch, phase, MotionConfig(flow_parametrisation="residual")).finest
-    )
-    assert first.complete_flow is not None
-    complete = stored(logit=60.0)
-    complete.flows = [first.complete_flow[:, 1]]
-    second = full(motion_fields(complete, batch, phase, MotionConfig()).finest)
-    torch.testing.assert_close(second.coordinates[:, 1], first.coordinates[:, 1], atol=1e-3, rtol=0)
-
-
-def test_ego_motion_does_not_learn_from_the_flow_that_starts_from_it() -> None:
-    model, config = stored(), MotionConfig(flow_parametrisation="residual")
-    model.poses = model.poses.requires_grad_()
-    fields = motion_fields(model, triplets(), PHASES["fine_tune"], config).finest
-    assert fields.complete_flow is not None
-    assert not fields.complete_flow.requires_grad
-    assert fields.coordinates.requires_grad
-
-
-def test_flow_is_backwards_for_the_frame_before_and_grows_with_time() -> None:
-    model = stored()
-    assert model.flows is not None
-    batch = {**triplets(), "time_steps": torch.tensor([[0.5, 3.0]])}
-    flow = motion_fields(model, batch, PHASES["motion_init"], MotionConfig()).finest.complete_flow
-    assert flow is not None
-    torch.testing.assert_close(flow[:, 0], -0.5 * model.flows[0])
-    torch.testing.assert_close(flow[:, 1], 3.0 * model.flows[0])
-    in_depths = MotionConfig(flow_unit="depth")
-    scaled = motion_fields(model, batch, PHASES["motion_init"], in_depths).finest
-    assert scaled.complete_flow is not None
-    torch.testing.assert_close(scaled.complete_flow, flow * scaled.depth[:, None])
-
-
-def shifted_world() -> tuple[Stored, dict[str, Tensor]]:
-    """A wall at depth 3 and a camera that moves so that it shifts by exactly 2 pixels a frame."""
-    wide = noise(1, 3, HEIGHT, WIDTH + 8)
-    views = [wide[..., 4 + 2 * step : 4 + 2 * step + WIDTH] for step in (-1, 0, 1)]
-    depth = torch.full((1, 1, HEIGHT, WIDTH), 3.0)
-    model = Stored(
-        [geometry.depth_to_disparity(depth, 0.1, 100.0)],
-        sideways(0.2),  # 2 pixels x depth 3 / focal length 30
-        [torch.zeros(1, 3, HEIGHT, WIDTH)],
-        [torch.zeros(1, 1, HEIGHT, WIDTH)],
-    )
-    return model, {**triplets(), "images": torch.stack(views, 1)}
-
-
-def test_a_static_world_is_explained_by_depth_and_ego_motion() -> None:
-    model, batch = shifted_world()
-    fields = motion_fields(model, batch, PHASES["disp_init"], MotionConfig()).finest
-    inner = fields.warped[..., 3:-3] - batch["images"][:, 1:2, ..., 3:-3]
-    assert inner.abs().max() < 1e-4
-    assert losses.photometric(fields.warped, batch["images"]) < 1e-3
-
-
-def test_warped_input_shows_the_motion_network_aligned_frames() -> None:
-    model, batch = shifted_world()
-    motion_fields(model, batch, PHASES["motion_init"], MotionConfig())
-    assert model.seen is not None
-    assert torch.equal(model.seen, batch["images"])
-    motion_fields(model, batch, PHASES["motion_init"], MotionConfig(motion_input="warped"))
-    before, centre, after = model.seen[..., 3:-3].unbind(1)
-    assert torch.equal(centre, batch["images"][:, 1, ..., 3:-3])
-    torch.testing.assert_close(before, centre, atol=1e-4, rtol=0)
-    torch.testing.assert_close(after, centre, atol=1e-4, rtol=0)
-
-
-def test_networks_see_the_augmented_frames_and_losses_the_clean_ones() -> None:
-    model, batch = shifted_world()
-    augmented = 1 - batch["images"]
-    fields = motion_fields(
-        model, {**batch, "augmented": augmented}, PHASES["motion_init"], MotionConfig()
-    )
-    assert model.seen is augmented
-    plain = motion_fields(model, batch, PHASES["motion_init"], MotionConfig())
-    assert torch.equal(fields.finest.warped, plain.finest.warped)
-
-
-@torch.no_grad()
-def test_inference_is_the_mask_and_depth_of_training() -> None:
-    torch.manual_seed(0)
-    model, batch = Tiny().eval(), triplets(2)
-    config = MotionConfig(motion_input="warped", min_depth=0.5)
-    mask, depth = mask_and_depth(model, batch, config)
-    fields = motion_fields(model, batch, PHASES["fine_tune"], config).finest
-    torch.testing.assert_close(mask, fields.motion_mask)
-    torch.testing.assert_close(depth, fields.depth)
-    assert depth.amin() >= 0.5
-
-
-def test_geometry_stays_in_full_precision_under_autocast() -> None:
-    torch.manual_seed(0)
-    model, batch = Tiny(), triplets()
-    config = MotionConfig(motion_input="warped", tie_break=0.0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model.disparity(batch["images"][:, 1])[0].dtype == torch.bfloat16
-        fields = motion_fields(model, batch, PHASES["fine_tune"], config).finest
-        result = compute_losses(model, batch, PHASES["disp_init"], 1.0, config)
-    for item in dataclass_fields(fields):
-        assert getattr(fields, item.name).dtype == torch.float32, item.name
-    points = geometry.back_project(fields.depth, batch["inv_K"])
-    exact = geometry.transform(model.ego_motion(batch["images"]).poses[:, 0], points)
-    torch.testing.assert_close(
-        fields.ego_coordinates[:, 0], geometry.project(exact, batch["K"]), atol=0.1, rtol=0
-    )
-    assert result["loss"].dtype == torch.float32
 
 
 # --- terms ----------------------------------------------------------------------------------------
