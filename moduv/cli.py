@@ -41,6 +41,27 @@ COMMANDS = {
     "labels initial": Command(
         "moduv.labels.store:initial_labels", "initial_labels", "L0 from motion masks and depth"
     ),
+    "labels mobile": Command(
+        "moduv.rounds.moving2mobile:mobile_labels",
+        "mobile_labels",
+        "L1 from the Moving2Mobile round",
+    ),
+    "labels aggregated": Command(
+        "moduv.rounds.large2small:aggregated_labels", "aggregated_labels", "L2 from both scales"
+    ),
+    "labels true": Command(
+        "moduv.rounds.yardstick:true_labels",
+        "true_labels",
+        "true objects as labels, to compare with",
+    ),
+    "round moving2mobile": Command(
+        "moduv.rounds.recipe:train_round", "moving2mobile", "train briefly on L0"
+    ),
+    "round large": Command("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
+    "round small": Command("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
+    "round final": Command("moduv.rounds.recipe:train_round", "final", "train the final detector"),
+    "measure": Command("moduv.rounds.measure:measure_run", "measure", "a run on held-out frames"),
+    "report": Command("moduv.rounds.report:report_run", "report", "write a run's report page"),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),
 }

@@ -3,7 +3,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
 for scale in large small; do
-    moduv round train --preset "$PRESET" --recipe "$scale" --data "$DATA" --split "$TRAIN" \
+    moduv round "$scale" --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
         --labels "$SAVE/L1_pseudo_labels" --out "$SAVE/R2_L2S_$scale"
 done
 moduv labels aggregated --preset "$PRESET" --data "$DATA" --split "$TRAIN" \

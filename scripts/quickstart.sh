@@ -9,10 +9,10 @@ bash scripts/2_moving2mobile.sh
 bash scripts/3_large2small.sh
 bash scripts/4_final.sh
 
-# The yardstick: the same detector and budget on the true labels.
-moduv labels true --data "$DATA" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
+# The yardstick: the same detector and budget on the true labels. Nothing above has seen them.
+moduv labels true --preset "$PRESET" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
     --out "$SAVE/true_labels"
-moduv round train --preset "$PRESET" --recipe final --data "$DATA" --split "$TRAIN" \
+moduv round final --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
     --labels "$SAVE/true_labels" --out "$SAVE/yardstick"
 
-moduv report --preset "$PRESET" --data "$DATA" --run "$SAVE" --out "out/$NAME"
+bash scripts/5_evaluate.sh

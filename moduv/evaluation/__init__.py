@@ -1,1 +1,1 @@
-
+"""Numbers that say whether it works: detection, motion, depth, odometry."""

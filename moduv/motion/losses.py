@@ -34,17 +34,23 @@ def photometric(
         pyramid: pooling factors whose errors are added to that at full size.
         tie_break: standard deviation of the noise on the unwarped neighbours' errors.
     """
-    error = _error(warped, images[:, 1])
-    for factor in pyramid:
-        pooled = _error(_pool(warped, factor), _pool(images[:, 1:2], factor)[:, 0])
-        error = error + geometry.resize(pooled, error.shape[-2:])
+    error = _pyramid_error(warped, images[:, 1], pyramid)
     if automask:
-        still = _error(images[:, ::2], images[:, 1])
+        still = _pyramid_error(images[:, ::2], images[:, 1], pyramid)
         if tie_break:
             noise = torch.randn(still.shape, generator=generator, device=still.device)
             still = still + tie_break * noise
         error = torch.cat([error, still], 1)
     return error.amin(1).mean()
+
+
+def _pyramid_error(neighbours: Tensor, centre: Tensor, pyramid: tuple[int, ...]) -> Tensor:
+    """The error at full size plus those of the pooled images, (B, N, H, W)."""
+    error = _error(neighbours, centre)
+    for factor in pyramid:
+        pooled = _error(_pool(neighbours, factor), F.avg_pool2d(centre, factor))
+        error = error + geometry.resize(pooled, error.shape[-2:])
+    return error
 
 
 def _error(neighbours: Tensor, centre: Tensor) -> Tensor:
@@ -200,7 +206,7 @@ def _depth_terms(
             fields.warped,
             batch["images"],
             automask=phase.automask,
-            pyramid=config.photometric_pyramid if phase.has_flow else (),
+            pyramid=config.photometric_pyramid,
             tie_break=config.tie_break,
             generator=generator,
         )

@@ -147,8 +147,8 @@ class MotionConfig:
     """The motion network sees the neighbours as they are (`raw`), or `warped` to the centre frame by
     depth and ego-motion, so that what still differs moves by itself."""
     photometric_pyramid: tuple[int, ...] = ()
-    """Pooling factors at which the photometric error is added in phases with flow, so that larger
-    displacements are within reach of its gradient."""
+    """Pooling factors at which the photometric error is added, so that larger displacements are within
+    reach of its gradient. Without, a small world can settle on inverted depth and a backward camera."""
     consistency_disparity: float = 0.03
     """Smallest disparity at which static flow is held to the ego flow; farther, rotation prevails."""
     tie_break: float = 1e-5

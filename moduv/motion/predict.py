@@ -21,9 +21,8 @@ from moduv.frames.clip import FrameRef, with_neighbours
 from moduv.frames.splits import read_split
 from moduv.geometry import resize
 from moduv.motion.data import Triplets
-from moduv.motion.fields import motion_fields
+from moduv.motion.fields import mask_and_depth
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.phases import PHASES
 from moduv.motion.train import WEIGHTS, MotionTraining
 
 
@@ -114,7 +113,7 @@ def _forward(
     """Masks and depths (B, h, w) of a batch of triplets."""
     device = distributed.device()
     batch = {key: value.to(device) for key, value in batch.items()}
-    fields = motion_fields(model, batch, PHASES["fine_tune"], training.losses).finest
+    mask, depth = mask_and_depth(model, batch, training.losses)
     size = torch.Size(side * config.enlarge for side in batch["images"].shape[-2:])
-    mask, depth = resize(fields.motion_mask, size), resize(fields.depth, size)
-    return mask[:, 0].cpu().numpy(), depth[:, 0].cpu().numpy()
+    mask, depth = resize(mask, size)[:, 0], resize(depth, size)[:, 0]
+    return mask.cpu().numpy(), depth.cpu().numpy()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from moduv.detector.model import build_detector, load_weights
-from moduv.detector.predict import detections_to_coco, predict_image
+from moduv.detector.predict import detections_to_coco, predict_images
 from moduv.engine import checkpoint, distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
@@ -55,7 +55,7 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: Demo) -> No
         except InputError as error:
             broken.append(str(error))
             continue
-        predictions = predict_image(detector, image)
+        predictions = predict_images(detector, [image])[0]
         shown = from_predictions(predictions, config.threshold)
         write_image(out / picture_name(path, source), draw_instances(image, shown))
         entry = {"id": len(images) + 1, "file_name": str(path)}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moduv.detector.model import load_detector
 from moduv.detector.predict import predict
+from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.log import say
 from moduv.engine.stages import Stage

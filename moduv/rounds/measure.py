@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from moduv.detector.model import load_detector
 from moduv.detector.predict import detections_to_coco, predict
+from moduv.detector.train import load_detector
 from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json

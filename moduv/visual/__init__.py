@@ -1,1 +1,1 @@
-
+"""Pictures and the report page; nothing here runs a model."""

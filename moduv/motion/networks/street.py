@@ -182,6 +182,10 @@ class PoseDecoder(nn.Module):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         self.head = nn.Conv2d(inputs, 6, 1)
+        # Starting close to standing still, the warped neighbours are no worse than the unwarped ones;
+        # otherwise auto-masking hides most pixels and depth can run away before the pose is found.
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         pose = 0.01 * self.head(features[-1]).mean((2, 3))

@@ -1,0 +1,116 @@
+"""Training of a detector on a set of labels: what every round of MOD-UV repeats (section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from moduv.detector.config import DetectorConfig, detector_config
+from moduv.detector.data import LabelledFrames
+from moduv.detector.model import build_detector, load_weights
+from moduv.detector.transforms import Augmentation
+from moduv.engine import checkpoint, distributed
+from moduv.engine.config import build, to_dict
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json
+from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.frames.clip import FrameRef
+
+WEIGHTS = "weights.pth"
+ARCHITECTURE = "detector.json"
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """A recipe: which network, from which start, how long, with which augmentation."""
+
+    loop: LoopConfig
+    detector: str = "paper"
+    """Preset of the architecture, `paper` or `street`."""
+    backbone_weights: str | None = None
+    """MoCo-v2 checkpoint that the ResNet-50 starts from; the street detector starts from nothing."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    cache_bytes: int = 1 << 29
+    """Memory for decoded frames, per loading process."""
+
+
+def train_detector(
+    frames_root: str | Path,
+    label_root: str | Path | None,
+    refs: Sequence[FrameRef],
+    config: DetectorTraining,
+    run_dir: str | Path,
+) -> MaskRCNN:
+    """Train a detector from its start on labelled frames; resumes exactly after a kill.
+
+    Args:
+        frames_root: folder of the segments' images.
+        label_root: folder of the labels; None: the frames hold no objects.
+        refs: frames to draw from, uniformly and without replacement within an epoch.
+        config: the recipe.
+        run_dir: receives `weights.pth` (flat state dict), `detector.json`, and what `fit` writes.
+
+    Returns the trained detector, on its device.
+
+    Raises:
+        InputError: for a backbone that needs weights and has none, labels that are missing or do not
+            fit their frames, or a run of other settings in `run_dir`.
+    """
+    run_dir = Path(run_dir)
+    model = start_detector(config).to(distributed.device())
+    dataset = LabelledFrames(
+        frames_root, refs, label_root, config.augmentation, cache_bytes=config.cache_bytes
+    )
+    fit(model, detector_step(model), dataset, config.loop, run_dir, label=run_dir.name)
+    if distributed.is_main():
+        write_json(run_dir / ARCHITECTURE, to_dict(detector_config(config.detector)), indent=1)
+        checkpoint.save_weights(run_dir / WEIGHTS, model.state_dict())
+    distributed.barrier()
+    return model
+
+
+def start_detector(config: DetectorTraining) -> MaskRCNN:
+    """The untrained detector of a recipe; its fresh parts depend on the seed only.
+
+    Raises InputError when a pre-trained backbone is needed and missing.
+    """
+    architecture = detector_config(config.detector)
+    if architecture.backbone == "resnet50" and config.backbone_weights is None:
+        raise InputError(
+            f"detector {config.detector!r}: 'backbone_weights' is not set, and its frozen layers cannot "
+            "start from random numbers; give a MoCo-v2 checkpoint."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        return build_detector(architecture, backbone_weights=config.backbone_weights)
+
+
+def load_detector(folder: str | Path) -> MaskRCNN:
+    """The detector that `train_detector` left in a folder, on this process's device, for evaluation.
+
+    Raises InputError when the training is not finished or its files are broken.
+    """
+    path = Path(folder) / ARCHITECTURE
+    model = build_detector(build(DetectorConfig, read_json(path), str(path)))
+    load_weights(model, Path(folder) / WEIGHTS)
+    return model.to(distributed.device()).eval()
+
+
+def detector_step(model: MaskRCNN) -> Step:
+    """The step function of `fit`: the plain sum of torchvision's five losses on a batch."""
+
+    def step(batch: tuple[list[Tensor], list[dict[str, Tensor]]], _: StepState) -> dict[str, Any]:
+        device = next(model.parameters()).device
+        images = [image.to(device, non_blocking=True) for image in batch[0]]
+        targets = [{key: value.to(device) for key, value in t.items()} for t in batch[1]]
+        losses = model(images, targets)
+        terms = {key.removeprefix("loss_"): value.detach() for key, value in losses.items()}
+        return {"loss": torch.stack(list(losses.values())).sum(), **terms}
+
+    return step
