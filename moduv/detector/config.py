@@ -1,0 +1,78 @@
+"""The detector's architecture as data: the published Mask R-CNN and the small one for the street world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moduv.engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """A Mask R-CNN of two classes, background and object. The defaults are the published values.
+
+    Sizes and anchors are in pixels of the network's input, which is the image resized so that its
+    short side is `min_size` unless its long side would exceed `max_size`.
+    """
+
+    backbone: str = "resnet50"
+    """`resnet50` (frozen batch norm, for self-supervised weights) or `street` (trained from scratch)."""
+    trainable_layers: int = 3
+    """Residual stages of the ResNet-50 that are trained; the street backbone is always trained."""
+    widths: tuple[int, ...] = ()
+    """Channels of the street backbone's stem and of its stages at strides 4, 8, 16, …"""
+    fpn_channels: int = 256
+    min_size: int = 800
+    max_size: int = 1333
+    size_divisible: int = 32
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """One size a pyramid level; the last level is a subsampling of the one before."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_samples: int = 256
+    rpn_match: float = 0.7
+    """IoU from which an anchor counts as an object's."""
+    proposals_train: int = 2000
+    proposals_test: int = 1000
+    roi_scale: int = 224
+    """Boxes of this size are read from the level of stride 16, of half the size from stride 8, …"""
+    box_samples: int = 512
+    box_positive: float = 0.25
+    """Largest share of objects among a frame's box samples."""
+    box_resolution: int = 7
+    box_hidden: int = 1024
+    mask_resolution: int = 14
+    """Side of the mask head's input; its output has twice that."""
+    mask_layers: tuple[int, ...] = (256, 256, 256, 256)
+    score_threshold: float = 0.05
+    roi_samples: int = 2
+    """Points read per bin and axis of a region."""
+    max_detections: int = 100
+
+
+PAPER = DetectorConfig()
+STREET = DetectorConfig(
+    backbone="street",
+    widths=(24, 48, 96, 128),
+    fpn_channels=32,
+    min_size=96,
+    max_size=160,
+    size_divisible=16,
+    anchor_sizes=(10, 20, 40, 80),
+    rpn_samples=128,
+    proposals_train=128,
+    proposals_test=128,
+    roi_scale=56,
+    roi_samples=1,
+    box_samples=64,
+    box_hidden=128,
+    mask_resolution=7,
+    mask_layers=(32, 32),
+)
+PRESETS = {"paper": PAPER, "street": STREET}
+
+
+def detector_config(preset: str) -> DetectorConfig:
+    """The architecture of a preset. Raises InputError for an unknown name."""
+    if preset not in PRESETS:
+        raise InputError(f"detector preset {preset!r} does not exist; choose one of {[*PRESETS]}.")
+    return PRESETS[preset]

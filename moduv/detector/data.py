@@ -1,0 +1,112 @@
+"""Frames with pseudo-labels for the training loop: decoded once, kept packed, masks as crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from moduv.detector.transforms import Augmentation, LabelledFrame, MaskCrop, augment
+from moduv.engine.errors import InputError
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
+from moduv.labels.instances import Instances
+from moduv.labels.store import read_labels
+
+Sample = tuple[Tensor, dict[str, Tensor]]
+
+ASPECT_TOLERANCE = 0.02
+"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
+
+
+class LabelledFrames:
+    """Training samples of the detector, drawn from (index, sample seed).
+
+    Args:
+        frames_root: folder of the segments' images.
+        frames: which frames.
+        label_root: folder of the labels, one JSON a frame; None: the frames hold no objects.
+        augmentation: random changes; a sample has its frame's size whatever they are.
+        cache_bytes: memory for decoded frames; once it is full the rest is read every time.
+
+    Raises InputError, when a sample is asked for, if its label file is missing or its masks have
+    another aspect than the image.
+    """
+
+    def __init__(
+        self,
+        frames_root: str | Path,
+        frames: Sequence[FrameRef],
+        label_root: str | Path | None,
+        augmentation: Augmentation,
+        *,
+        cache_bytes: int = 1 << 29,
+    ) -> None:
+        self.frames_root = Path(frames_root)
+        self.frames = list(frames)
+        self.label_root = None if label_root is None else Path(label_root)
+        self.augmentation = augmentation
+        self._free = cache_bytes
+        self._cache: dict[int, LabelledFrame] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """Image (3, H, W) float32 in [0, 1] and torchvision's target for (index, sample seed)."""
+        index, seed = item
+        rng = np.random.default_rng(seed)
+        return augment(self.frame(index), self.augmentation, rng, self._other)
+
+    @staticmethod
+    def collate(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """A batch as torchvision's detectors take it: lists of images and of targets."""
+        images, targets = zip(*samples, strict=True)
+        return list(images), list(targets)
+
+    def frame(self, index: int) -> LabelledFrame:
+        """The frame with its labels as they are on disk, boxes at the image's size."""
+        if index in self._cache:
+            return self._cache[index]
+        frame = self._read(self.frames[index])
+        if frame.nbytes <= self._free:
+            self._free -= frame.nbytes
+            self._cache[index] = frame
+        return frame
+
+    def _other(self, rng: np.random.Generator) -> LabelledFrame:
+        return self.frame(int(rng.integers(len(self.frames))))
+
+    def _read(self, ref: FrameRef) -> LabelledFrame:
+        path = ref.image_path(self.frames_root)
+        image = read_image(path)
+        if self.label_root is None:
+            return LabelledFrame(image, np.zeros((0, 4), np.float32), [], image.shape[:2])
+        instances = read_labels(self.label_root, ref)
+        return labelled_frame(image, instances, str(ref.file(self.label_root, ".json")))
+
+
+def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> LabelledFrame:
+    """Join an image (H, W, 3) and its labels; boxes are scaled to the image, masks stay as they are.
+
+    Raises InputError naming `source` when the aspects differ.
+    """
+    height, width = instances.size or image.shape[:2]
+    ratio = (height * image.shape[1]) / (width * image.shape[0])
+    if abs(ratio - 1) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{source}: 'masks' are {height} x {width} but the image is {image.shape[0]} x "
+            f"{image.shape[1]}, another aspect; make the labels from these frames."
+        )
+    boxes = instances.boxes_at(*image.shape[:2])
+    return LabelledFrame(image, boxes, [crop_mask(rle) for rle in instances.masks], (height, width))
+
+
+def crop_mask(rle: dict) -> MaskCrop:
+    """Decode a COCO RLE mask and keep its bounding rectangle only."""
+    left, top, width, height = (int(side) for side in coco_mask.toBbox(rle))
+    pixels = coco_mask.decode(rle)[top : top + height, left : left + width]
+    return MaskCrop(top, left, np.ascontiguousarray(pixels.astype(bool)))

@@ -1,0 +1,121 @@
+"""The detector: torchvision's Mask R-CNN, as published, and small enough for two CPU cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from moduv.detector.backbone import StreetBackbone
+from moduv.detector.config import DetectorConfig, detector_config
+from moduv.detector.pooling import TableRoIAlign
+from moduv.engine import checkpoint
+from moduv.engine.errors import InputError
+
+CLASSES = 2
+ENCODER = "module.encoder_q."
+
+
+def build_detector(
+    preset: str | DetectorConfig = "paper", *, backbone_weights: str | Path | None = None
+) -> MaskRCNN:
+    """Build a class-agnostic Mask R-CNN with fresh heads, on the CPU, in training mode.
+
+    Args:
+        preset: `paper` (`maskrcnn_resnet50_fpn` with frozen batch norm), `street`, or a configuration.
+        backbone_weights: MoCo-v2 checkpoint for the ResNet-50; without it the backbone is random.
+
+    Raises:
+        InputError: for an unknown preset or weights that are not this backbone's.
+    """
+    config = detector_config(preset) if isinstance(preset, str) else preset
+    backbone = _backbone(config)
+    if backbone_weights is not None:
+        load_backbone(backbone, backbone_weights)
+    levels = [str(level) for level in range(len(config.anchor_sizes) - 1)]
+    channels = config.fpn_channels
+    anchors = AnchorGenerator(
+        tuple((size,) for size in config.anchor_sizes),
+        (config.anchor_ratios,) * len(config.anchor_sizes),
+    )
+    return MaskRCNN(
+        backbone,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        size_divisible=config.size_divisible,
+        rpn_anchor_generator=anchors,
+        rpn_pre_nms_top_n_train=config.proposals_train,
+        rpn_post_nms_top_n_train=config.proposals_train,
+        rpn_pre_nms_top_n_test=config.proposals_test,
+        rpn_post_nms_top_n_test=config.proposals_test,
+        rpn_batch_size_per_image=config.rpn_samples,
+        rpn_fg_iou_thresh=config.rpn_match,
+        box_roi_pool=_roi_pool(levels, config.box_resolution, config),
+        box_head=TwoMLPHead(channels * config.box_resolution**2, config.box_hidden),
+        box_predictor=FastRCNNPredictor(config.box_hidden, CLASSES),
+        box_score_thresh=config.score_threshold,
+        box_detections_per_img=config.max_detections,
+        box_batch_size_per_image=config.box_samples,
+        box_positive_fraction=config.box_positive,
+        mask_roi_pool=_roi_pool(levels, config.mask_resolution, config),
+        mask_head=MaskRCNNHeads(channels, config.mask_layers, dilation=1),
+        mask_predictor=MaskRCNNPredictor(config.mask_layers[-1], config.mask_layers[-1], CLASSES),
+    )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a flat state dict, official or ours; strict, and the model is untouched when it fails.
+
+    Counters of plain batch norm, which the official files hold, are left out.
+    Raises InputError with the keys that are missing, unexpected or of another shape.
+    """
+    state = checkpoint.load_weights(path)
+    checkpoint.load_strict(model, _without_counters(state), path)
+
+
+def load_backbone(backbone: nn.Module, path: str | Path) -> None:
+    """Load MoCo-v2's query encoder into the ResNet; only its projection (`fc.*`) may be left over.
+
+    Raises InputError when the file holds no query encoder or another network's.
+    """
+    content = checkpoint.load(path)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: lacks 'state_dict'; give a MoCo-v2 checkpoint.")
+    encoder = {
+        key.removeprefix(ENCODER): value
+        for key, value in state.items()
+        if key.startswith(ENCODER) and not key.startswith(f"{ENCODER}fc.")
+    }
+    if not encoder:
+        raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
+    body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone
+    checkpoint.load_strict(body, _without_counters(encoder), path)
+
+
+def _backbone(config: DetectorConfig) -> nn.Module:
+    if config.backbone == "resnet50":
+        return resnet_fpn_backbone(
+            backbone_name="resnet50",
+            weights=None,
+            norm_layer=FrozenBatchNorm2d,
+            trainable_layers=config.trainable_layers,
+        )
+    if config.backbone == "street":
+        return StreetBackbone(config.widths, config.fpn_channels)
+    raise InputError(f"backbone {config.backbone!r} is unknown; choose resnet50 or street.")
+
+
+def _roi_pool(levels: list[str], resolution: int, config: DetectorConfig) -> MultiScaleRoIAlign:
+    pool = TableRoIAlign if config.roi_samples == 1 else MultiScaleRoIAlign
+    return pool(levels, resolution, config.roi_samples, canonical_scale=config.roi_scale)
+
+
+def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}

@@ -1,0 +1,301 @@
+"""From a labelled frame to a training sample: flip, scale jitter, and what improves on them.
+
+Every geometric change is one `Placement` of the frame on a canvas. Boxes follow it exactly; masks are
+read through it pixel by pixel from the size they are stored at, so nothing is resampled twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moduv.engine.errors import InputError
+from moduv.frames.images import resize_image
+
+GREY = 0.5
+VISIBLE = 0.3
+"""Share of an object that must stay visible below pasted ones for it to remain a target."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training frame. The defaults are the published ones of the final round."""
+
+    flip: float = 0.5
+    """Probability of mirroring the frame."""
+    jitter: float = 1.0
+    """Probability of scale jitter; the shrunken frame lies at a random place on a grey canvas."""
+    jitter_min: float = 0.5
+    jitter_max: float = 1.0
+    min_side: float = 1.0
+    """Objects whose box's short side is not longer than this, in canvas pixels, are dropped."""
+    mosaic: bool = False
+    """Fill the canvas with as many other frames of the same scale as fit, instead of grey."""
+    colour: float = 0.0
+    """Strength of random brightness, contrast and saturation: factors in [1 - colour, 1 + colour]."""
+    paste: float = 0.0
+    """Probability of pasting some of another frame's objects over this one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.jitter_min <= self.jitter_max:
+            raise InputError(
+                f"augmentation: jitter_min {self.jitter_min} and jitter_max {self.jitter_max} are no "
+                "range of positive factors; give 0 < jitter_min <= jitter_max."
+            )
+        if not 0 <= self.colour < 1:
+            raise InputError(
+                f"augmentation: colour {self.colour} is not in [0, 1); mend the value."
+            )
+
+
+@dataclass(frozen=True)
+class MaskCrop:
+    """A mask inside its bounding rectangle: `pixels` (h, w) bool with its corner at (top, left)."""
+
+    top: int
+    left: int
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """A frame with its objects.
+
+    `image` (H, W, 3) uint8; `boxes` (N, 4) float32 XYXY in pixels of the image; `masks` N crops at
+    `mask_size` (h, w), which may be smaller than the image.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    masks: list[MaskCrop]
+    mask_size: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.boxes.nbytes + sum(m.pixels.nbytes for m in self.masks)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a frame lands on a canvas: its size there, its top left corner, mirrored or not."""
+
+    height: int
+    width: int
+    top: int = 0
+    left: int = 0
+    flip: bool = False
+
+    def boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Boxes (N, 4) of an image of `size` (H, W), on the canvas; mirrored as x -> W - x."""
+        x_scale, y_scale = self.width / size[1], self.height / size[0]
+        left, top, right, bottom = boxes.T.astype(np.float64) * np.array(
+            [[x_scale], [y_scale], [x_scale], [y_scale]]
+        )
+        if self.flip:
+            left, right = self.width - right, self.width - left
+        moved = [left + self.left, top + self.top, right + self.left, bottom + self.top]
+        return np.stack(moved, axis=1).astype(np.float32)
+
+    def visible(self, canvas: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the canvas that the frame covers."""
+        return (
+            slice(max(0, self.top), min(canvas[0], self.top + self.height)),
+            slice(max(0, self.left), min(canvas[1], self.left + self.width)),
+        )
+
+    def sources(self, canvas: tuple[int, int], size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """For the canvas rows and columns covered: the nearest row and column of a map of `size`."""
+        rows, columns = self.visible(canvas)
+        y = (np.arange(rows.start, rows.stop) - self.top + 0.5) * (size[0] / self.height)
+        x = (np.arange(columns.start, columns.stop) - self.left + 0.5) * (size[1] / self.width)
+        x = size[1] - x if self.flip else x
+        return (
+            np.clip(np.floor(y).astype(np.intp), 0, size[0] - 1),
+            np.clip(np.floor(x).astype(np.intp), 0, size[1] - 1),
+        )
+
+
+@dataclass
+class Canvas:
+    """A sample being composed: `image` (H, W, 3) float32 in [0, 1], `masks` (N, H, W), `boxes` (N, 4)."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    boxes: np.ndarray
+
+    @classmethod
+    def grey(cls, height: int, width: int) -> Canvas:
+        return cls(
+            np.full((height, width, 3), GREY, np.float32),
+            np.zeros((0, height, width), bool),
+            np.zeros((0, 4), np.float32),
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    def add(self, frame: LabelledFrame, placement: Placement) -> None:
+        """Lay a whole frame with its objects on the canvas."""
+        rows, columns = placement.visible(self.size)
+        self.image[rows, columns] = _placed_image(frame.image, placement, rows, columns)
+        self._append(*place_objects(frame, placement, self.size))
+
+    def paste(self, frame: LabelledFrame, placement: Placement, chosen: np.ndarray) -> None:
+        """Lay `chosen` (indices) objects of a frame over the canvas; what they hide is cut away."""
+        rows, columns = placement.visible(self.size)
+        masks, boxes = place_objects(frame, placement, self.size)
+        masks, boxes = masks[chosen], boxes[chosen]
+        cover = masks.any(axis=0)
+        pixels = _placed_image(frame.image, placement, rows, columns)
+        self.image[rows, columns][cover[rows, columns]] = pixels[cover[rows, columns]]
+        before = self.masks.sum(axis=(1, 2))
+        self.masks &= ~cover
+        after = self.masks.sum(axis=(1, 2))
+        cut = (after < before) & (after > 0)
+        self.boxes[cut] = boxes_of_masks(self.masks[cut])
+        seen = after >= VISIBLE * before
+        self.masks, self.boxes = self.masks[seen], self.boxes[seen]
+        self._append(masks, boxes)
+
+    def _append(self, masks: np.ndarray, boxes: np.ndarray) -> None:
+        self.masks = np.concatenate([self.masks, masks])
+        self.boxes = np.concatenate([self.boxes, boxes])
+
+
+def place_objects(
+    frame: LabelledFrame, placement: Placement, canvas: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (N, H, W) bool and boxes (N, 4) of a frame's objects on a canvas.
+
+    Boxes are clipped to the canvas; where the border cuts an object, its box is fitted to the mask.
+    """
+    masks = np.zeros((len(frame.masks), *canvas), bool)
+    rows, columns = placement.sources(canvas, frame.mask_size)
+    corner = placement.visible(canvas)
+    for mask, crop in zip(masks, frame.masks, strict=True):
+        height, width = crop.pixels.shape
+        ys = np.flatnonzero((rows >= crop.top) & (rows < crop.top + height))
+        xs = np.flatnonzero((columns >= crop.left) & (columns < crop.left + width))
+        if len(ys) and len(xs):
+            patch = crop.pixels[rows[ys, None] - crop.top, columns[None, xs] - crop.left]
+            y, x = corner[0].start + ys[0], corner[1].start + xs[0]
+            mask[y : y + len(ys), x : x + len(xs)] = patch
+    boxes = placement.boxes(frame.boxes, (frame.image.shape[0], frame.image.shape[1]))
+    clipped = np.clip(boxes, 0, np.array([canvas[1], canvas[0]] * 2, np.float32))
+    cut = (np.abs(clipped - boxes) > 1).any(axis=1) & masks.any(axis=(1, 2))
+    clipped[cut] = boxes_of_masks(masks[cut])
+    return masks, clipped
+
+
+def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
+    """Continuous XYXY boxes (N, 4) float32 around non-empty masks (N, H, W)."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box[:] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return boxes
+
+
+def augment(
+    frame: LabelledFrame,
+    config: Augmentation,
+    rng: np.random.Generator,
+    other: Callable[[np.random.Generator], LabelledFrame],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Turn a frame into a sample for the detector.
+
+    Args:
+        frame: the frame with its objects.
+        config: which changes, how often.
+        rng: the source of every random choice.
+        other: draws another frame, for mosaic and paste.
+
+    Returns:
+        The image (3, H, W) float32 in [0, 1] and torchvision's target: `boxes` (N, 4) float32,
+        `labels` (N,) int64, all 1, `masks` (N, H, W) uint8; N may be 0.
+    """
+    height, width = frame.image.shape[:2]
+    canvas = Canvas.grey(height, width)
+    factor = 1.0
+    if rng.random() < config.jitter:
+        factor = float(rng.uniform(config.jitter_min, config.jitter_max))
+    if config.mosaic and factor <= 0.5:
+        _fill_mosaic(canvas, frame, factor, config, rng, other)
+    else:
+        canvas.add(frame, draw_placement(height, width, factor, config.flip, rng))
+    if config.paste and rng.random() < config.paste:
+        giver = other(rng)
+        chosen = np.flatnonzero(rng.random(len(giver.masks)) < 0.5)
+        scale = float(rng.uniform(config.jitter_min, config.jitter_max))
+        canvas.paste(giver, draw_placement(height, width, scale, config.flip, rng), chosen)
+    image = torch.from_numpy(canvas.image).permute(2, 0, 1).contiguous()
+    if config.colour:
+        image = jitter_colours(image, config.colour, rng)
+    return image, _target(canvas, config.min_side)
+
+
+def draw_placement(
+    height: int, width: int, factor: float, flip: float, rng: np.random.Generator
+) -> Placement:
+    """Scale a frame by `factor` and put it at a random place on a canvas of its own size."""
+    mirrored = bool(rng.random() < flip)
+    h, w = max(1, round(height * factor)), max(1, round(width * factor))
+    top = int(rng.integers(min(0, height - h), max(0, height - h) + 1))
+    left = int(rng.integers(min(0, width - w), max(0, width - w) + 1))
+    return Placement(h, w, top, left, mirrored)
+
+
+def jitter_colours(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Random brightness, contrast and saturation of an image (3, H, W) in [0, 1]."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).tolist()
+    image = image * brightness
+    mean = image.mean()
+    image = mean + (image - mean) * contrast
+    grey = image.mean(dim=0, keepdim=True)
+    return (grey + (image - grey) * saturation).clamp(0, 1)
+
+
+def _fill_mosaic(
+    canvas: Canvas,
+    frame: LabelledFrame,
+    factor: float,
+    config: Augmentation,
+    rng: np.random.Generator,
+    other: Callable[[np.random.Generator], LabelledFrame],
+) -> None:
+    """Tile the canvas with frames shrunk by `factor`, the given one at a random place among them."""
+    height, width = canvas.size
+    tiles = int(1 / factor)
+    h, w = max(1, round(height * factor)), max(1, round(width * factor))
+    own = int(rng.integers(tiles * tiles))
+    for tile in range(tiles * tiles):
+        content = frame if tile == own else other(rng)
+        top, left = h * (tile // tiles), w * (tile % tiles)
+        mirrored = bool(rng.random() < config.flip)
+        canvas.add(content, Placement(h, w, top, left, mirrored))
+
+
+def _placed_image(
+    image: np.ndarray, placement: Placement, rows: slice, columns: slice
+) -> np.ndarray:
+    """The pixels (h, w, 3) float32 that a placed image shows in the canvas's rows and columns."""
+    resized = resize_image(image, placement.height, placement.width)
+    resized = resized[:, ::-1] if placement.flip else resized
+    y, x = rows.start - placement.top, columns.start - placement.left
+    part = resized[y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
+    return part.astype(np.float32) / np.float32(255)
+
+
+def _target(canvas: Canvas, min_side: float) -> dict[str, Tensor]:
+    sides = canvas.boxes[:, 2:] - canvas.boxes[:, :2]
+    kept = (sides.min(axis=1, initial=np.inf) > min_side) & canvas.masks.any(axis=(1, 2))
+    return {
+        "boxes": torch.from_numpy(canvas.boxes[kept]),
+        "labels": torch.ones(int(kept.sum()), dtype=torch.int64),
+        "masks": torch.from_numpy(canvas.masks[kept].view(np.uint8)),
+    }
