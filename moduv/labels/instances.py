@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,16 @@ from moduv.engine.errors import InputError
 from moduv.labels import rle
 from moduv.labels.rle import Rle
 
+LIMIT = float(np.finfo(np.float32).max)
+"""Numbers in label files are smaller than this."""
+
 
 @dataclass(frozen=True)
 class Predictions:
     """What a detector says of one image."""
 
     masks: Tensor
-    """(N, H, W) float, the probability of each pixel."""
+    """(N, H, W), the probability of each pixel: floating point, or uint8 in steps of 1 / 255."""
     boxes: Tensor
     """(N, 4), XYXY in pixels."""
     scores: Tensor
@@ -74,14 +76,35 @@ class Instances:
         scores = None if self.scores is None else self.scores[chosen]
         return Instances([self.masks[i] for i in chosen], self.boxes[chosen], scores, self.size)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Instances]) -> Instances:
+        """All objects of one frame, part after part.
+
+        Raises ValueError when the masks are of different sizes, or only some parts have scores.
+        """
+        # An empty frame read from disk knows neither its size nor whether its kind has scores.
+        filled = [part for part in parts if len(part)] or list(parts)
+        sizes = {part.size for part in parts} - {None}
+        scores = [part.scores for part in filled if part.scores is not None]
+        if len(sizes) > 1 or len(scores) not in {0, len(filled)}:
+            raise ValueError("parts with masks of different sizes, or with and without scores")
+        return cls(
+            [mask for part in filled for mask in part.masks],
+            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes for part in filled)]),
+            np.concatenate(scores) if scores else None,
+            next(iter(sizes), None),
+        )
+
     def areas(self) -> np.ndarray:
         """Pixels of each mask, (N,)."""
         return np.asarray(coco.area(self.masks), np.int64).reshape(-1)
 
     def iou(self, other: Instances) -> np.ndarray:
-        """Intersection over union of the masks, (N, M); both of the same size."""
+        """Intersection over union of the masks, (N, M). Raises ValueError for different sizes."""
         if not len(self) or not len(other):
             return np.zeros((len(self), len(other)))
+        if self.size != other.size:
+            raise ValueError(f"masks of {self.size} cannot be compared with masks of {other.size}")
         return np.asarray(coco.iou(self.masks, other.masks, [0] * len(other)))
 
     def decode(self) -> np.ndarray:
@@ -100,6 +123,8 @@ class Instances:
 
     def resized(self, height: int, width: int) -> Instances:
         """The same objects at another image size; masks by nearest neighbour, boxes exactly."""
+        if self.size == (height, width):
+            return self
         masks = [
             rle.encode(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
             for mask in self.decode().astype(np.uint8)
@@ -137,6 +162,12 @@ class Instances:
                 )
         if len({tuple(mask["size"]) for mask in masks}) > 1:
             raise InputError(f"{source}: 'masks' are of different sizes; make the labels again.")
+        inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))
+        if len(inverted):
+            raise InputError(
+                f"{source}: 'boxes' entry {inverted[0]} is not left, top, right, bottom; "
+                "make the labels again."
+            )
         if "scores" not in content:
             return cls(masks, boxes + np.array([0, 0, 1, 1], np.float32))
         scores = _numbers(content, "scores", source, 0)
@@ -161,7 +192,8 @@ def _numbers(content: dict[str, Any], key: str, source: str | Path, width: int) 
     for position, row in enumerate(rows):
         values = row if width else [row]
         plain = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-        if not plain or len(values) != (width or 1) or not all(map(math.isfinite, values)):
+        # NaN compares false; larger numbers would become infinite in float32.
+        if not plain or len(values) != (width or 1) or not all(abs(v) < LIMIT for v in values):
             raise InputError(
                 f"{source}: '{key}' entry {position} is not made of {width or 1} finite numbers; "
                 "make the labels again."

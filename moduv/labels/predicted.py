@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from moduv.labels import rle
+from moduv.labels import bits
 from moduv.labels.instances import Instances, Predictions
 
 
@@ -18,11 +19,12 @@ def from_predictions(
         score_threshold: detections with a score strictly above it are kept.
         mask_threshold: pixels with a probability strictly above it belong to the mask.
 
-    Boxes are kept as predicted, and so are detections whose mask turns out empty.
+    Boxes are kept as predicted, and so are detections whose mask turns out empty. Raises InputError
+    when the soft masks hold numbers that are not finite.
     """
     scores = predictions.scores.float().cpu().numpy()
     boxes = predictions.boxes.float().cpu().numpy()
     chosen = np.flatnonzero(scores > score_threshold)
-    masks = [rle.encode((predictions.masks[i] > mask_threshold).cpu().numpy()) for i in chosen]
-    height, width = predictions.masks.shape[-2:]
-    return Instances(masks, boxes[chosen], scores[chosen], (int(height), int(width)))
+    packed = bits.pack(predictions.masks[torch.from_numpy(chosen)], mask_threshold)
+    masks = [bits.encode(row, packed.shape) for row in packed.binary]
+    return Instances(masks, boxes[chosen], scores[chosen], packed.shape)

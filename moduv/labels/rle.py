@@ -42,8 +42,10 @@ def from_runs(runs: list[int], shape: tuple[int, ...]) -> Rle:
 
 
 def decode(rle: Rle) -> np.ndarray:
-    """The mask (H, W), bool."""
-    return coco.decode(rle).astype(bool)
+    """The mask (H, W), bool; of runs that `is_whole` accepts."""
+    height, width = rle["size"]
+    text = np.frombuffer(rle["counts"].encode("ascii"), np.uint8)
+    return _fill(_parse(text), height * width).reshape(width, height).T
 
 
 def is_whole(rle: Any) -> bool:
@@ -57,10 +59,12 @@ def is_whole(rle: Any) -> bool:
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
         return False
     try:
-        counts = np.frombuffer(rle["counts"].encode("ascii"), np.uint8)
+        text = np.frombuffer(rle["counts"].encode("ascii"), np.uint8)
     except UnicodeEncodeError:
         return False
-    return min(size) > 0 and bool(_total(counts) == size[0] * size[1])
+    runs = _parse(text)
+    # COCO's own code holds runs and pixels in 32 bits.
+    return min(size) > 0 and size[0] * size[1] < 1 << 32 and int(runs.sum()) == size[0] * size[1]
 
 
 @numba.njit(cache=True)
@@ -90,29 +94,46 @@ def _runs(crop: np.ndarray, top: int, left: int, height: int, width: int) -> np.
 
 
 @numba.njit(cache=True)
-def _total(text: np.ndarray) -> int:
-    """Sum of the runs of COCO's compressed text; -1 when it is not of that form."""
-    total, position, index = 0, 0, 0
-    before, previous = 0, 0
+def _parse(text: np.ndarray) -> np.ndarray:
+    """Runs of COCO's compressed text; none when it is not of that form.
+
+    A run is written in digits of five bits, the lowest first, each plus 48 and with the sixth bit set
+    where another follows; from the fourth run on as the difference to the run before the last.
+    """
+    runs = np.empty(len(text), np.int64)
+    position, count = 0, 0
     while position < len(text):
         value, shift, more, digit = 0, 0, True, 0
         while more:
-            if position >= len(text) or shift > 55:
-                return -1
+            # Seven digits hold every run of 32 bits and its sign.
+            if position >= len(text) or shift > 30:
+                return runs[:0]
             digit = int(text[position]) - 48
             if digit < 0 or digit > 63:
-                return -1
+                return runs[:0]
             value |= (digit & 31) << shift
             more = (digit & 32) != 0
             shift += 5
             position += 1
         if digit & 16:
             value |= -1 << shift
-        if index > 2:
-            value += before
-        if value < 0:
-            return -1
-        before, previous = previous, value
-        total += value
-        index += 1
-    return total
+        if count > 2:
+            value += runs[count - 2]
+        if value < 0 or value >= 1 << 32:
+            return runs[:0]
+        runs[count] = value
+        count += 1
+    return runs[:count]
+
+
+@numba.njit(cache=True)
+def _fill(runs: np.ndarray, pixels: int) -> np.ndarray:
+    """Pixels (pixels,) bool, column by column; absence comes first."""
+    mask = np.zeros(pixels, np.bool_)
+    start = 0
+    for index in range(len(runs)):
+        stop = min(start + runs[index], pixels)
+        if index % 2:
+            mask[start:stop] = True
+        start = stop
+    return mask

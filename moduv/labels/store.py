@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from moduv.engine.files import read_json, read_npz, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.initial import extract_instances
 from moduv.labels.instances import Instances
@@ -33,6 +34,8 @@ class InitialConfig:
     min_samples: int = 100
     relative: bool = False
     """Whether eps is a share of the range instead of a length in units of depth."""
+    grow: int = 0
+    """Pixels by which instances spread over moving pixels that the window left out."""
     smallest_extent: int = 5
     workers: int = 2
 
@@ -47,7 +50,7 @@ def initial_labels(split: Path, motion: Path, out: Path, config: InitialConfig) 
         config: parameters of the clustering.
 
     Raises:
-        InputError: when a motion output is broken, or no frame has one.
+        InputError: when no frame has a motion output, or one is broken; the others are labelled.
     """
     inputs = (split, motion) if (motion / "manifest.json").is_file() else (split,)
     Stage("labels initial", out, config, inputs).run(lambda: _initial(split, motion, out, config))
@@ -61,26 +64,35 @@ def _initial(split: Path, motion: Path, out: Path, config: InitialConfig) -> dic
             f"{motion}: has no motion output for the {len(frames)} frames of {split}; "
             "run the motion stage first."
         )
-    todo = [frame for frame in distributed.shard(known) if not is_labelled(out, frame)]
+    share = distributed.shard(known)
+    todo = [frame for frame in share if not is_labelled(out, frame)]
     jobs = [(frame, motion, out, config) for frame in todo]
     with ProcessPoolExecutor(max(1, config.workers)) as pool:
-        counts = progress(
-            pool.map(_label_frame, jobs, chunksize=8), desc="L0", total=len(jobs), unit="frame"
-        )
-        list(counts)
+        finished = pool.map(_label_frame, jobs, chunksize=8)
+        troubles = list(progress(finished, desc="L0", total=len(jobs), unit="frame"))
+    broken = [trouble for trouble in troubles if trouble]
+    if broken:
+        others = f" ({len(broken)} motion outputs are broken)" if len(broken) > 1 else ""
+        raise InputError(f"{broken[0]}{others}")
     distributed.barrier()
     numbers = statistics(out, known)
     say(
-        f"  L0: {numbers['instances']} instances in {len(known)} frames; {len(frames) - len(known)} without motion output"
+        f"  L0: {numbers['instances']} instances in {len(known)} frames; "
+        f"{len(share) - len(todo)} were there before, "
+        f"{len(frames) - len(known)} are without motion output"
     )
     return {**numbers, "without_motion_output": len(frames) - len(known)}
 
 
-def _label_frame(job: tuple[FrameRef, Path, Path, InitialConfig]) -> int:
+def _label_frame(job: tuple[FrameRef, Path, Path, InitialConfig]) -> str:
+    """Label a frame; what is wrong with its motion output, so that one broken file stops no other."""
     frame, motion, out, config = job
-    instances = label_motion_output(frame.file(motion, ".npz"), config)
+    try:
+        instances = label_motion_output(frame.file(motion, ".npz"), config)
+    except InputError as error:
+        return str(error)
     write_labels(out, frame, instances)
-    return len(instances)
+    return ""
 
 
 def label_motion_output(path: Path, config: InitialConfig) -> Instances:
@@ -95,6 +107,7 @@ def label_motion_output(path: Path, config: InitialConfig) -> Instances:
         eps=config.eps,
         min_samples=config.min_samples,
         relative=config.relative,
+        grow=config.grow,
         smallest_extent=config.smallest_extent,
         source=str(path),
     )
@@ -163,6 +176,83 @@ def check(root: str | Path, frames: Sequence[FrameRef]) -> list[str]:
         except InputError as error:
             problems.append(str(error))
     return problems
+
+
+def to_coco(
+    root: str | Path,
+    frames: Sequence[FrameRef],
+    image_sizes: Mapping[FrameRef, tuple[int, int]] | tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """A label set as a COCO data set of one category, at the images' size.
+
+    Args:
+        root: label root.
+        frames: which frames; image ids count them from 1.
+        image_sizes: (height, width) of every frame's image, or of all; None: the masks' size.
+
+    Annotations carry a `score` (1 for labels without), so that the list is also one of COCO results.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, frame in enumerate(frames, 1):
+        instances = read_labels(root, frame)
+        size = image_sizes[frame] if isinstance(image_sizes, Mapping) else image_sizes
+        height, width = size or instances.size or (0, 0)
+        images.append(
+            {"id": image_id, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
+            | ({"height": height, "width": width} if height else {})
+        )
+        for entry in coco_results(instances, image_id, (height, width)):
+            annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **entry})
+    categories = [{"id": 1, "name": "object"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_results(
+    instances: Instances, image_id: int, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """COCO results of one frame's labels, brought to an image of (height, width)."""
+    instances = instances.resized(*size)
+    scores = np.ones(len(instances)) if instances.scores is None else instances.scores
+    corners = instances.boxes.astype(float)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": box,
+            "area": area,
+            "segmentation": mask,
+            "score": score,
+        }
+        for mask, box, area, score in zip(
+            instances.masks,
+            boxes.tolist(),
+            instances.areas().tolist(),
+            scores.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
+    """Write a label set as COCO JSON, for other tools and for `evaluate`.
+
+    Args:
+        labels: label root.
+        split: frames to export; those without labels are left out.
+        data: folder of the frames, for the size of their images; one a segment is read.
+        out: the file to write.
+    """
+    frames = labelled(labels, read_split(split))
+    examples = {frame.segment: frame for frame in frames}
+    sizes = {
+        segment: read_image(frame.image_path(data)).shape[:2]
+        for segment, frame in progress(examples.items(), desc="sizes", unit="segment")
+    }
+    content = to_coco(labels, frames, {frame: sizes[frame.segment] for frame in frames})
+    write_json(out, content)
+    say(f"{out}: {len(content['annotations'])} instances in {len(frames)} frames")
 
 
 def label_statistics(labels: Path, split: Path) -> None:

@@ -1,0 +1,207 @@
+"""L0: the reference's clusters bit for bit, DBSCAN for any parameters, bad input refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moduv.engine.errors import InputError
+from moduv.labels.initial import extract_instances, ranges
+
+L0_CASES = [
+    "constrange_6",
+    "empty_8",
+    "full_7",
+    "grid_3",
+    "plain_1",
+    "plain_2",
+    "plain_5",
+    "thin_4",
+    "waymo_real",
+]
+PINHOLE = np.linalg.inv([[20.0, 0, 11], [0, 20.0, 8], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("case", L0_CASES)
+def test_initial_labels_equal_the_reference(shared: Path, case: str) -> None:
+    arrays = np.load(shared / f"golden/l0/{case}.npz")
+    instances = extract_instances(arrays["mot_mask"], arrays["depth"], arrays["inv_K"])
+    assert instances.to_json() == json.loads((shared / f"golden/l0/{case}.json").read_text())
+
+
+def plain_clusters(
+    moving: np.ndarray,
+    distance: np.ndarray,
+    window: int,
+    eps: float,
+    min_samples: int,
+    relative: bool,
+) -> list[set[tuple[int, int]]]:
+    """DBSCAN over the directed neighbourhood, pixel by pixel."""
+    height, width = moving.shape
+
+    def neighbours(y: int, x: int) -> list[tuple[int, int]]:
+        reach = np.float32(eps) * distance[y, x] if relative else np.float32(eps)
+        return [
+            (qy, qx)
+            for qy in range(y - window // 2, y + window // 2)
+            for qx in range(x - window // 2, x + window // 2)
+            if 0 <= qy < height and 0 <= qx < width and moving[qy, qx]
+            if abs(distance[y, x] - distance[qy, qx]) <= reach
+        ]
+
+    taken: set[tuple[int, int]] = set()
+    clusters = []
+    for start in zip(*np.nonzero(moving), strict=True):
+        if start in taken or len(neighbours(*start)) < min_samples:
+            continue
+        cluster, queue = {start}, [start]
+        taken.add(start)
+        while queue:
+            pixel = queue.pop()
+            if len(neighbours(*pixel)) < min_samples:
+                continue
+            new = [q for q in neighbours(*pixel) if q not in taken]
+            taken.update(new)
+            cluster.update(new)
+            queue += new
+        clusters.append(cluster)
+    return clusters
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    seed=st.integers(0, 10_000),
+    window=st.sampled_from([2, 4, 6, 8]),
+    share=st.floats(0.0, 1.0),
+    density=st.floats(0.2, 1.0),
+    steps=st.sampled_from([1, 2, 10]),
+    relative=st.booleans(),
+)
+def test_initial_labels_equal_plain_clustering(
+    seed: int, window: int, share: float, density: float, steps: int, relative: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((17, 23)) < density).astype(np.float32)
+    # Few different depths, so that ties and constant ranges occur.
+    depth = np.round(rng.random((17, 23)) * steps).astype(np.float32) / steps * 0.1 + 1
+    min_samples = max(1, round(share * window**2))
+    found = extract_instances(
+        mask,
+        depth,
+        PINHOLE,
+        window=window,
+        eps=0.05,
+        min_samples=min_samples,
+        relative=relative,
+        smallest_extent=-1,
+    )
+    distance = ranges(depth, PINHOLE)
+    expected = plain_clusters(mask > 0.1, distance, window, 0.05, min_samples, relative)
+    assert [set(zip(*np.nonzero(m), strict=True)) for m in found.decode()] == expected
+    for box, pixels in zip(found.boxes, expected, strict=True):
+        rows, columns = zip(*pixels, strict=True)
+        assert box.tolist() == [min(columns), min(rows), max(columns) + 1, max(rows) + 1]
+
+
+def test_range_is_the_distance_from_the_camera() -> None:
+    depth = np.random.default_rng(0).uniform(0.5, 50, (17, 23))
+    rows, columns = np.mgrid[:17, :23]
+    rays = np.einsum("ij,jhw->ihw", PINHOLE, np.stack([columns, rows, np.ones_like(rows)]))
+    found = ranges(depth, PINHOLE)
+    assert found.dtype == np.float32
+    assert np.allclose(found, depth * np.linalg.norm(rays, axis=0), rtol=1e-5)
+
+
+def scene(*blocks: tuple[slice, slice, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A motion mask of 40 x 60 with moving rectangles at their depths, before a far background."""
+    mask, depth = np.zeros((40, 60), np.float32), np.full((40, 60), 100, np.float32)
+    for rows, columns, distance in blocks:
+        mask[rows, columns], depth[rows, columns] = 1, distance
+    # Almost parallel rays: range and depth agree.
+    return mask, depth, np.diag([1e-6, 1e-6, 1.0])
+
+
+def test_objects_at_different_ranges_stay_apart() -> None:
+    beside = scene((slice(5, 20), slice(5, 20), 2.0), (slice(5, 20), slice(20, 35), 2.5))
+    assert extract_instances(*beside).boxes.tolist() == [[5, 5, 20, 20], [20, 5, 35, 20]]
+    together = scene((slice(5, 20), slice(5, 20), 2.0), (slice(5, 20), slice(20, 35), 2.02))
+    assert extract_instances(*together).boxes.tolist() == [[5, 5, 35, 20]]
+
+
+def test_relative_eps_does_not_depend_on_the_scale_of_depth() -> None:
+    mask, depth, inv_K = scene(
+        (slice(5, 20), slice(5, 20), 2.0), (slice(5, 20), slice(20, 35), 2.2)
+    )
+    for scale in (0.01, 1, 100):
+        found = extract_instances(mask, depth * np.float32(scale), inv_K, relative=True)
+        assert found.boxes.tolist() == [[5, 5, 20, 20], [20, 5, 35, 20]]
+
+
+def test_small_instances_are_dropped() -> None:
+    mask, depth, inv_K = scene(
+        (slice(5, 11), slice(5, 30), 2.0), (slice(20, 27), slice(5, 30), 2.0)
+    )
+    found = extract_instances(mask, depth, inv_K, window=4, min_samples=16)
+    assert found.boxes.tolist() == [[5, 20, 30, 27]]
+
+
+@pytest.mark.parametrize(("grow", "right"), [(0, 20), (3, 23), (100, 40)])
+def test_growing_adds_thin_parts_up_to_a_distance(grow: int, right: int) -> None:
+    mask, depth, inv_K = scene(
+        (slice(5, 20), slice(5, 20), 2.0), (slice(10, 12), slice(20, 40), 2.0)
+    )
+    found = extract_instances(mask, depth, inv_K, grow=grow)
+    assert found.boxes.tolist() == [[5, 5, right, 20]]
+    assert found.areas().tolist() == [15 * 15 + 2 * (right - 20)]
+
+
+def test_growing_stops_at_jumps_in_range_and_at_other_instances() -> None:
+    left, right = (slice(5, 20), slice(5, 20), 2.0), (slice(5, 20), slice(30, 45), 2.0)
+    bridge = (slice(10, 12), slice(20, 30), 2.0)
+    found = extract_instances(*scene(left, right, bridge), grow=100)
+    assert found.boxes.tolist() == [[5, 5, 25, 20], [25, 5, 45, 20]]
+    far = (slice(10, 12), slice(20, 30), 3.0)
+    apart = extract_instances(*scene(left, right, far), grow=100)
+    assert apart.boxes.tolist() == [[5, 5, 20, 20], [30, 5, 45, 20]]
+
+
+def test_half_precision_motion_outputs_are_read_like_single_precision() -> None:
+    mask, depth, inv_K = scene((slice(5, 20), slice(5, 20), 2.0))
+    # The half nearest to 0.3 is above 0.3, but not above 0.3 rounded to half precision.
+    mask, depth = (mask * 0.3).astype(np.float16), depth.astype(np.float16)
+    half = extract_instances(mask, depth, inv_K, motion_threshold=0.3)
+    assert half.boxes.tolist() == [[5, 5, 20, 20]]
+    single = (mask.astype(np.float32), depth.astype(np.float32))
+    assert half.to_json() == extract_instances(*single, inv_K, motion_threshold=0.3).to_json()
+
+
+@pytest.mark.parametrize(
+    ("mask", "depth", "inv_K", "message"),
+    [
+        (np.ones((8, 8)), np.ones((8, 9)), np.eye(4), "'mot_mask' .* and 'depth' .* one size"),
+        (np.ones((2, 8, 8)), np.ones((2, 8, 8)), np.eye(4), "'mot_mask' .* not images of one size"),
+        (np.ones((0, 8)), np.ones((0, 8)), np.eye(4), "'mot_mask' .* not images of one size"),
+        (np.ones((8, 8)), np.ones((8, 8)), np.eye(2), "'inv_K' is"),
+        (np.full((8, 8), np.nan), np.ones((8, 8)), np.eye(4), "'mot_mask' holds numbers"),
+        (np.ones((8, 8)), np.full((8, 8), np.inf), np.eye(4), "'depth' holds numbers"),
+        (np.ones((8, 8)), np.ones((8, 8)), np.full((4, 4), np.nan), "'inv_K' holds numbers"),
+        (np.ones((8, 8)), np.full((8, 8), "near"), np.eye(4), "'depth' holds numbers"),
+    ],
+)
+def test_bad_arrays_are_refused(
+    mask: np.ndarray, depth: np.ndarray, inv_K: np.ndarray, message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"000045\.npz: {message}.*; predict the frame again"):
+        extract_instances(mask, depth, inv_K, source="000045.npz")
+
+
+@pytest.mark.parametrize("wrong", [{"window": 9}, {"window": 0}, {"min_samples": 0}])
+def test_parameters_without_meaning_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is"):
+        extract_instances(np.ones((8, 8)), np.ones((8, 8)), np.eye(4), **wrong)
