@@ -32,6 +32,9 @@ COMMANDS = {
     "street render": Command(
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
+    "frames import": Command(
+        "moduv.frames.layouts:import_folder", "frames_import", "bring folders of frames into shape"
+    ),
     "motion train": Command(
         "moduv.motion.train:train_motion", "motion", "stage 1: train depth, ego-motion, motion mask"
     ),
@@ -40,6 +43,9 @@ COMMANDS = {
     ),
     "labels initial": Command(
         "moduv.labels.store:initial_labels", "initial_labels", "L0 from motion masks and depth"
+    ),
+    "motion evaluate": Command(
+        "moduv.rounds.measure:measure_motion", None, "stage 1 against the street world's truth"
     ),
     "labels mobile": Command(
         "moduv.rounds.moving2mobile:mobile_labels",
@@ -60,6 +66,9 @@ COMMANDS = {
     "round large": Command("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
     "round small": Command("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
     "round final": Command("moduv.rounds.recipe:train_round", "final", "train the final detector"),
+    "evaluate": Command(
+        "moduv.rounds.measure:evaluate_detections", None, "COCO results against COCO ground truth"
+    ),
     "measure": Command("moduv.rounds.measure:measure_run", "measure", "a run on held-out frames"),
     "report": Command("moduv.rounds.report:report_run", "report", "write a run's report page"),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
@@ -115,7 +124,7 @@ def run_command(name: str, arguments: list[str]) -> Any:
         config_class = typing.get_type_hints(function)["config"]
         preset = load_preset(config_class, _preset_of(arguments), command.section)
         parser.set_defaults({"config": to_dict(preset)})
-    options = parser.instantiate_classes(parser.parse_args(arguments))
+    options = parser.instantiate(parser.parse_args(arguments))
     values = vars(options)
     return function(**{key: values[key] for key in inspect.signature(function).parameters})
 

@@ -61,9 +61,10 @@ class Stage:
         results: dict[str, Any] | None = None
         try:
             results = work()
-        finally:
-            seconds += time.monotonic() - begin
-            write_json(started, {**identity, "seconds": seconds})
+        except BaseException:
+            self._keep_for_resuming(started, identity, seconds + time.monotonic() - begin)
+            raise
+        seconds += time.monotonic() - begin
         manifest = {**identity, "seconds": round(seconds, 1), "results": results or {}}
         write_json(self.out / MANIFEST, manifest, indent=1)
         started.unlink()
@@ -77,6 +78,14 @@ class Stage:
             "inputs": {path.name: fingerprint(path) for path in self.inputs},
             "moduv": __version__,
         }
+
+    def _keep_for_resuming(self, started: Path, identity: dict[str, Any], seconds: float) -> None:
+        """Remember an interrupted stage; one that has produced nothing leaves nothing behind."""
+        write_json(started, {**identity, "seconds": seconds})
+        bookkeeping = {started, self.out / "config.yaml"}
+        if not any(path.is_file() and path not in bookkeeping for path in self.out.rglob("*")):
+            for path in bookkeeping:
+                path.unlink(missing_ok=True)
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:

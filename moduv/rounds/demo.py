@@ -58,9 +58,10 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: Demo) -> No
         predictions = predict_images(detector, [image])[0]
         shown = from_predictions(predictions, config.threshold)
         write_image(out / picture_name(path, source), draw_instances(image, shown))
-        entry = {"id": len(images) + 1, "file_name": str(path)}
+        number = len(images) + 1
+        entry = {"id": number, "file_name": str(path)}
         images.append({**entry, "height": image.shape[0], "width": image.shape[1]})
-        annotations += detections_to_coco(predictions, entry["id"])
+        annotations += detections_to_coco(predictions, number)
     for number, annotation in enumerate(annotations, 1):
         width, height = annotation["bbox"][2:]
         annotation |= {"id": number, "iscrowd": 0, "area": width * height}

@@ -191,6 +191,40 @@ def _image_of(frame: FrameRef, images: dict[str, Any]) -> dict[str, Any]:
     return images[f"{frame.segment}/{frame.index:06d}"]
 
 
+def measure_motion(motion: Path, truth: Path, split: Path) -> None:
+    """Print the metrics of motion masks and depth: AP against the base rate, best F1, depth errors.
+
+    Args:
+        motion: folder of the motion outputs.
+        truth: folder of the street world's ground truth.
+        split: frames to look at; those without motion output are left out.
+    """
+    frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
+    metrics, _ = evaluate_motion_outputs(motion, truth, frames)
+    for name, value in metrics.items():
+        say(f"{name:<28} {value:.4f}")
+
+
+def evaluate_detections(
+    ground_truth: Path, predictions: Path, out: Path | None = None, areas: str = "coco"
+) -> None:
+    """Evaluate detections as one class and print every metric.
+
+    Args:
+        ground_truth: COCO JSON; `iscrowd` and `ignore` annotations are neither asked for nor punished.
+        predictions: COCO results, or a COCO data set such as an exported label set.
+        out: where to write the metrics as JSON.
+        areas: size ranges, coco or street.
+    """
+    metrics = evaluate(ground_truth, predictions, areas=areas)
+    for name, value in metrics.items():
+        say(f"{name:<28} {value:.4f}")
+    if out is not None:
+        write_json(out, metrics, indent=1)
+
+
 def print_table(metrics: dict[str, dict[str, float]]) -> None:
     """The table of rounds: label sets, detectors, the final detector's share of the yardstick."""
     motion = metrics.get("motion")
