@@ -76,9 +76,7 @@ def train(options: argparse.Namespace) -> None:
         "backbone_weights": options.backbone_path if options.backbone_weights == "moco" else None
     }
     changes = moco if base.detector == "paper" else {}
-    config = dataclasses.replace(
-        base, loop=loop, augmentation=augmentation, seed=options.seed, **changes
-    )
+    config = dataclasses.replace(base, loop=loop, augmentation=augmentation, **changes)
     out = options.save_dir / options.name / options.round_name
     train_round(options.data_dir, options.train_files, options.anno_dir, out, config)
 

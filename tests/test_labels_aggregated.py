@@ -163,6 +163,20 @@ def square(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     return mask
 
 
+@pytest.mark.parametrize(("left", "count"), [(14, 2), (13, 1)])
+def test_a_cover_of_exactly_the_self_filter_is_allowed(left: int, count: int) -> None:
+    masks = [square(0, 0, 20, 20), square(left, 0, left + 8, 8)]
+    pair = predictions_of(masks, [0.9, 0.8]), predictions_of([], [])
+    assert len(aggregate_predictions(*pair)) == count
+
+
+@pytest.mark.parametrize(("bottom", "count"), [(5, 2), (6, 1)])
+def test_an_iou_of_exactly_the_threshold_is_no_match(bottom: int, count: int) -> None:
+    large = predictions_of([square(0, 0, 10, 10)], [0.9])
+    small = predictions_of([square(0, 0, 10, bottom)], [0.8])
+    assert len(aggregate_predictions(large, small, cross_filter=1.1)) == count
+
+
 def test_one_to_one_leaves_no_duplicates() -> None:
     whole = square(10, 10, 40, 30)
     parts = [square(10, 10, 29, 30), square(21, 10, 40, 30)]

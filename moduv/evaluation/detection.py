@@ -21,7 +21,7 @@ EVERYTHING = [0.0, 1e10]
 # so that they add up.
 AREAS: dict[str, Areas] = {
     "coco": {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)},
-    "street": {"small": (0, 16**2), "medium": (16**2, 40**2), "large": (40**2, 1e10)},
+    "street": {"small": (0, 14**2), "medium": (14**2, 28**2), "large": (28**2, 1e10)},
 }
 RECALL_IOU = 0.5
 UNDEFINED = -1.0  # pycocotools' mark for a mean over nothing

@@ -115,7 +115,7 @@ def report_run(
         curves=dict(read_curves(logs(run))),
         charts=gains(metrics),
         sizes=dict(sizes(run, frames)),
-        size_marks={"medium": 16.0, "large": 40.0},
+        size_marks={"medium": 14.0, "large": 28.0},
         timings={name: seconds_of(run / folder) for name, folder in STAGES.items()},
         environment=environment(),
         config=(run / "motion" / "config.yaml").read_text(),

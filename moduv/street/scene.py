@@ -221,18 +221,18 @@ class Scene:
         if rng.random() < 0.55:
             speed = max(0.1, ego + rng.choice([-1, 1]) * rng.uniform(0.1, 0.25))
             self._add_car(
-                LANE + rng.normal() * 0.2, rng.uniform(7, 18), rng.normal() * 0.02, (0, speed)
+                LANE + rng.normal() * 0.2, rng.uniform(5.5, 15), rng.normal() * 0.02, (0, speed)
             )
         for chance in (0.65, 0.35):
             if rng.random() < chance:
                 side, speed = rng.choice([-1, 1]), rng.uniform(0.15, 0.42)
                 x = -side * speed * self.frames * rng.uniform(0.2, 0.8)
-                z = rng.uniform(9, 26) + ego * self.frames / 2
+                z = rng.uniform(6, 22) + ego * self.frames / 2
                 self._add_car(x, z, side * np.pi / 2, (side * speed, 0))
         if rng.random() < 0.45:
             yaw, speed = rng.choice([-1, 1]) * rng.uniform(0.4, 2.6), rng.uniform(0.12, 0.35)
             velocity = (speed * np.sin(yaw), speed * np.cos(yaw))
-            self._add_car(rng.uniform(-4, 4), rng.uniform(10, 24), yaw, velocity)
+            self._add_car(rng.uniform(-4, 4), rng.uniform(7, 20), yaw, velocity)
 
     def _walk(self) -> None:
         """Pedestrians on the pavements and crossing the road; four in ten stand still."""

@@ -13,7 +13,7 @@ from moduv.street.scene import Scene
 SMALLEST_SIDE = 8
 """Objects whose visible part is less wide and less high than this, in pixels, need not be found."""
 SMALLEST_AREA = 24
-SIZES = {"small": (0, 16), "medium": (16, 40), "large": (40, 10_000)}
+SIZES = {"small": (0, 14), "medium": (14, 28), "large": (28, 10_000)}
 """Ranges of the square root of the visible area in pixels, for counting."""
 
 

@@ -184,8 +184,9 @@ class PoseDecoder(nn.Module):
         self.head = nn.Conv2d(inputs, 6, 1)
         # Starting close to standing still, the warped neighbours are no worse than the unwarped ones;
         # otherwise auto-masking hides most pixels and depth can run away before the pose is found.
-        nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.mul_(0.01)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         pose = 0.01 * self.head(features[-1]).mean((2, 3))
