@@ -1,0 +1,50 @@
+"""A few painted frames with labels, small enough to train a detector on within a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.labels import rle
+from moduv.labels.instances import Instances
+from moduv.labels.store import write_labels
+
+HEIGHT, WIDTH = 96, 160
+
+
+def instances_of(
+    boxes: list[tuple[int, int, int, int]], height: int = HEIGHT, width: int = WIDTH
+) -> Instances:
+    """Labels whose masks fill integer boxes (left, top, right, bottom), right and bottom exclusive."""
+    masks = []
+    for left, top, right, bottom in boxes:
+        mask = np.zeros((height, width), bool)
+        mask[top:bottom, left:right] = True
+        masks.append(rle.encode(mask))
+    scores = np.ones(len(boxes), np.float32)
+    return Instances(masks, np.asarray(boxes, np.float32).reshape(-1, 4), scores, (height, width))
+
+
+def paint(boxes: list[tuple[int, int, int, int]], rng: np.random.Generator) -> np.ndarray:
+    """A noisy grey frame (H, W, 3) with red boxes."""
+    image = rng.integers(90, 140, (HEIGHT, WIDTH, 3), np.uint8)
+    for left, top, right, bottom in boxes:
+        image[top:bottom, left:right] = (220, 40, 30)
+    return image
+
+
+def write_world(root: Path, count: int = 4) -> list[FrameRef]:
+    """Write frames under `root/frames` and their labels under `root/labels`; the last has no objects."""
+    rng = np.random.default_rng(0)
+    refs = [FrameRef("train/clip_0000", index) for index in range(count)]
+    for ref in refs:
+        boxes = []
+        for _ in range(0 if ref is refs[-1] else 3):
+            left, top = int(rng.integers(0, WIDTH - 50)), int(rng.integers(0, HEIGHT - 40))
+            boxes.append((left, top, left + int(rng.integers(12, 50)), top + 20))
+        write_image(ref.file(root / "frames", ".png"), paint(boxes, rng))
+        write_labels(root / "labels", ref, instances_of(boxes))
+    return refs

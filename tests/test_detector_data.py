@@ -1,0 +1,249 @@
+"""Training samples of the detector: what flips, shrinks, mosaics and pastes may and may not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detector_world import HEIGHT, WIDTH, instances_of, paint, write_world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moduv.detector.data import LabelledFrames, labelled_frame
+from moduv.detector.transforms import (
+    GREY,
+    Augmentation,
+    Canvas,
+    LabelledFrame,
+    Placement,
+    augment,
+    boxes_of_masks,
+    place_objects,
+)
+from moduv.engine.errors import InputError
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.labels.instances import Instances
+from moduv.labels.store import write_labels
+
+PLAIN = Augmentation(flip=0.0, jitter=0.0)
+integer_box = st.tuples(
+    st.integers(0, WIDTH - 30), st.integers(0, HEIGHT - 30), st.integers(4, 30), st.integers(4, 30)
+).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+boxes_strategy = st.lists(integer_box, min_size=1, max_size=5)
+
+
+def frame_of(boxes: list[tuple[int, int, int, int]]) -> LabelledFrame:
+    return labelled_frame(paint(boxes, np.random.default_rng(0)), instances_of(boxes), "a.json")
+
+
+def no_other(_: np.random.Generator) -> LabelledFrame:
+    raise AssertionError("no other frame is needed")
+
+
+@settings(max_examples=40, deadline=None)
+@given(boxes_strategy, st.integers(0, 10**6))
+def test_flip_mirrors_boxes_with_the_image(
+    boxes: list[tuple[int, int, int, int]], seed: int
+) -> None:
+    frame = frame_of(boxes)
+    config = Augmentation(flip=1.0, jitter=0.0)
+    image, target = augment(frame, config, np.random.default_rng(seed), no_other)
+    mirrored = torch.from_numpy(frame.image[:, ::-1].copy()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(image, mirrored)
+    expected = [(WIDTH - right, top, WIDTH - left, bottom) for left, top, right, bottom in boxes]
+    np.testing.assert_allclose(target["boxes"], expected)
+    np.testing.assert_array_equal(boxes_of_masks(target["masks"].numpy().astype(bool)), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes_strategy, st.floats(0.25, 1.0), st.floats(0, 1), st.integers(0, 10**6))
+def test_scale_jitter_keeps_size_and_agreement_of_boxes_and_masks(
+    boxes: list[tuple[int, int, int, int]], factor: float, flip: float, seed: int
+) -> None:
+    config = Augmentation(flip=flip, jitter_min=factor, jitter_max=factor)
+    image, target = augment(frame_of(boxes), config, np.random.default_rng(seed), no_other)
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert target["masks"].shape == (len(target["boxes"]), HEIGHT, WIDTH)
+    assert target["labels"].tolist() == [1] * len(target["boxes"])
+    sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+    assert (sides > config.min_side).all()
+    tight = boxes_of_masks(target["masks"].numpy().astype(bool))
+    # A mask of whole pixels can miss the exact box by half a pixel on either side.
+    np.testing.assert_allclose(target["boxes"], tight, atol=0.51)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.2, 0.95), st.integers(0, 10**6))
+def test_the_canvas_around_a_shrunken_frame_is_grey(factor: float, seed: int) -> None:
+    config = Augmentation(jitter_min=factor, jitter_max=factor)
+    white = LabelledFrame(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), np.zeros((0, 4)), [], (1, 1))
+    image, target = augment(white, config, np.random.default_rng(seed), no_other)
+    content = (image == 1).all(dim=0)
+    assert ((image == 1) | (image == GREY)).all()
+    assert content.sum() == round(HEIGHT * factor) * round(WIDTH * factor)
+    assert len(target["boxes"]) == 0
+
+
+def test_a_shrunken_frame_lies_anywhere_on_the_canvas() -> None:
+    config = Augmentation(flip=0.0, jitter_min=0.5, jitter_max=0.5)
+    frame = frame_of([(0, 0, 20, 20)])
+    corners = [
+        augment(frame, config, np.random.default_rng(seed), no_other)[1]["boxes"][0, :2].tolist()
+        for seed in range(300)
+    ]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    assert (low <= (3, 3)).all()
+    assert (high >= (WIDTH / 2 - 3, HEIGHT / 2 - 3)).all()
+
+
+def test_jitter_follows_its_probability_and_range() -> None:
+    config = Augmentation(flip=0.0, jitter=0.5, jitter_min=0.5, jitter_max=0.8)
+    frame = frame_of([(0, 0, 100, 50)])
+    widths = np.array(
+        [
+            float(augment(frame, config, np.random.default_rng(s), no_other)[1]["boxes"][0, 2:3])
+            - float(augment(frame, config, np.random.default_rng(s), no_other)[1]["boxes"][0, 0])
+            for s in range(400)
+        ]
+    )
+    plain = widths == 100
+    assert 0.4 < plain.mean() < 0.6
+    assert widths[~plain].min() >= 49
+    assert widths[~plain].max() <= 81
+
+
+def test_enlarged_frames_are_cropped_and_boxes_fit_what_is_left() -> None:
+    frame = frame_of([(0, 0, 80, 90), (150, 80, 158, 94)])
+    placed = Placement(2 * HEIGHT, 2 * WIDTH, top=0, left=-100)
+    masks, boxes = place_objects(frame, placed, (HEIGHT, WIDTH))
+    assert boxes[0].tolist() == [0, 0, 60, 96]
+    assert masks[0].sum() == 60 * 96
+    assert not masks[1].any()
+
+
+def test_too_small_and_hidden_objects_are_no_targets() -> None:
+    boxes = [(10, 10, 50, 50), (60, 10, 64, 14)]
+    config = Augmentation(flip=0.0, jitter_min=0.25, jitter_max=0.25)
+    _, target = augment(frame_of(boxes), config, np.random.default_rng(0), no_other)
+    assert len(target["boxes"]) == 1
+
+
+def test_masks_of_another_size_land_where_their_boxes_do() -> None:
+    boxes = [(20, 10, 60, 50)]
+    image = paint(boxes, np.random.default_rng(0))
+    small = instances_of([(10, 5, 30, 25)], HEIGHT // 2, WIDTH // 2)
+    _, target = augment(
+        labelled_frame(image, small, "a.json"), PLAIN, np.random.default_rng(0), no_other
+    )
+    np.testing.assert_array_equal(target["boxes"], boxes)
+    np.testing.assert_array_equal(boxes_of_masks(target["masks"].numpy().astype(bool)), boxes)
+
+
+def test_shrinking_the_mask_of_a_large_frame_equals_resizing_it() -> None:
+    yy, xx = np.mgrid[:HEIGHT, :WIDTH]
+    disc = (yy - 40) ** 2 + (xx - 70) ** 2 < 30**2
+    instances = Instances(
+        [instances_of([(0, 0, 1, 1)]).masks[0]], np.array([[40, 10, 101, 71]]), None
+    )
+    frame = labelled_frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), instances, "a.json")
+    frame.masks[0] = type(frame.masks[0])(0, 0, disc)
+    masks, _ = place_objects(frame, Placement(HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH))
+    resized = cv2.resize(disc.astype(np.float32), (WIDTH // 2, HEIGHT // 2)) > 0.5
+    overlap = (masks[0][: HEIGHT // 2, : WIDTH // 2] & resized).sum()
+    assert overlap / (masks[0][: HEIGHT // 2, : WIDTH // 2] | resized).sum() > 0.95
+
+
+def test_mosaic_fills_the_canvas_with_other_frames() -> None:
+    rng = np.random.default_rng(0)
+    own, other = frame_of([(10, 10, 60, 60)]), frame_of([(80, 20, 120, 60), (0, 0, 30, 30)])
+    config = Augmentation(jitter_min=0.5, jitter_max=0.5, mosaic=True)
+    image, target = augment(own, config, rng, lambda _: other)
+    assert len(target["boxes"]) == 1 + 3 * 2
+    assert not (image == GREY).all(dim=0).any()
+
+
+def test_pasted_objects_hide_what_is_below_them() -> None:
+    canvas = Canvas.grey(HEIGHT, WIDTH)
+    canvas.add(frame_of([(10, 10, 50, 50), (100, 10, 110, 20)]), Placement(HEIGHT, WIDTH))
+    canvas.paste(
+        frame_of([(30, 0, 60, 60), (95, 5, 120, 30)]), Placement(HEIGHT, WIDTH), np.array([0, 1])
+    )
+    assert canvas.boxes.tolist() == [[10, 10, 30, 50], [30, 0, 60, 60], [95, 5, 120, 30]]
+    assert not (canvas.masks[0] & canvas.masks[1]).any()
+    red = (np.abs(canvas.image - np.array([220, 40, 30]) / 255) < 1e-6).all(axis=2)
+    np.testing.assert_array_equal(red[:, :90], canvas.masks[:2].any(axis=0)[:, :90])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 0.9), st.integers(0, 10**6))
+def test_colours_stay_in_range_and_geometry_stays(strength: float, seed: int) -> None:
+    boxes = [(10, 10, 50, 50)]
+    config = Augmentation(flip=0.0, jitter=0.0, colour=strength)
+    image, target = augment(frame_of(boxes), config, np.random.default_rng(seed), no_other)
+    assert 0 <= image.min()
+    assert image.max() <= 1
+    assert target["boxes"].tolist() == [list(map(float, boxes[0]))]
+
+
+def test_a_sample_depends_on_its_seed_only(tmp_path: Path) -> None:
+    refs = write_world(tmp_path)
+    rich = Augmentation(mosaic=True, jitter_min=0.3, colour=0.3, paste=1.0)
+    first = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich)
+    second = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich, cache_bytes=0)
+    second[(2, 5)]
+    for seed in range(5):
+        image, target = first[(0, seed)]
+        same_image, same_target = second[(0, seed)]
+        assert torch.equal(image, same_image)
+        assert all(torch.equal(target[key], same_target[key]) for key in target)
+    assert not torch.equal(first[(0, 1)][0], first[(0, 2)][0])
+
+
+def test_initial_labels_become_continuous(tmp_path: Path) -> None:
+    refs = write_world(tmp_path, 1)
+    inclusive = instances_of([(10, 20, 30, 50)])
+    write_labels(tmp_path / "L0", refs[0], Instances(inclusive.masks, inclusive.boxes))
+    _, target = LabelledFrames(tmp_path / "frames", refs, tmp_path / "L0", PLAIN)[(0, 0)]
+    assert target["boxes"].tolist() == [[10, 20, 30, 50]]
+
+
+def test_frames_without_labels_are_negatives(tmp_path: Path) -> None:
+    refs = write_world(tmp_path)
+    _, target = LabelledFrames(tmp_path / "frames", refs, None, PLAIN)[(0, 0)]
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, HEIGHT, WIDTH)
+
+
+def test_missing_labels_and_other_aspects_are_named(tmp_path: Path) -> None:
+    refs = write_world(tmp_path)
+    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", PLAIN)
+    refs[1].file(tmp_path / "labels", ".json").unlink()
+    with pytest.raises(InputError, match=r"000001\.json: no such file"):
+        dataset[(1, 0)]
+    write_labels(tmp_path / "labels", refs[1], instances_of([(1, 1, 9, 9)], 90, 90))
+    with pytest.raises(
+        InputError, match=r"000001\.json: 'masks' are 90 x 90 but the image is 96 x"
+    ):
+        dataset[(1, 0)]
+    refs[2].image_path(tmp_path / "frames").write_bytes(b"\x89PNG broken")
+    with pytest.raises(InputError, match=r"000002\.png"):
+        dataset[(2, 0)]
+
+
+def test_labels_of_a_rounded_aspect_are_accepted(tmp_path: Path) -> None:
+    ref = FrameRef("kitti/drive", 7)
+    write_image(ref.file(tmp_path, ".png"), np.zeros((375, 1242, 3), np.uint8))
+    write_labels(tmp_path / "L", ref, instances_of([(64, 48, 128, 96)], 192, 640))
+    _, target = LabelledFrames(tmp_path, [ref], tmp_path / "L", PLAIN)[(0, 0)]
+    np.testing.assert_allclose(target["boxes"], [[124.2, 93.75, 248.4, 187.5]])
+
+
+def test_ranges_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="jitter_min"):
+        Augmentation(jitter_min=0.8, jitter_max=0.5)
+    with pytest.raises(InputError, match="colour"):
+        Augmentation(colour=1.0)
