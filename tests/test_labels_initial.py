@@ -134,14 +134,15 @@ def test_objects_at_different_ranges_stay_apart() -> None:
     assert extract_instances(*together).boxes.tolist() == [[5, 5, 35, 20]]
 
 
-def test_a_difference_of_exactly_eps_counts() -> None:
-    mask, depth, _ = scene((slice(5, 20), slice(5, 20), 2.0))
+@pytest.mark.parametrize(("near", "far", "eps"), [(2.0, 2 + 1 / 32, 1 / 32), (0.1, 0.2, 0.1)])
+def test_a_difference_of_exactly_eps_counts(near: float, far: float, eps: float) -> None:
+    mask, depth, _ = scene((slice(5, 20), slice(5, 20), near))
     rows, columns = np.mgrid[:40, :60]
-    depth[(rows + columns) % 2 == 1] = 2 + 1 / 32
+    depth[(rows + columns) % 2 == 1] = far
     # Rays along the axis, so that ranges are the depths without rounding.
-    found = extract_instances(mask, depth, np.diag([0.0, 0.0, 1.0]), eps=1 / 32)
-    assert found.areas().tolist() == [15 * 15]
-    assert len(extract_instances(mask, depth, np.diag([0.0, 0.0, 1.0]), eps=0.031)) == 0
+    axis = np.diag([0.0, 0.0, 1.0])
+    assert extract_instances(mask, depth, axis, eps=eps).areas().tolist() == [15 * 15]
+    assert len(extract_instances(mask, depth, axis, eps=0.999 * eps)) == 0
 
 
 def test_relative_eps_does_not_depend_on_the_scale_of_depth() -> None:
