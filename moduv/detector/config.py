@@ -45,7 +45,7 @@ class DetectorConfig:
     mask_layers: tuple[int, ...] = (256, 256, 256, 256)
     score_threshold: float = 0.05
     roi_samples: int = 2
-    """Points read per bin and axis of a region."""
+    """Points read per bin and axis of a region; with 1, regions are read by table look-up."""
     max_detections: int = 100
 
 
@@ -59,6 +59,7 @@ STREET = DetectorConfig(
     size_divisible=16,
     anchor_sizes=(10, 20, 40, 80),
     rpn_samples=128,
+    rpn_match=0.5,
     proposals_train=128,
     proposals_test=128,
     roi_scale=56,

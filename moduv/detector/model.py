@@ -57,7 +57,7 @@ def build_detector(
         rpn_batch_size_per_image=config.rpn_samples,
         rpn_fg_iou_thresh=config.rpn_match,
         box_roi_pool=_roi_pool(levels, config.box_resolution, config),
-        box_head=TwoMLPHead(channels * config.box_resolution**2, config.box_hidden),
+        box_head=_box_head(config),
         box_predictor=FastRCNNPredictor(config.box_hidden, CLASSES),
         box_score_thresh=config.score_threshold,
         box_detections_per_img=config.max_detections,
@@ -110,6 +110,16 @@ def _backbone(config: DetectorConfig) -> nn.Module:
     if config.backbone == "street":
         return StreetBackbone(config.widths, config.fpn_channels)
     raise InputError(f"backbone {config.backbone!r} is unknown; choose resnet50 or street.")
+
+
+def _box_head(config: DetectorConfig) -> nn.Module:
+    head = TwoMLPHead(config.fpn_channels * config.box_resolution**2, config.box_hidden)
+    if config.backbone == "street":
+        # PyTorch's default start shrinks features sixfold here; a short training cannot wait for more.
+        for layer in (head.fc6, head.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return head
 
 
 def _roi_pool(levels: list[str], resolution: int, config: DetectorConfig) -> MultiScaleRoIAlign:
