@@ -47,13 +47,12 @@ def parse() -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> None:
     """Translate the options into a recipe and train."""
-    from moduv.detector.train import DetectorTraining
     from moduv.detector.transforms import Augmentation
     from moduv.engine.config import load_preset
     from moduv.frames.splits import read_split
-    from moduv.rounds.recipe import train_round
+    from moduv.rounds.recipe import Recipe, train_round
 
-    base = load_preset(DetectorTraining, options.preset, "final")
+    base = load_preset(Recipe, options.preset, "final")
     frames = options.epoch_size or len(read_split(options.train_files))
     steps_per_epoch = max(1, frames // (options.batch_size * options.grad_agg))
     loop = dataclasses.replace(

@@ -30,6 +30,12 @@ class Large2SmallLabels:
     match_iou: float = 0.5
     self_filter: float = 0.75
     cross_filter: float = 0.5
+    binary_cover: bool = False
+    """Compare masks instead of their soft supports, which reach as far as the boxes."""
+    one_to_one: bool = False
+    """Use up both masks of a pair, so that no object is kept twice."""
+    veto_by_survivors: bool = False
+    """Let only small masks that survive drop a large one."""
     batch_size: int = 4
 
     def aggregate(self, large: Predictions, small: Predictions) -> Instances:
@@ -40,6 +46,9 @@ class Large2SmallLabels:
             match_iou=self.match_iou,
             self_filter=self.self_filter,
             cross_filter=self.cross_filter,
+            binary_cover=self.binary_cover,
+            one_to_one=self.one_to_one,
+            veto_by_survivors=self.veto_by_survivors,
         )
 
 

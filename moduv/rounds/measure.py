@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moduv.detector.predict import detections_to_coco, predict
 from moduv.detector.train import load_detector
 from moduv.engine.config import load_preset
@@ -28,7 +26,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances, Predictions
 from moduv.labels.predicted import from_predictions
-from moduv.labels.store import InitialConfig, label_motion_output, write_labels
+from moduv.labels.store import InitialConfig, coco_results, label_motion_output, write_labels
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
 
@@ -165,25 +163,10 @@ def _label_results(
     instances: list[Instances], frames: list[FrameRef], images: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Label sets as COCO results at the images' size; labels without scores count as certain."""
-    results = []
+    results: list[dict[str, Any]] = []
     for frame, labels in zip(frames, instances, strict=True):
         image = _image_of(frame, images)
-        if labels.size not in {None, (image["height"], image["width"])}:
-            labels = labels.resized(image["height"], image["width"])
-        scores = np.ones(len(labels)) if labels.scores is None else labels.scores
-        for mask, box, score in zip(
-            labels.masks, labels.boxes.tolist(), scores.tolist(), strict=True
-        ):
-            x0, y0, x1, y1 = box
-            results.append(
-                {
-                    "image_id": image["id"],
-                    "category_id": 1,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "segmentation": mask,
-                    "score": score,
-                }
-            )
+        results += coco_results(labels, image["id"], (image["height"], image["width"]))
     return results
 
 

@@ -6,17 +6,28 @@ length, augmentation. The recipes are sections of the presets: `moving2mobile`, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moduv.detector.train import DetectorTraining, train_detector
+from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
-from moduv.labels.store import labelled
+from moduv.labels.store import labelled, read_labels
 
 
-def train_round(data: Path, split: Path, labels: Path, out: Path, config: DetectorTraining) -> None:
+@dataclass(frozen=True)
+class Recipe(DetectorTraining):
+    """A round's recipe: how the detector is trained, and on which frames."""
+
+    skip_empty: bool = False
+    """Leave out frames without a labelled object. The published split of L0 seems to be made so; as
+    long as labels miss most objects, such frames teach that nothing is there."""
+
+
+def train_round(data: Path, split: Path, labels: Path, out: Path, config: Recipe) -> None:
     """Train the detector of one round.
 
     Args:
@@ -33,11 +44,18 @@ def train_round(data: Path, split: Path, labels: Path, out: Path, config: Detect
     Stage("round train", out, config, inputs).run(lambda: _train(data, split, labels, out, config))
 
 
-def _train(
-    data: Path, split: Path, labels: Path, out: Path, config: DetectorTraining
-) -> dict[str, Any]:
+def _train(data: Path, split: Path, labels: Path, out: Path, config: Recipe) -> dict[str, Any]:
     frames = read_split(split)
     known = labelled(labels, frames)
-    say(f"  {len(known)} frames; {len(frames) - len(known)} left out because they have no labels")
-    train_detector(data, labels, known, config, out)
-    return {"frames": len(known), "without_labels": len(frames) - len(known)}
+    chosen = (
+        [frame for frame in known if len(read_labels(labels, frame))]
+        if config.skip_empty
+        else known
+    )
+    if not chosen:
+        raise InputError(
+            f"{labels}: no frame of {split} has a labelled object; lower the label stage's thresholds."
+        )
+    say(f"  {len(chosen)} frames; {len(frames) - len(chosen)} left out because they have no labels")
+    train_detector(data, labels, chosen, config, out)
+    return {"frames": len(chosen), "left_out": len(frames) - len(chosen)}
