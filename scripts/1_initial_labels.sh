@@ -6,4 +6,4 @@ moduv motion train --preset "$PRESET" --data "$DATA" --split "$TRAIN" --out "$SA
 moduv motion predict --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
     --weights "$SAVE/motion" --out "$SAVE/motion_outputs"
 moduv labels initial --preset "$PRESET" --split "$TRAIN" \
-    --motion "$SAVE/motion_outputs" --out "$SAVE/L0_pseudo_labels"
+    --motion "$SAVE/motion_outputs" --data "$DATA" --out "$SAVE/L0_pseudo_labels"

@@ -65,7 +65,7 @@ def chain(root: Path) -> list[Link]:
         ),
         link(
             *("labels initial", run / "L0_pseudo_labels", "*/*/*.json", "--split", train),
-            *("--motion", run / "motion_outputs", "--config.workers", "1"),
+            *("--motion", run / "motion_outputs", "--data", data, "--config.workers", "1"),
         ),
         link(
             *("labels true", run / "true_labels", "*/*/*.json", "--split", train),

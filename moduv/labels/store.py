@@ -16,10 +16,11 @@ from moduv.engine.files import read_json, read_npz, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
+from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import read_split
 from moduv.labels.initial import extract_instances
 from moduv.labels.instances import Instances
+from moduv.labels.snapped import snap_to_image
 
 SUFFIX = ".json"
 
@@ -37,10 +38,14 @@ class InitialConfig:
     grow: int = 0
     """Pixels by which instances spread over moving pixels that the window left out."""
     smallest_extent: int = 5
+    snap: bool = False
+    """Fit the instances to the image's colours, and drop those that have none of their own."""
     workers: int = 2
 
 
-def initial_labels(split: Path, motion: Path, out: Path, config: InitialConfig) -> None:
+def initial_labels(
+    split: Path, motion: Path, out: Path, config: InitialConfig, data: Path | None = None
+) -> None:
     """Make L0 from motion masks and depth.
 
     Args:
@@ -48,15 +53,23 @@ def initial_labels(split: Path, motion: Path, out: Path, config: InitialConfig) 
         motion: folder of the motion outputs, `<segment>/NNNNNN.npz`.
         out: label root; receives `<segment>/NNNNNN.json`, finished files are kept.
         config: parameters of the clustering.
+        data: folder of the frames; needed to snap instances to the image.
 
     Raises:
         InputError: when no frame has a motion output, or one is broken; the others are labelled.
     """
+    if config.snap and data is None:
+        raise InputError(
+            "L0: 'snap' needs the frames; give their folder with --data, or set it to false."
+        )
     inputs = (split, motion) if (motion / "manifest.json").is_file() else (split,)
-    Stage("labels initial", out, config, inputs).run(lambda: _initial(split, motion, out, config))
+    stage = Stage("labels initial", out, config, inputs)
+    stage.run(lambda: _initial(split, motion, out, config, data))
 
 
-def _initial(split: Path, motion: Path, out: Path, config: InitialConfig) -> dict[str, Any]:
+def _initial(
+    split: Path, motion: Path, out: Path, config: InitialConfig, data: Path | None
+) -> dict[str, Any]:
     frames = read_split(split)
     known = [frame for frame in frames if frame.file(motion, ".npz").is_file()]
     if not known:
@@ -66,7 +79,7 @@ def _initial(split: Path, motion: Path, out: Path, config: InitialConfig) -> dic
         )
     share = distributed.shard(known)
     todo = [frame for frame in share if not is_labelled(out, frame)]
-    jobs = [(frame, motion, out, config) for frame in todo]
+    jobs = [(frame, motion, out, config, data) for frame in todo]
     with ProcessPoolExecutor(max(1, config.workers)) as pool:
         finished = pool.map(_label_frame, jobs, chunksize=8)
         troubles = list(progress(finished, desc="L0", total=len(jobs), unit="frame"))
@@ -84,21 +97,25 @@ def _initial(split: Path, motion: Path, out: Path, config: InitialConfig) -> dic
     return {**numbers, "without_motion_output": len(frames) - len(known)}
 
 
-def _label_frame(job: tuple[FrameRef, Path, Path, InitialConfig]) -> str:
+def _label_frame(job: tuple[FrameRef, Path, Path, InitialConfig, Path | None]) -> str:
     """Label a frame; what is wrong with its motion output, so that one broken file stops no other."""
-    frame, motion, out, config = job
+    frame, motion, out, config, data = job
+    image = None if data is None else frame.image_path(data)
     try:
-        instances = label_motion_output(frame.file(motion, ".npz"), config)
+        instances = label_motion_output(frame.file(motion, ".npz"), config, image)
     except InputError as error:
         return str(error)
     write_labels(out, frame, instances)
     return ""
 
 
-def label_motion_output(path: Path, config: InitialConfig) -> Instances:
-    """L0 of one motion output file. Raises InputError naming the file when it is broken."""
+def label_motion_output(path: Path, config: InitialConfig, image: Path | None = None) -> Instances:
+    """L0 of one motion output file and, where it is snapped, of the frame's image.
+
+    Raises InputError naming the file when it is broken.
+    """
     arrays = read_npz(path, ("mot_mask", "depth", "inv_K"))
-    return extract_instances(
+    instances = extract_instances(
         arrays["mot_mask"],
         arrays["depth"],
         arrays["inv_K"],
@@ -111,6 +128,9 @@ def label_motion_output(path: Path, config: InitialConfig) -> Instances:
         smallest_extent=config.smallest_extent,
         source=str(path),
     )
+    if not config.snap or image is None or instances.size is None:
+        return instances
+    return snap_to_image(instances, resize_image(read_image(image), *instances.size))
 
 
 def write_labels(root: str | Path, frame: FrameRef, instances: Instances) -> None:

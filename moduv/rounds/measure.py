@@ -110,7 +110,7 @@ def _measure(
             results = _coco(predictions[name], frames, images)
             write_json(out / f"{folder}.json", results)
             metrics[name] = evaluate(truth, results, areas=config.areas)
-    for name, instances in _label_sets(run, frames, predictions, config).items():
+    for name, instances in _label_sets(run, data, frames, predictions, config).items():
         for frame, labels in zip(frames, instances, strict=True):
             write_labels(out / name, frame, labels)
         results = _label_results(instances, frames, images)
@@ -129,6 +129,7 @@ def _detect(
 
 def _label_sets(
     run: Path,
+    data: Path,
     frames: list[FrameRef],
     predictions: dict[str, list[Predictions]],
     config: Measurement,
@@ -136,8 +137,8 @@ def _label_sets(
     """L0, L1 and L2 of the held-out frames, as far as their makers exist."""
     preset = config.labels_preset
     initial = load_preset(InitialConfig, preset, "initial_labels")
-    files = (frame.file(run / "motion_val", ".npz") for frame in frames)
-    sets = {"L0": [label_motion_output(path, initial) for path in files]}
+    files = [(f.file(run / "motion_val", ".npz"), f.image_path(data)) for f in frames]
+    sets = {"L0": [label_motion_output(path, initial, image) for path, image in files]}
     if "Moving2Mobile" in predictions:
         mobile = load_preset(MobileLabels, preset, "mobile_labels")
         found = predictions["Moving2Mobile"]

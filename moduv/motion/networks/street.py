@@ -199,8 +199,6 @@ class DisparityDecoder(nn.Module):
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.field = FieldDecoder(channels, 1)
-        # The start lies at a tenth of the range of disparities, where street scenes are.
-        nn.init.constant_(self.field.head.bias, -2.2)  # type: ignore[arg-type]
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         return [self.field(features).float().sigmoid()]
