@@ -18,6 +18,7 @@ from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
 from moduv.labels.aggregated import aggregate_predictions
 from moduv.labels.instances import Instances, Predictions
+from moduv.labels.predicted import without_nested
 from moduv.labels.store import is_labelled, statistics, write_labels
 
 
@@ -36,11 +37,13 @@ class Large2SmallLabels:
     """Use up both masks of a pair, so that no object is kept twice."""
     veto_by_survivors: bool = False
     """Let only small masks that survive drop a large one."""
+    nested: float = 1.0
+    """Largest share that a label may have in common with a better one; 1: not looked at, as published."""
     batch_size: int = 4
 
     def aggregate(self, large: Predictions, small: Predictions) -> Instances:
         """Merge the confident predictions of both detectors on one frame."""
-        return aggregate_predictions(
+        merged = aggregate_predictions(
             above(large, self.large_score),
             above(small, self.small_score),
             match_iou=self.match_iou,
@@ -50,6 +53,7 @@ class Large2SmallLabels:
             one_to_one=self.one_to_one,
             veto_by_survivors=self.veto_by_survivors,
         )
+        return merged if self.nested >= 1 else without_nested(merged, self.nested)
 
 
 def above(predictions: Predictions, score: float) -> Predictions:

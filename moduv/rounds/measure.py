@@ -25,7 +25,6 @@ from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions
 from moduv.labels.store import InitialConfig, coco_results, label_motion_output, write_labels
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
@@ -141,8 +140,7 @@ def _label_sets(
     sets = {"L0": [label_motion_output(path, initial, image) for path, image in files]}
     if "Moving2Mobile" in predictions:
         mobile = load_preset(MobileLabels, preset, "mobile_labels")
-        found = predictions["Moving2Mobile"]
-        sets["L1"] = [from_predictions(p, mobile.score_threshold) for p in found]
+        sets["L1"] = [mobile.select(found) for found in predictions["Moving2Mobile"]]
     scales = [predictions.get(f"Large2Small, {scale}") for scale in ("large", "small")]
     if scales[0] is not None and scales[1] is not None:
         merged = load_preset(Large2SmallLabels, preset, "aggregated_labels")

@@ -16,7 +16,8 @@ from moduv.engine import distributed
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
-from moduv.labels.predicted import from_predictions
+from moduv.labels.instances import Instances, Predictions
+from moduv.labels.predicted import from_predictions, without_nested
 from moduv.labels.store import is_labelled, statistics, write_labels
 
 
@@ -25,7 +26,14 @@ class MobileLabels:
     """How L1 is made."""
 
     score_threshold: float = 0.5
+    nested: float = 1.0
+    """Largest share that a label may have in common with a better one; 1: not looked at, as published."""
     batch_size: int = 4
+
+    def select(self, predictions: Predictions) -> Instances:
+        """The labels among the predictions of one frame."""
+        found = from_predictions(predictions, self.score_threshold)
+        return found if self.nested >= 1 else without_nested(found, self.nested)
 
 
 def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: MobileLabels) -> None:
@@ -50,7 +58,7 @@ def _label(
     model = load_detector(detector)
     found = predict(model, todo, data, batch_size=config.batch_size, desc="L1")
     for frame, predictions in found:
-        write_labels(out, frame, from_predictions(predictions, config.score_threshold))
+        write_labels(out, frame, config.select(predictions))
     distributed.barrier()
     numbers = statistics(out, frames)
     say(f"  L1: {numbers['instances']} instances in {len(frames)} frames")
