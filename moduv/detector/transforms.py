@@ -283,7 +283,10 @@ def _fill_mosaic(
 def _placed_image(
     image: np.ndarray, placement: Placement, rows: slice, columns: slice
 ) -> np.ndarray:
-    """The pixels (h, w, 3) float32 that a placed image shows in the canvas's rows and columns."""
+    """The pixels (h, w, 3) float32 that a placed image shows in the canvas's rows and columns.
+
+    Shrinking averages; the published code does or does not, depending on its torchvision.
+    """
     resized = resize_image(image, placement.height, placement.width)
     resized = resized[:, ::-1] if placement.flip else resized
     y, x = rows.start - placement.top, columns.start - placement.left
