@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from pycocotools import mask as coco
 import torch
+from pycocotools import mask as coco
 
 from moduv.labels import bits
 from moduv.labels.instances import Instances, Predictions

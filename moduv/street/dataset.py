@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from moduv.street.truth import annotate, count_objects, optical_flow
 SPLITS = ("train", "val")
 VAL_SEED = 1_000_000
 """Seeds of validation clips begin here, so that adding training clips leaves them as they are."""
+SEED_STRIDE = 2 * VAL_SEED
+"""Distance between the clips' seeds of two worlds: worlds of different seeds share no clip."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class StreetConfig:
     """Samples per pixel along each axis; odd."""
     seed: int = 0
     workers: int = 2
+    """Processes that render; they decide nothing about the result."""
 
     def __post_init__(self) -> None:
         if self.height < 96 or self.width < 160:
@@ -50,6 +53,15 @@ class StreetConfig:
             raise InputError(f"supersampling {self.supersampling} is not odd; use 1, 3 or 5.")
         if min(self.train_clips, self.val_clips) < 1 or self.frames_per_clip < 3:
             raise InputError("the street world needs a clip in each split and three frames a clip.")
+        if max(self.train_clips, self.val_clips) > VAL_SEED:
+            raise InputError(
+                f"the street world has at most {VAL_SEED} clips in each split; use fewer."
+            )
+        if self.seed < 0 or self.workers < 1:
+            raise InputError(
+                f"street world with seed {self.seed} and {self.workers} workers cannot be rendered; "
+                "use a seed of 0 or more and at least one worker."
+            )
 
     def camera(self) -> Intrinsics:
         """The camera of every clip: 70 degrees wide, horizon a little above the middle."""
@@ -69,16 +81,18 @@ def render_dataset(root: Path, config: StreetConfig) -> None:
     Raises:
         InputError: when `root` holds a street world of other settings.
     """
-    Stage("street render", root, config).run(lambda: _render(root, config))
+    # The number of processes is no part of what the world is: a resumed run may use another one.
+    identity = replace(config, workers=StreetConfig.workers)
+    Stage("street render", root, identity).run(lambda: _render(root, config))
 
 
 def _render(root: Path, config: StreetConfig) -> dict[str, Any]:
     counts = {}
     for split in SPLITS:
         number = config.train_clips if split == "train" else config.val_clips
-        first = config.seed + (VAL_SEED if split == "val" else 0)
+        first = config.seed * SEED_STRIDE + (VAL_SEED if split == "val" else 0)
         jobs = [(root, config, f"{split}/clip_{clip:04d}", first + clip) for clip in range(number)]
-        with ProcessPoolExecutor(max(1, config.workers)) as pool:
+        with ProcessPoolExecutor(config.workers) as pool:
             parts = list(
                 progress(
                     pool.map(_render_clip, jobs), desc=f"street {split}", total=number, unit="clip"
@@ -118,11 +132,14 @@ def merge_annotations(
 
 
 def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str, Any]]]:
-    """Render one clip; its annotations are written last and say that it is whole."""
+    """Render one clip unless all its files are there; its annotations are written last."""
     root, config, segment, seed = job
     truth, frames = root / "truth" / segment, root / segment
     finished = truth / "annotations.json"
-    if finished.is_file():
+    images = [frames / f"{frame:06d}.jpg" for frame in range(config.frames_per_clip)]
+    truths = [truth / f"{frame:06d}.npz" for frame in range(config.frames_per_clip)]
+    beside = [frames / "cam.json", truth / "poses.txt", finished]
+    if all(path.is_file() for path in (*images, *truths, *beside)):
         return read_json(finished)
     for folder in (truth, frames):
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,9 +154,9 @@ def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str
         flow = (
             np.zeros((2, *depth.shape)) if last else optical_flow(scene, frame, camera, depth, ids)
         )
-        write_image(frames / f"{frame:06d}.jpg", image)
+        write_image(images[frame], image)
         write_npz(
-            truth / f"{frame:06d}.npz",
+            truths[frame],
             depth=depth.astype(np.float16),
             instances=ids.astype(np.uint8),
             flow=flow.astype(np.float16),

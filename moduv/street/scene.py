@@ -313,13 +313,22 @@ class Scene:
         self.objects.append(SceneObject(x, z, yaw, velocity, 0.6, 0.45, blocks))
 
     def _is_free(self, item: SceneObject) -> bool:
-        """Whether nothing stands in the object's way at the first, middle and last frame."""
+        """Whether the object keeps clear of the camera and the other objects in every frame.
+
+        At the first, middle and last frame it also keeps a distance from the other objects.
+        """
         half_width, half_length = item.clearance()
+        for frame in range(self.frames):
+            apart = np.abs(item.at(frame) - self.camera(frame)[1])
+            if apart[0] < half_width + 0.2 and apart[2] < half_length + 0.2:
+                return False
         for other in self.objects:
-            width, length = other.clearance()
-            for frame in (0, self.frames // 2, self.frames - 1):
+            width, length = half_width + other.clearance()[0], half_length + other.clearance()[1]
+            for frame in range(self.frames):
                 apart = np.abs(item.at(frame) - other.at(frame))
-                if apart[0] < half_width + width + 0.3 and apart[2] < half_length + length + 0.5:
+                roomy = frame in (0, self.frames // 2, self.frames - 1)
+                beside, ahead = (0.3, 0.5) if roomy else (0.0, 0.0)
+                if apart[0] < width + beside and apart[2] < length + ahead:
                     return False
         return True
 
