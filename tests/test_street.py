@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,63 @@ def test_killed_rendering_resumes_to_the_same_bytes(world: Path, tmp_path: Path)
     assert hashes(tmp_path / "killed") == hashes(world)
 
 
+def test_deleted_frames_are_rendered_again(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world, tmp_path / "holed")
+    (tmp_path / "holed/manifest.json").unlink()
+    shutil.rmtree(tmp_path / "holed/train/clip_0001")
+    (tmp_path / "holed/truth/val/clip_0000/000001.npz").unlink()
+    kept = (tmp_path / "holed/train/clip_0000/000000.jpg").stat().st_mtime_ns
+    render_dataset(tmp_path / "holed", SMALL)
+    assert hashes(tmp_path / "holed") == hashes(world)
+    assert (tmp_path / "holed/train/clip_0000/000000.jpg").stat().st_mtime_ns == kept
+
+
+def test_number_of_processes_decides_nothing(world: Path, tmp_path: Path) -> None:
+    render_dataset(tmp_path / "alone", replace(SMALL, workers=1))
+    assert hashes(tmp_path / "alone") == hashes(world)
+    before = (world / "manifest.json").stat().st_mtime_ns
+    render_dataset(world, replace(SMALL, workers=1))
+    assert (world / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_worlds_of_different_seeds_share_no_clip(world: Path, tmp_path: Path) -> None:
+    render_dataset(tmp_path / "other", replace(SMALL, seed=1))
+    first, second = (
+        {sha256(path) for path in root.rglob("000000.jpg")} for root in (world, tmp_path / "other")
+    )
+    assert len(first) == len(second) == 3
+    assert not first & second
+
+
+@pytest.mark.parametrize("frames", [8, 30])
+def test_objects_pass_neither_through_the_camera_nor_each_other(frames: int) -> None:
+    for seed in range(12):
+        scene = Scene(seed, frames)
+        for frame in range(frames):
+            bodies = [(item.at(frame), item.clearance()) for item in scene.objects]
+            bodies.append((scene.camera(frame)[1], (0.1, 0.1)))
+            for index, (place, (width, length)) in enumerate(bodies):
+                for other, (wide, long) in bodies[:index]:
+                    apart = np.abs(place - other)
+                    assert apart[0] >= width + wide or apart[2] >= length + long
+
+
 def test_other_settings_at_the_same_place_are_refused(world: Path) -> None:
     with pytest.raises(InputError, match="another config"):
         render_dataset(world, StreetConfig(train_clips=3, val_clips=1, frames_per_clip=4))
 
 
-@pytest.mark.parametrize("change", [{"height": 48}, {"supersampling": 2}, {"frames_per_clip": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": 48},
+        {"supersampling": 2},
+        {"frames_per_clip": 2},
+        {"train_clips": 1_000_001},
+        {"workers": 0},
+        {"seed": -1},
+    ],
+)
 def test_impossible_settings_are_one_sentence(change: dict[str, int]) -> None:
     with pytest.raises(InputError):
         StreetConfig(**change)
