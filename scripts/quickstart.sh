@@ -3,6 +3,17 @@
 # writes out/street/report.html. Can be stopped at any time; the same command continues.
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
+# A finished run of these settings is shown, not checked stage by stage.
+stamp="$SAVE/.quickstart"
+wanted="$PRESET $DATA $(cat moduv/presets/*.yaml | cksum)"
+if [[ -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] &&
+    [[ "$(find "$SAVE" -maxdepth 2 -name manifest.json | wc -l)" -ge 13 ]]; then
+    moduv measure --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
+        --annotations "$TRUTH" --out "$SAVE/evaluation"
+    echo "report: out/$NAME/report.html"
+    exit
+fi
+
 moduv street render --preset "$PRESET" --root "$DATA"
 bash scripts/1_initial_labels.sh
 bash scripts/2_moving2mobile.sh
@@ -16,3 +27,4 @@ moduv round final --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
     --labels "$SAVE/true_labels" --out "$SAVE/yardstick"
 
 bash scripts/5_evaluate.sh
+echo "$wanted" >"$stamp"
