@@ -78,6 +78,32 @@ def test_broken_checkpoint_is_one_sentence(tmp_path: Path, content: bytes) -> No
         checkpoint.load_weights(tmp_path / "w.pth")
 
 
+def test_same_content_is_the_same_file(tmp_path: Path) -> None:
+    for name in ("one.pth", "two.pth"):
+        checkpoint.save(tmp_path / name, {"weight": torch.arange(3.0)})
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+
+
+def test_gradients_of_an_earlier_run_do_not_count(tmp_path: Path) -> None:
+    def train_second(stale: float) -> Tensor:
+        network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        for parameter in network.parameters():
+            nn.init.constant_(parameter, 0.5)
+            parameter.grad = torch.full_like(parameter, stale)
+        network[0].requires_grad_(False)
+        config = LoopConfig(
+            steps=2, batch_size=4, learning_rate=1.0, optimizer="sgd", clip_norm=0.1
+        )
+
+        def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+            return {"loss": network(batch).square().mean()}
+
+        fit(network, step, Numbers(), config, tmp_path / f"{stale}", label="numbers")
+        return network[1].weight.detach()
+
+    assert torch.equal(train_second(0.0), train_second(100.0))
+
+
 def test_mismatched_weights_name_the_keys_and_change_nothing() -> None:
     module = nn.Linear(2, 3)
     before = module.weight.detach().clone()

@@ -16,8 +16,9 @@ from moduv.engine.files import atomic_path
 
 def save(path: str | Path, content: Any) -> None:
     """Write tensors, numbers and containers of them, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    # Given a path, torch writes the file's name into the archive; the same content is to be the same file.
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
 
 
 def load(path: str | Path) -> Any:

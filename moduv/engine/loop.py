@@ -157,6 +157,8 @@ def fit(
     """
     if len(dataset) == 0:
         raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
+    # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
+    modules.zero_grad(set_to_none=True)
     optimizer = make_optimizer(modules, config)
     start, sums = _resume(modules, optimizer, config, run_dir)
     if start >= config.steps:
