@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moduv import __version__
+from moduv.engine import distributed
 from moduv.engine.config import save_config, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, sha256, write_json
@@ -53,6 +54,7 @@ class Stage:
             return
         if started.is_file():
             seconds = float(read_json(started).get("seconds", 0.0))
+            self._sweep()
         self.out.mkdir(parents=True, exist_ok=True)
         save_config(self.out / "config.yaml", self.config)
         write_json(started, {**identity, "seconds": seconds})
@@ -86,6 +88,13 @@ class Stage:
         if not any(path.is_file() and path not in bookkeeping for path in self.out.rglob("*")):
             for path in bookkeeping:
                 path.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove temporary files that a killed run was writing."""
+        if distributed.is_main():
+            for path in self.out.rglob(".*-????????.*"):
+                path.unlink(missing_ok=True)
+        distributed.barrier()
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:
