@@ -56,7 +56,15 @@ def _label(
     frames = read_split(split)
     todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
     model = load_detector(detector)
-    found = predict(model, todo, data, batch_size=config.batch_size, desc="L1")
+    # Below the threshold nothing is kept, so its full-size masks are not pasted either.
+    found = predict(
+        model,
+        todo,
+        data,
+        score_threshold=config.score_threshold,
+        batch_size=config.batch_size,
+        desc="L1",
+    )
     for frame, predictions in found:
         write_labels(out, frame, config.select(predictions))
     distributed.barrier()
