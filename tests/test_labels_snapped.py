@@ -1,4 +1,4 @@
-"""Initial labels snapped to the image end where the colours end."""
+"""Labels snapped to the image end where the colours end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moduv.engine.errors import InputError
+from moduv.frames.images import write_image
 from moduv.labels import rle
-from moduv.labels.instances import Instances
+from moduv.labels.instances import Instances, Predictions
 from moduv.labels.snapped import snap_to_image
 from moduv.labels.store import InitialConfig, initial_labels
+from moduv.rounds.moving2mobile import MobileLabels
 
 
 def scene() -> np.ndarray:
@@ -37,6 +40,33 @@ def test_instances_without_colours_of_their_own_do_not_grow_over_the_frame() -> 
     found = snap_to_image(instances((2, 45, 20, 58), (27, 18, 62, 43)), scene())
     assert found.boxes[-1].tolist() == [30, 20, 60, 40]
     assert (found.areas() < 60 * 90 / 3).all()
+
+
+def test_doubtful_instances_without_colours_of_their_own_are_dropped() -> None:
+    both = instances((2, 45, 20, 58), (27, 18, 62, 43))
+    doubtful = snap_to_image(both, scene(), certain=np.array([False, False]))
+    assert doubtful.boxes.tolist() == [[30, 20, 60, 40]]
+    assert len(snap_to_image(both, scene(), certain=np.array([True, False]))) == 2
+
+
+def test_scores_and_order_stay_and_boxes_fit_the_masks() -> None:
+    given = instances((27, 18, 62, 43), (2, 45, 20, 58))
+    scored = Instances(given.masks, given.boxes, np.array([0.3, 0.9]), given.size)
+    found = snap_to_image(scored, scene())
+    assert found.scores is not None
+    assert found.scores.tolist() == pytest.approx([0.3, 0.9])
+    for mask, (left, top, right, bottom) in zip(found.decode(), found.boxes, strict=True):
+        assert mask[int(top) : int(bottom), int(left) : int(right)].sum() == mask.sum() > 0
+
+
+@pytest.mark.parametrize("snap", [False, True])
+def test_l1_is_snapped_on_demand(tmp_path: Path, snap: bool) -> None:
+    write_image(tmp_path / "frame.png", scene())
+    masks = torch.zeros(1, 60, 90)
+    masks[0, 18:43, 27:62] = 1
+    found = Predictions(masks, torch.tensor([[27.0, 18, 62, 43]]), torch.tensor([0.8]))
+    labels = MobileLabels(snap=snap).select(found, tmp_path / "frame.png")
+    assert labels.boxes.tolist() == [[30, 20, 60, 40] if snap else [27, 18, 62, 43]]
 
 
 def test_same_input_same_labels() -> None:

@@ -39,7 +39,10 @@ class InitialConfig:
     """Pixels by which instances spread over moving pixels that the window left out."""
     smallest_extent: int = 5
     snap: bool = False
-    """Fit the instances to the image's colours, and drop those that have none of their own."""
+    """Fit the instances to the image's colours."""
+    certain: float = 0.0
+    """With `snap`: instances whose mean motion is below this are dropped unless they have colours of
+    their own; 0: none is."""
     workers: int = 2
 
 
@@ -130,7 +133,9 @@ def label_motion_output(path: Path, config: InitialConfig, image: Path | None = 
     )
     if not config.snap or image is None or instances.size is None:
         return instances
-    return snap_to_image(instances, resize_image(read_image(image), *instances.size))
+    motion = [float(arrays["mot_mask"][mask].mean()) for mask in instances.decode()]
+    frame = resize_image(read_image(image), *instances.size)
+    return snap_to_image(instances, frame, certain=np.array(motion) >= config.certain)
 
 
 def write_labels(root: str | Path, frame: FrameRef, instances: Instances) -> None:

@@ -15,10 +15,12 @@ from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
+from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.aggregated import aggregate_predictions
 from moduv.labels.instances import Instances, Predictions
 from moduv.labels.predicted import without_nested
+from moduv.labels.snapped import snap_to_image
 from moduv.labels.store import is_labelled, statistics, write_labels
 
 
@@ -39,10 +41,15 @@ class Large2SmallLabels:
     """Let only small masks that survive drop a large one."""
     nested: float = 1.0
     """Largest share that a label may have in common with a better one; 1: not looked at, as published."""
+    snap: bool = False
+    """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
 
-    def aggregate(self, large: Predictions, small: Predictions) -> Instances:
-        """Merge the confident predictions of both detectors on one frame."""
+    def aggregate(self, large: Predictions, small: Predictions, image: Path) -> Instances:
+        """Merge the confident predictions of both detectors on one frame.
+
+        The frame's image is read where the labels are snapped.
+        """
         merged = aggregate_predictions(
             above(large, self.large_score),
             above(small, self.small_score),
@@ -53,6 +60,8 @@ class Large2SmallLabels:
             one_to_one=self.one_to_one,
             veto_by_survivors=self.veto_by_survivors,
         )
+        if self.snap:
+            merged = snap_to_image(merged, read_image(image))
         return merged if self.nested >= 1 else without_nested(merged, self.nested)
 
 
@@ -93,7 +102,7 @@ def _label(
         strict=True,
     )
     for (frame, found_large), (_, found_small) in pairs:
-        write_labels(out, frame, config.aggregate(found_large, found_small))
+        write_labels(out, frame, config.aggregate(found_large, found_small, frame.image_path(data)))
     distributed.barrier()
     numbers = statistics(out, frames)
     say(f"  L2: {numbers['instances']} instances in {len(frames)} frames")

@@ -140,12 +140,15 @@ def _label_sets(
     sets = {"L0": [label_motion_output(path, initial, image) for path, image in files]}
     if "Moving2Mobile" in predictions:
         mobile = load_preset(MobileLabels, preset, "mobile_labels")
-        sets["L1"] = [mobile.select(found) for found in predictions["Moving2Mobile"]]
+        sets["L1"] = [
+            mobile.select(found, image)
+            for found, (_, image) in zip(predictions["Moving2Mobile"], files, strict=True)
+        ]
     scales = [predictions.get(f"Large2Small, {scale}") for scale in ("large", "small")]
     if scales[0] is not None and scales[1] is not None:
         merged = load_preset(Large2SmallLabels, preset, "aggregated_labels")
-        pairs = zip(scales[0], scales[1], strict=True)
-        sets["L2"] = [merged.aggregate(large, small) for large, small in pairs]
+        triples = zip(scales[0], scales[1], files, strict=True)
+        sets["L2"] = [merged.aggregate(large, small, image) for large, small, (_, image) in triples]
     return sets
 
 

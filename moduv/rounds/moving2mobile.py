@@ -15,9 +15,11 @@ from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
+from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances, Predictions
 from moduv.labels.predicted import from_predictions, without_nested
+from moduv.labels.snapped import snap_to_image
 from moduv.labels.store import is_labelled, statistics, write_labels
 
 
@@ -28,11 +30,15 @@ class MobileLabels:
     score_threshold: float = 0.5
     nested: float = 1.0
     """Largest share that a label may have in common with a better one; 1: not looked at, as published."""
+    snap: bool = False
+    """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
 
-    def select(self, predictions: Predictions) -> Instances:
-        """The labels among the predictions of one frame."""
+    def select(self, predictions: Predictions, image: Path) -> Instances:
+        """The labels among the predictions of one frame, whose image is read where they are snapped."""
         found = from_predictions(predictions, self.score_threshold)
+        if self.snap:
+            found = snap_to_image(found, read_image(image))
         return found if self.nested >= 1 else without_nested(found, self.nested)
 
 
@@ -66,7 +72,7 @@ def _label(
         desc="L1",
     )
     for frame, predictions in found:
-        write_labels(out, frame, config.select(predictions))
+        write_labels(out, frame, config.select(predictions, frame.image_path(data)))
     distributed.barrier()
     numbers = statistics(out, frames)
     say(f"  L1: {numbers['instances']} instances in {len(frames)} frames")

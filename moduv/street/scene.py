@@ -1,7 +1,7 @@
 """What stands and moves in a street: buildings, parked and driving cars, pedestrians, the camera.
 
 World axes are the first camera's: x right, y down, z forward, in metres; the road is the plane y = 0
-and the camera hangs 1.6 m above it. Parked cars are drawn from the same distribution of shapes and
+and the camera hangs 2 m above it, on the roof. Parked cars are drawn from the same distribution of shapes and
 paints as driving ones: a single image does not tell them apart.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from moduv.street import textures
 
-CAMERA_HEIGHT = 1.6
+CAMERA_HEIGHT = 2.0
 LANE = 1.85
 KERB = 4.95
 ROAD_HALF_WIDTH = 12.0
@@ -145,11 +145,15 @@ class Scene:
         return len(self.textures) - 1
 
     def _drive(self) -> None:
-        """Ego-motion: 0.28 to 0.48 m a frame with slow changes, some yaw; one clip in eight stands."""
+        """Ego-motion: 0.28 to 0.48 m a frame with slow changes, some yaw; three clips in ten stand.
+
+        While the camera waits, whatever changes moves by itself, so that motion can be told there from
+        the errors of depth.
+        """
         rng = self.rng
         drift = np.cumsum(rng.normal(0, 0.008, self.frames))
         wave = 0.03 * np.sin(np.arange(self.frames) * rng.uniform(0.2, 0.6))
-        stands = rng.random() < 0.125
+        stands = rng.random() < 0.3
         speed = rng.uniform(0.28, 0.48) + drift + wave
         self.speed = np.zeros(self.frames) if stands else np.clip(speed, 0.05, 0.6)
         self.yaw_rate = 0.0 if stands else rng.normal() * 0.004
@@ -203,45 +207,59 @@ class Scene:
                 z += rng.uniform(5.5, 10)
 
     def _drive_traffic(self) -> None:
-        """The oncoming lane flows, waits in a queue or is empty; cars ahead, crossing and turning.
-
-        A car that comes straight towards the camera looks just like a nearer one that stands. Only
-        because the same lane is at times full of standing cars can depth be learnt without that error.
-        """
+        """Cars oncoming, ahead, crossing and turning."""
+        self._drive_oncoming()
+        self._drive_ahead()
         rng = self.rng
-        lane = rng.choice(["flows", "waits", "empty"], p=[0.4, 0.35, 0.25])
-        z = rng.uniform(4, 14) if lane == "flows" else rng.uniform(3, 8)
-        while lane != "empty" and z < 75:
-            speed = rng.uniform(0.1, 0.42) if lane == "flows" else 0.0
-            if rng.random() < 0.8:
-                x, yaw = -LANE + rng.normal() * 0.25, np.pi + rng.normal() * 0.03
-                self._add_car(x, z + 0.8 * speed * self.frames, yaw, (0, -speed))
-            z += rng.uniform(8, 18) if lane == "flows" else rng.uniform(6, 9)
-        ego = self.speed.mean()
-        if rng.random() < 0.55:
-            speed = max(0.1, ego + rng.choice([-1, 1]) * rng.uniform(0.1, 0.25))
-            self._add_car(
-                LANE + rng.normal() * 0.2, rng.uniform(5.5, 15), rng.normal() * 0.02, (0, speed)
-            )
-        for chance in (0.65, 0.35):
+        for chance in (0.8, 0.6, 0.4):
             if rng.random() < chance:
                 side, speed = rng.choice([-1, 1]), rng.uniform(0.15, 0.42)
-                x = -side * speed * self.frames * rng.uniform(0.2, 0.8)
-                z = rng.uniform(6, 22) + ego * self.frames / 2
+                x = -side * speed * self.frames * rng.uniform(0.2, 0.8) + rng.uniform(-3, 3)
+                z = rng.uniform(6, 24) + self.speed.mean() * self.frames / 2
                 self._add_car(x, z, side * np.pi / 2, (side * speed, 0))
-        if rng.random() < 0.45:
-            yaw, speed = rng.choice([-1, 1]) * rng.uniform(0.4, 2.6), rng.uniform(0.12, 0.35)
-            velocity = (speed * np.sin(yaw), speed * np.cos(yaw))
-            self._add_car(rng.uniform(-4, 4), rng.uniform(7, 20), yaw, velocity)
+        for chance in (0.7, 0.5):
+            if rng.random() < chance:
+                yaw, speed = rng.choice([-1, 1]) * rng.uniform(0.4, 2.6), rng.uniform(0.12, 0.35)
+                velocity = (speed * np.sin(yaw), speed * np.cos(yaw))
+                self._add_car(rng.uniform(-5, 5), rng.uniform(7, 20), yaw, velocity)
+
+    def _drive_oncoming(self) -> None:
+        """The oncoming lane: each car drives or waits by itself, some change lanes.
+
+        A car that comes straight towards the camera looks just like a nearer one that stands. Only
+        because cars at the same place stand as often can depth be learnt without that error.
+        """
+        rng = self.rng
+        density, z = rng.choice([0.0, 0.5, 0.85]), rng.uniform(4, 14)
+        while z < 75:
+            if rng.random() < density:
+                drives = rng.random() < 0.45
+                speed = rng.uniform(0.12, 0.45) if drives else 0.0
+                drift = rng.uniform(-0.3, 0.3) * speed if rng.random() < 0.4 else 0.0
+                yaw = np.arctan2(drift, -speed) if drives else np.pi
+                start = z + 0.8 * speed * self.frames
+                self._add_car(rng.uniform(-3.2, -1.5), start, yaw, (drift, -speed))
+            z += rng.uniform(7, 14)
+
+    def _drive_ahead(self) -> None:
+        """A car ahead that is clearly slower or faster than the camera; half of them drift aside."""
+        rng = self.rng
+        if rng.random() < 0.7:
+            speed = self.speed.mean() + rng.choice([-1, 1]) * rng.uniform(0.15, 0.35)
+            speed = max(0.0, speed)
+            drift = rng.uniform(-0.3, 0.3) * speed if rng.random() < 0.5 else 0.0
+            yaw = np.arctan2(drift, max(speed, 0.1)) + rng.normal() * 0.02
+            x = LANE + rng.normal() * 0.3
+            self._add_car(x, rng.uniform(5.5, 16), yaw, (drift, speed))
 
     def _walk(self) -> None:
         """Pedestrians on the pavements and crossing the road; four in ten stand still."""
         rng = self.rng
         for _ in range(rng.integers(1, 6)):
             walks, side = rng.random() < 0.6, rng.choice([-1, 1])
-            speed = side * rng.uniform(0.08, 0.18) if walks else 0.0
+            speed = side * rng.uniform(0.1, 0.2) if walks else 0.0
             beside = rng.choice([-1, 1]) * rng.uniform(3.2, 7.5)
-            crosses = rng.random() < 0.5
+            crosses = rng.random() < 0.65
             x = rng.uniform(-6, 6) if crosses and walks else beside
             self._add_person(x, rng.uniform(5, 22), (speed, 0.0) if crosses else (0.0, speed))
 

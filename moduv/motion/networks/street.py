@@ -48,12 +48,12 @@ class ResidualBlock(nn.Module):
 
 
 class DepthEncoder(nn.Module):
-    """Image (B, 3, H, W) in [0, 1] to features at 1, 1/2, … 1/16 of its size."""
+    """Image (B, 3, H, W) in [0, 1] to features at 1/2, 1/4, … 1/32 of its size."""
 
     def __init__(self, channels: tuple[int, ...] = DEPTH_CHANNELS) -> None:
         super().__init__()
         self.channels = channels
-        self.stem = convolution(3, channels[0])
+        self.stem = convolution(3, channels[0], stride=2, kernel=5)
         self.stages = nn.ModuleList(
             ResidualBlock(inputs, outputs, 2) for inputs, outputs in itertools.pairwise(channels)
         )
@@ -117,11 +117,11 @@ def local_cost_volume(centre: Tensor, other: Tensor, radius: int) -> Tensor:
 
 
 class MotionEncoder(nn.Module):
-    """Previous, centre and next frame (B, 9, H, W) to features at 1, 1/2, 1/4, 1/8 of their size.
+    """Previous, centre and next frame (B, 9, H, W) to features at 1/2, 1/4, … 1/16 of their size.
 
-    The cost volume compares the centre with both neighbours at half size. A point that moves by d
-    towards the next frame came from -d in the previous one, so the volume of the previous frame is
-    read backwards and both are shown as their sum and their disagreement.
+    The cost volume compares the centre with both neighbours at a quarter of their size. A point that
+    moves by d towards the next frame came from -d in the previous one, so the volume of the previous
+    frame is read backwards and both are shown as their sum and their disagreement.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class MotionEncoder(nn.Module):
         super().__init__()
         self.channels, self.radius = channels, radius
         self.embed = nn.Sequential(
-            convolution(3, embedding), convolution(embedding, embedding, stride=2)
+            convolution(3, embedding, stride=2), convolution(embedding, embedding, stride=2)
         )
-        self.stem = convolution(12, channels[0])
+        self.stem = convolution(12, channels[0], stride=2, kernel=5)
         self.halve = ResidualBlock(channels[0], channels[1], 2)
         self.mix = convolution(channels[1] + 2 * (2 * radius + 1) ** 2, channels[1])
         self.stages = nn.ModuleList(
@@ -194,7 +194,7 @@ class PoseDecoder(nn.Module):
 
 
 class DisparityDecoder(nn.Module):
-    """Features to one disparity (B, 1, H, W) in (0, 1), at full size."""
+    """Features to one disparity (B, 1, H / 2, W / 2) in (0, 1)."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class DisparityDecoder(nn.Module):
 
 
 class MotionDecoder(nn.Module):
-    """Features to one motion field (B, C, H, W) at full size.
+    """Features to one motion field (B, C, H / 2, W / 2).
 
     The frames are aligned by the ego-motion before they are encoded, so it is not needed again.
     """
