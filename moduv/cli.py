@@ -33,7 +33,7 @@ COMMANDS = {
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
     "frames import": Command(
-        "moduv.frames.layouts:import_folder", "frames_import", "bring folders of frames into shape"
+        "moduv.frames.ingest:import_folder", "frames_import", "bring folders of frames into shape"
     ),
     "motion train": Command(
         "moduv.motion.train:train_motion", "motion", "stage 1: train depth, ego-motion, motion mask"
@@ -45,7 +45,7 @@ COMMANDS = {
         "moduv.labels.store:initial_labels", "initial_labels", "L0 from motion masks and depth"
     ),
     "motion evaluate": Command(
-        "moduv.rounds.measure:measure_motion", None, "stage 1 against the street world's truth"
+        "moduv.rounds.measure:measure_motion", None, "stage 1 against the truth, street or real"
     ),
     "labels mobile": Command(
         "moduv.rounds.moving2mobile:mobile_labels",

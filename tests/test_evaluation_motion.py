@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.evaluation import depth, motion, odometry
-from moduv.evaluation.street import evaluate_motion_outputs
+from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
 
 

@@ -1,51 +1,144 @@
-"""Folders of frames come into the library's layout, or are refused with a sentence."""
+"""Folders prepared for the original are read in place: Waymo Open, nuScenes, KITTI."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moduv.engine.errors import InputError
-from moduv.frames.camera import Intrinsics
-from moduv.frames.images import read_image, write_image
-from moduv.frames.layouts import ImportConfig, import_folder
+from moduv.frames import layouts
+from moduv.frames.clip import FrameRef, list_frames, list_segments, with_neighbours
+from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
+from moduv.motion.data import Triplets
+
+WAYMO = FrameRef("val/segment-1024360143612057520_3580_000_3600_000", 1)
+NUSCENES = FrameRef("scenes/scene-0001", 1)
+KITTI = FrameRef("2011_09_26/2011_09_26_drive_0001_sync/image_02", 1)
+TINY = {
+    "tiny_waymo": (WAYMO, (1280, 1920), (320, 480)),
+    "tiny_nuscenes": (NUSCENES, (900, 1600), (288, 512)),
+    "tiny_kitti": (KITTI, (375, 1242), (192, 640)),
+}
 
 
-def write_clip(folder: Path, count: int) -> None:
-    for index in range(count):
-        write_image(folder / f"frame{index:03d}.png", np.full((40, 60, 3), 10 * index, np.uint8))
+@pytest.fixture(scope="module")
+def tiny(shared: Path) -> Path:
+    return shared / "real" / "dynamo_depth"
 
 
-def test_clips_become_segments_in_order(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in/monday/one", 7)
-    write_clip(tmp_path / "in/two", 2)
-    import_folder(tmp_path / "in", tmp_path / "out", ImportConfig(field_of_view=60, every=2))
-    frames = read_split(tmp_path / "out/splits/train_files.txt")
-    assert [frame.line() for frame in frames] == ["clips/monday-one 1", "clips/monday-one 2"]
-    grey = read_image(frames[1].image_path(tmp_path / "out"))
-    assert abs(int(grey.mean()) - 40) <= 1
-    camera = Intrinsics.from_cam_json(tmp_path / "out/clips/monday-one/cam.json", 60, 40)
-    assert camera.fx == pytest.approx(30 / np.tan(np.pi / 6))
+@pytest.mark.parametrize("name", TINY)
+def test_full_and_small_frames_are_found(tiny: Path, name: str) -> None:
+    frame, full, small = TINY[name]
+    assert read_image(frame.image_path(tiny / name)).shape[:2] == full
+    assert read_image(frame.image_path(tiny / name, small=True)).shape[:2] == small
+    assert with_neighbours(list_frames(tiny / name, frame.segment), tiny / name) == ([frame], 2)
 
 
-def test_known_intrinsics_are_taken_over(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in/one", 3)
-    Intrinsics(50, 51, 29, 19, 60, 40).to_cam_json(tmp_path / "in/one/cam.json")
-    import_folder(tmp_path / "in", tmp_path / "out", ImportConfig())
-    camera = Intrinsics.from_cam_json(tmp_path / "out/clips/one/cam.json", 60, 40)
-    assert camera.matrix() == pytest.approx(Intrinsics(50, 51, 29, 19, 60, 40).matrix())
+@pytest.mark.parametrize("name", TINY)
+def test_triplets_are_read_in_place(tiny: Path, name: str) -> None:
+    frame, full, (height, width) = TINY[name]
+    sample = Triplets(tiny / name, [frame], height, width)[0, 0]
+    assert sample["images"].shape == (3, 3, height, width)
+    x, y = float(sample["K"][0, 0]) * full[1] / width, float(sample["K"][1, 1]) * full[0] / height
+    assert x == pytest.approx(y, rel=1e-3)  # square pixels in the full frame
 
 
-def test_unknown_intrinsics_and_short_clips_are_refused(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in/one", 3)
-    with pytest.raises(InputError, match=r"one/cam\.json: missing; .*field_of_view"):
-        import_folder(tmp_path / "in", tmp_path / "out", ImportConfig())
-    with pytest.raises(InputError, match="no clip of three frames"):
-        import_folder(tmp_path / "in", tmp_path / "few", ImportConfig(field_of_view=60, every=2))
-    with pytest.raises(InputError, match="no such folder"):
-        import_folder(tmp_path / "none", tmp_path / "out2", ImportConfig())
-    with pytest.raises(InputError, match="every is 0"):
-        ImportConfig(every=0)
+@pytest.mark.parametrize(("name", "segments"), [("tiny_waymo", 3), ("tiny_kitti", 2)])
+def test_segments_are_listed(tiny: Path, name: str, segments: int) -> None:
+    assert len(list_segments(tiny / name)) == segments
+    assert TINY[name][0].segment in list_segments(tiny / name)
+
+
+@pytest.mark.parametrize(("name", "index"), [("tiny_waymo", 1), ("tiny_kitti", 1)])
+def test_depth_points_lie_in_the_frame(tiny: Path, name: str, index: int) -> None:
+    frame, (height, width), _ = TINY[name]
+    points = layouts.depth_points(tiny / name, frame.segment, index)
+    assert points is not None
+    assert len(points) > 10_000
+    rows, columns, metres = points.T
+    assert rows.max() < height
+    assert columns.max() < width
+    assert rows.max() > 0.9 * height  # the road in front of the car
+    assert columns.max() > 0.9 * width
+    # What is lower in the picture is nearer: the ground.
+    low = rows > np.quantile(rows, 0.9)
+    assert np.median(metres[low]) < np.median(metres[~low])
+
+
+def test_depth_points_of_nuscenes_are_at_key_frames(tiny: Path) -> None:
+    root = tiny / "tiny_nuscenes"
+    assert layouts.depth_points(root, NUSCENES.segment, 1) is None
+    points = layouts.depth_points(root, NUSCENES.segment, 0)
+    labels = layouts.motion_labels(root, NUSCENES.segment, 0)
+    assert points is not None
+    assert labels is not None
+    assert len(points) == len(labels)
+
+
+def test_motion_labels_of_waymo_are_of_pixels(tiny: Path) -> None:
+    labels = layouts.motion_labels(tiny / "tiny_waymo", WAYMO.segment, 1)
+    assert labels is not None
+    assert labels.shape == (1280, 1920)
+    assert set(np.unique(labels)) <= {0, 1, 2, 3}
+
+
+def test_intervals_become_time_steps(tiny: Path) -> None:
+    assert layouts.time_steps(tiny / "tiny_nuscenes", NUSCENES.segment, 2) == (1.0, 0.5)
+    assert layouts.time_steps(tiny / "tiny_waymo", WAYMO.segment, 1) is None
+    with pytest.raises(InputError, match="none beside frame 9999"):
+        layouts.time_steps(tiny / "tiny_nuscenes", NUSCENES.segment, 9999)
+
+
+@pytest.mark.parametrize("name", ["tiny_waymo", "tiny_nuscenes"])
+def test_the_camera_drives_where_it_looks(tiny: Path, name: str) -> None:
+    poses = layouts.camera_poses(tiny / name, TINY[name][0].segment)
+    assert poses is not None
+    steps = np.linalg.inv(poses[:-1]) @ poses[1:]
+    forward = steps[:, :3, 3]
+    driven = forward[np.linalg.norm(forward, axis=1) > 0.3]  # metres a frame
+    directions = driven / np.linalg.norm(driven, axis=1, keepdims=True)
+    assert np.median(directions[:, 2]) > 0.95
+
+
+def test_kitti_split_lines_name_the_camera(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.txt").write_text("2011_09_26/2011_09_26_drive_0001_sync 1 r\n")
+    (frame,) = read_split(tmp_path / "split.txt")
+    assert frame == FrameRef("2011_09_26/2011_09_26_drive_0001_sync/image_03", 1)
+    assert frame.image_path(tiny / "tiny_kitti").is_file()
+
+
+def broken_segment(tmp_path: Path) -> Path:
+    for folder in ("rgb/original", "depth"):
+        (tmp_path / "clip/FRONT" / folder).mkdir(parents=True)
+    return tmp_path / "clip/FRONT"
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    front = broken_segment(tmp_path)
+    with pytest.raises(InputError, match=r"cam.json: no intrinsics"):
+        layouts.intrinsics(tmp_path, "clip", 480, 320)
+    np.save(front / "depth/000001.npy", np.zeros((4, 2)))
+    with pytest.raises(InputError, match=r"000001.npy: is no \(N, 3\) array"):
+        layouts.depth_points(tmp_path, "clip", 1)
+    (front / "odometry.txt").write_text("1 2 3\n")
+    with pytest.raises(InputError, match=r"odometry.txt: is no list of 4 x 4"):
+        layouts.camera_poses(tmp_path, "clip")
+    (front / "odometry.txt").write_text(" ".join(["1"] * 16) + "\n")
+    (front / "rgb/cam.json").write_text(json.dumps({"intrinsic_mat": [[1, 0, 0.5]]}))
+    with pytest.raises(InputError, match="lacks 'extrinsic'"):
+        layouts.camera_poses(tmp_path, "clip")
+    (front / "rgb/ts.json").write_text("[100, -1]")
+    with pytest.raises(InputError, match="no list of milliseconds"):
+        layouts.time_steps(tmp_path, "clip", 1)
+
+
+def test_kitti_without_calibration_is_named(tiny: Path, tmp_path: Path) -> None:
+    drive = "2011_09_26/2011_09_26_drive_0001_sync"
+    shutil.copytree(tiny / "tiny_kitti" / drive / "image_02", tmp_path / drive / "image_02")
+    with pytest.raises(InputError, match=r"calib_cam_to_cam.txt: lacks 'S_rect_02'"):
+        layouts.intrinsics(tmp_path, f"{drive}/image_02", 640, 192)

@@ -139,10 +139,12 @@ def test_inference_is_the_mask_and_depth_of_training() -> None:
     torch.manual_seed(0)
     model, batch = Tiny().eval(), triplets(2)
     config = MotionConfig(motion_input="warped", min_depth=0.5)
-    mask, depth = mask_and_depth(model, batch, config)
-    fields = motion_fields(model, batch, PHASES["fine_tune"], config).finest
+    mask, depth, poses = mask_and_depth(model, batch, config)
+    everything = motion_fields(model, batch, PHASES["fine_tune"], config)
+    fields = everything.finest
     torch.testing.assert_close(mask, fields.motion_mask)
     torch.testing.assert_close(depth, fields.depth)
+    torch.testing.assert_close(poses, everything.ego_motion.poses)
     assert depth.amin() >= 0.5
 
 

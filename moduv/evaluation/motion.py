@@ -86,6 +86,11 @@ class MotionMeter:
             self._sums[label] += values.sum()
         self._frames += 1
 
+    @property
+    def moving_pixels(self) -> int:
+        """How many moving pixels were seen."""
+        return int(self._histograms[MOVING].sum())
+
     def result(self) -> MotionMetrics:
         """Metrics over all frames. Raises InputError when no moving pixel was seen."""
         positive = self._histograms[MOVING]

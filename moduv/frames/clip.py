@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from moduv.frames import layouts
+from moduv.frames.layouts import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, order=True)
 class FrameRef:
-    """A frame of a segment: `train/segment-… 45` in a split file, `NNNNNN.jpg` on disk."""
+    """A frame of a segment: `train/segment-… 45` in a split file, its segment's 45th on disk."""
 
     segment: str
     index: int
@@ -24,10 +25,9 @@ class FrameRef:
         """Where a file about this frame lies under `root`."""
         return Path(root) / self.segment / f"{self.index:06d}{suffix}"
 
-    def image_path(self, root: str | Path) -> Path:
-        """The frame's image: the first suffix that exists, `.jpg` where none does."""
-        candidates = [self.file(root, suffix) for suffix in IMAGE_SUFFIXES]
-        return next((path for path in candidates if path.is_file()), candidates[0])
+    def image_path(self, root: str | Path, *, small: bool = False) -> Path:
+        """The frame's image in whatever layout its segment has (see `frames.layouts`)."""
+        return layouts.image_path(root, self.segment, self.index, small=small)
 
     def neighbour(self, offset: int) -> FrameRef:
         """The frame `offset` steps later in the same segment."""
@@ -35,24 +35,16 @@ class FrameRef:
 
 
 def list_frames(root: str | Path, segment: str) -> list[FrameRef]:
-    """All numbered frames of a segment folder, in order."""
-    folder = Path(root) / segment
-    stems = {
-        p.stem for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.stem.isdigit()
-    }
-    return [FrameRef(segment, index) for index in sorted(int(stem) for stem in stems)]
+    """All numbered frames of a segment, in order."""
+    return [FrameRef(segment, index) for index in layouts.frame_numbers(root, segment)]
 
 
-def list_segments(root: str | Path) -> Iterator[str]:
-    """Folders under `root` that hold numbered frames, as segment names, in order."""
+def list_segments(root: str | Path) -> list[str]:
+    """Segments under `root` that have numbered frames, in order."""
     root = Path(root)
-    folders = sorted(
-        {path.parent for suffix in IMAGE_SUFFIXES for path in root.rglob(f"*{suffix}")}
-    )
-    for folder in folders:
-        segment = folder.relative_to(root).as_posix()
-        if any(True for _ in list_frames(root, segment)):
-            yield segment
+    folders = {path.parent for suffix in IMAGE_SUFFIXES for path in root.rglob(f"*{suffix}")}
+    segments = {layouts.segment_of(root, folder) for folder in folders}
+    return [segment for segment in sorted(segments) if layouts.frame_numbers(root, segment)]
 
 
 def with_neighbours(frames: Iterable[FrameRef], root: str | Path) -> tuple[list[FrameRef], int]:

@@ -1,99 +1,285 @@
-"""Other folder layouts, known in one place: frames of a folder become a split of this library.
+"""Where each data set keeps what belongs to a frame; a segment's layout is recognised by its folders.
 
-The training reads `<data>/<segment>/NNNNNN.jpg` with `cam.json` beside the frames. A folder of clips
-with other file names is brought into that form by `import_folder`.
+Besides this library's own form, the forms that Dynamo-Depth's preparation writes for Waymo Open,
+nuScenes and KITTI are read in place, so a folder prepared for the original works as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.log import progress, say
-from moduv.engine.stages import Stage
+from moduv.engine.files import read_json, read_npz
 from moduv.frames.camera import Intrinsics
-from moduv.frames.clip import IMAGE_SUFFIXES, FrameRef
-from moduv.frames.images import read_image, write_image
-from moduv.frames.splits import write_split
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+USUAL_INTERVAL = 100.0
+"""Milliseconds between frames that the flow networks count as one step, where intervals are known."""
 
 
 @dataclass(frozen=True)
-class ImportConfig:
-    """How foreign frames are taken over."""
+class Layout:
+    """Paths below a segment's folder; `{}` stands for the frame's number."""
 
-    field_of_view: float = 0.0
-    """Horizontal field of view in degrees, for clips without `cam.json`; 0: such clips are refused."""
-    every: int = 1
-    """Take every n-th frame, so that neighbours differ enough to show motion."""
+    name: str
+    images: tuple[str, ...]
+    """Folders of the full frames; the first that has a frame is used."""
+    small_images: tuple[str, ...] = ()
+    """Folders of frames shrunk to the training size."""
+    digits: int = 6
+    camera: str = "cam.json"
+    """Intrinsics: normalised JSON, or KITTI's calibration."""
+    points: str = ""
+    """Measured depths: (N, 3) arrays."""
+    points_in_rows: bool = False
+    """The points are (row, column, metres); otherwise (column, row, metres)."""
+    poses: str = ""
+    """One 4 x 4 matrix a line: of the vehicle, in this library's own form of the camera."""
+    intervals: str = ""
+    """Milliseconds from each frame to the next, JSON."""
+    motion: str = ""
+    """Motion labels: of pixels (`motion`) or of the depth points (`motion_label`)."""
 
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every is {self.every}; take every 1st frame or fewer.")
+
+PREPARED = ("FRONT/rgb/original", "FRONT/rgb/downsample")
+LAYOUTS = (
+    Layout(
+        "waymo or nuscenes",
+        PREPARED,
+        PREPARED[::-1],
+        camera="FRONT/rgb/cam.json",
+        points="FRONT/depth/{}.npy",
+        poses="FRONT/odometry.txt",
+        intervals="FRONT/rgb/ts.json",
+        motion="FRONT/mask/{}_motion.npz",
+    ),
+    Layout(
+        "kitti",
+        ("rgb/original", "rgb/downsample"),
+        ("rgb/downsample", "rgb/original"),
+        digits=10,
+        camera="../calib_cam_to_cam.txt",
+        points="depth/{}.npy",
+        points_in_rows=True,
+    ),
+    Layout("folder", ("",), poses="poses.txt"),
+)
+"""nuScenes is prepared in Waymo's form, with intervals and with motion labels of points."""
+WAYMO_AXES = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], np.float64)
+"""From a camera that looks along z (x right, y down) to Waymo's (x ahead, y left, z up)."""
 
 
-def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
-    """Bring clips, each a folder of images in the order of their names, into the library's layout.
+def layout_of(root: str | Path, segment: str) -> Layout:
+    """The layout of a segment: the one whose image folder exists, this library's own otherwise."""
+    return _recognise(str(root), segment) or LAYOUTS[-1]
+
+
+def _recognise(root: str, segment: str) -> Layout | None:
+    folder = Path(root) / segment
+    for layout in LAYOUTS[:-1]:
+        if any(_is_folder(str(folder / images)) for images in layout.images):
+            return layout
+    return None
+
+
+@lru_cache(maxsize=65536)
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir()
+
+
+def image_path(root: str | Path, segment: str, index: int, *, small: bool = False) -> Path:
+    """A frame's image: the first candidate that exists, the layout's first where none does.
 
     Args:
-        source: folder whose sub-folders hold the frames of one clip each; `cam.json` with
-            `intrinsic_mat` (rows divided by width and height) beside the frames where it is known.
-        out: receives `clips/<name>/NNNNNN.jpg`, `cam.json` and `splits/train_files.txt`.
-        config: field of view and frame rate.
-
-    Raises:
-        InputError: when there is no clip of three frames, or a clip's intrinsics are unknown.
+        small: prefer frames that were shrunk to training size.
     """
-    Stage("frames import", out, config).run(lambda: _import(source, out, config))
+    layout = layout_of(root, segment)
+    folders = layout.small_images if small and layout.small_images else layout.images
+    number = f"{index:0{layout.digits}d}"
+    candidates = [
+        Path(root) / segment / folder / (number + suffix)
+        for folder in folders
+        for suffix in IMAGE_SUFFIXES
+    ]
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _import(source: Path, out: Path, config: ImportConfig) -> dict[str, Any]:
-    clips = find_clips(source)
-    frames: list[FrameRef] = []
-    for folder, paths in progress(clips.items(), desc="import", unit="clip"):
-        chosen = paths[:: config.every]
-        if len(chosen) < 3:
-            say(f"  {folder}: {len(chosen)} frames are too few for a triplet; left out")
-            continue
-        segment = "clips/" + (
-            folder.relative_to(source).as_posix().replace("/", "-") or folder.name
-        )
-        camera = _camera(folder, chosen[0], config)
-        camera.to_cam_json(out / segment / "cam.json")
-        for index, path in enumerate(chosen):
-            target = FrameRef(segment, index).file(out, ".jpg")
-            if not target.is_file():
-                write_image(target, read_image(path))
-        frames += [FrameRef(segment, index) for index in range(1, len(chosen) - 1)]
-    if not frames:
+def segment_of(root: Path, folder: Path) -> str:
+    """The segment whose frames lie in an image folder."""
+    name = folder.relative_to(root).as_posix()
+    for layout in LAYOUTS[:-1]:
+        for images in layout.images:
+            if name.endswith("/" + images):
+                return name.removesuffix("/" + images)
+    return name
+
+
+def frame_numbers(root: str | Path, segment: str) -> list[int]:
+    """Numbers of all frames of a segment, in order."""
+    layout = layout_of(root, segment)
+    numbers = set()
+    for folder in layout.images:
+        path = Path(root) / segment / folder
+        for file in path.iterdir() if path.is_dir() else ():
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.isdigit():
+                numbers.add(int(file.stem))
+    return sorted(numbers)
+
+
+def intrinsics(root: str | Path, segment: str, width: int, height: int) -> Intrinsics:
+    """The camera of a segment, for frames of `width` x `height` pixels.
+
+    Raises InputError when its file is missing or holds no pinhole camera.
+    """
+    path = Path(root) / segment / layout_of(root, segment).camera
+    if path.suffix == ".txt":
+        return _kitti_camera(path, Path(segment).name).resized(width, height)
+    if not path.is_file():
         raise InputError(
-            f"{source}: has no clip of three frames; give folders of consecutive frames."
+            f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows "
+            "divided by width and height}} there."
         )
-    write_split(out / "splits" / "train_files.txt", frames)
-    say(f"  {len(frames)} frames with neighbours in {len(clips)} clips")
-    return {"clips": len(clips), "frames": len(frames)}
+    return Intrinsics.from_cam_json(path, width, height)
 
 
-def find_clips(source: Path) -> dict[Path, list[Path]]:
-    """Folders below `source` that hold images, with their images in order of name."""
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder; give the folder of the clips.")
-    clips: dict[Path, list[Path]] = {}
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            clips.setdefault(path.parent, []).append(path)
-    return clips
-
-
-def _camera(folder: Path, first: Path, config: ImportConfig) -> Intrinsics:
-    height, width = read_image(first).shape[:2]
-    known = folder / "cam.json"
-    if known.is_file():
-        return Intrinsics.from_cam_json(known, width, height)
-    if not config.field_of_view:
+def _kitti_camera(path: Path, folder: str) -> Intrinsics:
+    """The rectified camera of `image_02` or `image_03` from KITTI's `calib_cam_to_cam.txt`."""
+    camera = folder.removeprefix("image_")
+    values = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        key, _, rest = line.partition(":")
+        values[key] = rest.split()
+    try:
+        width, height = (round(float(value)) for value in values[f"S_rect_{camera}"])
+        matrix = np.array(values[f"P_rect_{camera}"], np.float64).reshape(3, 4)
+    except (KeyError, ValueError):
         raise InputError(
-            f"{known}: missing; write the intrinsics there or give the camera's field of view with "
-            "--config.field_of_view DEGREES."
+            f"{path}: lacks 'S_rect_{camera}' or a 3 x 4 'P_rect_{camera}'; copy the drive's calibration there."
+        ) from None
+    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+    return Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
+
+
+def time_steps(root: str | Path, segment: str, index: int) -> tuple[float, float] | None:
+    """Time to the previous and the next frame in usual intervals; None where all are the same.
+
+    Raises InputError when the intervals are no list of positive numbers that reaches the frame.
+    """
+    layout = layout_of(root, segment)
+    path = Path(root) / segment / layout.intervals
+    if not layout.intervals or not path.is_file():
+        return None
+    intervals = _intervals(path)
+    if not 1 <= index < len(intervals):
+        raise InputError(
+            f"{path}: has {len(intervals)} intervals, none beside frame {index}; prepare the segment again."
         )
-    return Intrinsics.from_field_of_view(config.field_of_view, width, height)
+    return intervals[index - 1], intervals[index]
+
+
+@lru_cache(maxsize=4096)
+def _intervals(path: Path) -> tuple[float, ...]:
+    values = read_json(path)
+    good = isinstance(values, list) and all(
+        isinstance(value, (int, float)) and value > 0 for value in values
+    )
+    if not good:
+        raise InputError(f"{path}: is no list of milliseconds above 0; prepare the segment again.")
+    return tuple(value / USUAL_INTERVAL for value in values)
+
+
+def depth_points(root: str | Path, segment: str, index: int) -> np.ndarray | None:
+    """Measured depths (N, 3) as (row, column, metres) in the full frame; None where there are none.
+
+    Raises InputError when the file is damaged.
+    """
+    path = _truth_path(root, segment, index, layout_of(root, segment).points)
+    if path is None:
+        return None
+    try:
+        points = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        points = None
+    if points is None or points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise InputError(
+            f"{path}: is no (N, 3) array of finite depth points; prepare the segment again."
+        )
+    in_rows = layout_of(root, segment).points_in_rows
+    return np.asarray(points if in_rows else points[:, [1, 0, 2]], np.float64)
+
+
+def motion_labels(root: str | Path, segment: str, index: int) -> np.ndarray | None:
+    """What moves: pixel labels (H, W), or labels (N,) of the depth points; None where unknown.
+
+    0 background, 1 moving, 2 static, 3 unlabelled. Raises InputError when the file is damaged.
+    """
+    layout = layout_of(root, segment)
+    path = _truth_path(root, segment, index, layout.motion)
+    if path is not None:
+        return read_npz(path, ("motion",))["motion"]
+    path = _truth_path(root, segment, index, layout.motion.replace("_motion", ""))
+    if path is None:
+        return None
+    arrays = np.load(path, allow_pickle=False)
+    return arrays["motion_label"] if "motion_label" in arrays.files else None
+
+
+def _truth_path(root: str | Path, segment: str, index: int, template: str) -> Path | None:
+    if not template:
+        return None
+    digits = layout_of(root, segment).digits
+    path = Path(root) / segment / template.format(f"{index:0{digits}d}")
+    return path if path.is_file() else None
+
+
+def camera_poses(root: str | Path, segment: str) -> np.ndarray | None:
+    """Camera-to-world poses (N, 4, 4) of all frames of a segment, in metres; None where unknown.
+
+    The camera looks along z, with x to the right and y down. Raises InputError for a damaged file.
+    """
+    layout = layout_of(root, segment)
+    path = Path(root) / segment / layout.poses
+    if not layout.poses or not path.is_file():
+        return None
+    try:
+        poses = np.loadtxt(path, dtype=np.float64, ndmin=2).reshape(-1, 4, 4)
+    except ValueError:
+        raise InputError(
+            f"{path}: is no list of 4 x 4 matrices, 16 numbers a line; prepare the segment again."
+        ) from None
+    if layout.name == "folder":
+        return poses
+    return poses @ _camera_on_vehicle(Path(root) / segment / layout.camera)
+
+
+def _camera_on_vehicle(path: Path) -> np.ndarray:
+    """The camera's pose (4, 4) on the vehicle, from the `extrinsic` or the rotation in its JSON."""
+    content = read_json(path)
+    try:
+        if "extrinsic" in content:
+            return np.array(content["extrinsic"], np.float64).reshape(4, 4) @ WAYMO_AXES
+        pose = np.eye(4)
+        pose[:3, :3] = _rotation(np.array(content["rotation"], np.float64))
+        pose[:3, 3] = content["translation"]
+        return pose
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: lacks 'extrinsic' (4 x 4) or 'rotation' (w, x, y, z) and 'translation'; "
+            "prepare the segment again."
+        ) from None
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) of a quaternion (w, x, y, z)."""
+    w, x, y, z = quaternion / np.linalg.norm(quaternion)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -9,6 +9,9 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 from moduv.frames.clip import FrameRef
 
+KITTI_CAMERAS = {"l": "image_02", "r": "image_03"}
+"""KITTI's split files name the left or right camera of a drive in a third column."""
+
 
 def read_split(path: str | Path) -> list[FrameRef]:
     """Read a split file. Raises InputError when it is missing, empty or has a line of another form."""
@@ -31,6 +34,8 @@ def read_split(path: str | Path) -> list[FrameRef]:
             raise InputError(
                 f"{path}: line {number} leaves the data folder; use a path relative to it."
             )
+        if len(fields) > 2 and fields[2] in KITTI_CAMERAS:
+            segment = f"{segment}/{KITTI_CAMERAS[fields[2]]}"
         frames.append(FrameRef(segment, int(fields[1])))
     if not frames:
         raise InputError(

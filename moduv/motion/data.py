@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moduv.engine.errors import InputError
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
+from moduv.frames.layouts import intrinsics, time_steps
 
 OFFSETS = (-1, 0, 1)
 
@@ -53,7 +53,8 @@ class Triplets:
         return len(self.frames)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample `(index, seed)`: `images` and `augmented` (3, 3, H, W), `K` and `inv_K` (4, 4)."""
+        """Sample `(index, seed)`: `images` and `augmented` (3, 3, H, W), `K` and `inv_K` (4, 4), and
+        `time_steps` (2,) to the neighbours in usual intervals."""
         index, seed = item
         rng = np.random.default_rng(seed)
         centre = self.frames[index]
@@ -63,11 +64,13 @@ class Triplets:
             images, camera = images[:, :, ::-1], camera.flipped()
         clean = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
         jittered = rng.random() < self.jitter
+        steps = time_steps(self.root, centre.segment, centre.index) or (1.0, 1.0)
         return {
             "images": clean,
             "augmented": jitter_colours(clean, rng) if jittered else clean,
             "K": torch.from_numpy(camera.matrix4()).float(),
             "inv_K": torch.from_numpy(camera.inverse4()).float(),
+            "time_steps": torch.tensor(steps),
         }
 
     @staticmethod
@@ -77,19 +80,15 @@ class Triplets:
     def camera(self, segment: str) -> Intrinsics:
         """The segment's intrinsics at training size."""
         if segment not in self._cameras:
-            path = self.root / segment / "cam.json"
-            if not path.is_file():
-                raise InputError(
-                    f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows "
-                    "divided by width and height}} there."
-                )
-            self._cameras[segment] = Intrinsics.from_cam_json(path, self.width, self.height)
+            self._cameras[segment] = intrinsics(self.root, segment, self.width, self.height)
         return self._cameras[segment]
 
     def _image(self, frame: FrameRef) -> np.ndarray:
         image = self._images.pop(frame, None)
         if image is None:
-            image = resize_image(read_image(frame.image_path(self.root)), self.height, self.width)
+            image = resize_image(
+                read_image(frame.image_path(self.root, small=True)), self.height, self.width
+            )
         self._images[frame] = image
         if len(self._images) > self._capacity:
             self._images.popitem(last=False)

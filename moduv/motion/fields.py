@@ -104,13 +104,16 @@ def motion_fields(
     return MotionFields(outputs.ego_motion, fields)
 
 
-def mask_and_depth(model: MotionModel, batch: Batch, config: MotionConfig) -> tuple[Tensor, Tensor]:
+def mask_and_depth(
+    model: MotionModel, batch: Batch, config: MotionConfig
+) -> tuple[Tensor, Tensor, Tensor]:
     """What later stages read of the centre frames, without the geometry that only training needs.
 
     Call it in evaluation mode under `torch.no_grad()`.
 
     Returns:
-        Motion mask in [0, 1] and depth, both (B, 1, H, W) at the images' size, in float32.
+        Motion mask in [0, 1] and depth, both (B, 1, H, W) at the images' size, and the poses
+        (B, 2, 4, 4) from the centre camera to each neighbour's; all in float32.
     """
     outputs = _run(model, batch, PHASES["fine_tune"], config)
     assert outputs.logits is not None, "fine_tune has a mask"
@@ -118,7 +121,7 @@ def mask_and_depth(model: MotionModel, batch: Batch, config: MotionConfig) -> tu
     logit = geometry.resize(outputs.logits[0].float(), size)
     disparity = geometry.resize(outputs.disparities[0], size)
     depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
-    return logit.sigmoid(), depth
+    return logit.sigmoid(), depth, outputs.ego_motion.poses.float()
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class MotionPrediction:
 def predict_motion(
     data: Path, split: Path, weights: Path, out: Path, config: MotionPrediction
 ) -> None:
-    """Write `mot_mask`, `depth` and `inv_K` of the frames of a split.
+    """Write `mot_mask`, `depth`, `inv_K` and `pose` of the frames of a split.
 
     Args:
         data: folder of the segments.
@@ -77,7 +77,7 @@ def _predict(
 def predict_frames(
     model: DynamoDepth, triplets: Triplets, training: MotionTraining, config: MotionPrediction
 ) -> Iterator[tuple[FrameRef, dict[str, np.ndarray]]]:
-    """Motion mask (h, w), depth (h, w) and inverse intrinsics (4, 4) of every triplet, in order.
+    """Motion mask (h, w), depth (h, w), inverse intrinsics (4, 4) and poses (2, 4, 4) of every triplet.
 
     Raises InputError when the networks' output is not finite.
     """
@@ -86,7 +86,7 @@ def predict_frames(
     for start in progress(starts, desc="motion predict", unit="batch"):
         indices = range(start, min(start + config.batch_size, len(triplets)))
         batch = triplets.collate([triplets[index, 0] for index in indices])
-        masks, depths = _forward(model, batch, training, config)
+        masks, depths, poses = _forward(model, batch, training, config)
         for position, index in enumerate(indices):
             frame = triplets.frames[index]
             camera = triplets.camera(frame.segment)
@@ -102,6 +102,7 @@ def predict_frames(
                     "mot_mask": masks[position].astype(kind),
                     "depth": depths[position].astype(kind),
                     "inv_K": camera.resized(*size).inverse4().astype(np.float32),
+                    "pose": poses[position],
                 },
             )
 
@@ -109,11 +110,11 @@ def predict_frames(
 @torch.inference_mode()
 def _forward(
     model: DynamoDepth, batch: dict[str, Tensor], training: MotionTraining, config: MotionPrediction
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks and depths (B, h, w) of a batch of triplets."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks and depths (B, h, w) and poses (B, 2, 4, 4) of a batch of triplets."""
     device = distributed.device()
     batch = {key: value.to(device) for key, value in batch.items()}
-    mask, depth = mask_and_depth(model, batch, training.losses)
+    mask, depth, poses = mask_and_depth(model, batch, training.losses)
     size = torch.Size(side * config.enlarge for side in batch["images"].shape[-2:])
     mask, depth = resize(mask, size)[:, 0], resize(depth, size)[:, 0]
-    return mask.cpu().numpy(), depth.cpu().numpy()
+    return mask.cpu().numpy(), depth.cpu().numpy(), poses.cpu().numpy()

@@ -20,7 +20,7 @@ from moduv.engine.log import say
 from moduv.engine.stages import Stage, read_manifest
 from moduv.evaluation.coco import select_images
 from moduv.evaluation.detection import evaluate
-from moduv.evaluation.street import evaluate_motion_outputs
+from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
@@ -28,6 +28,7 @@ from moduv.labels.instances import Instances, Predictions
 from moduv.labels.store import InitialConfig, coco_results, label_motion_output, write_labels
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
+from moduv.visual.figures import Chart, save_chart
 
 DETECTORS = {
     "Moving2Mobile": "R1_M2M",
@@ -176,20 +177,31 @@ def _image_of(frame: FrameRef, images: dict[str, Any]) -> dict[str, Any]:
     return images[f"{frame.segment}/{frame.index:06d}"]
 
 
-def measure_motion(motion: Path, truth: Path, split: Path) -> None:
-    """Print the metrics of motion masks and depth: AP against the base rate, best F1, depth errors.
+def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = None) -> None:
+    """Print the metrics of motion masks (AP against the base rate, best F1), depth and odometry.
 
     Args:
         motion: folder of the motion outputs.
-        truth: folder of the street world's ground truth.
+        truth: the street world's `truth` folder, or the data folder of a prepared real data set.
         split: frames to look at; those without motion output are left out.
+        out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
     """
     frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
     if not frames:
         raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
-    metrics, _ = evaluate_motion_outputs(motion, truth, frames)
+    metrics, curves = evaluate_motion_outputs(motion, truth, frames)
     for name, value in metrics.items():
         say(f"{name:<28} {value:.4f}")
+    if out is None:
+        return
+    write_json(out / "metrics.json", metrics, indent=1)
+    if curves is not None:
+        points = list(zip(curves.recall.tolist(), curves.precision.tolist(), strict=True))
+        base = [(0.0, curves.base_rate), (1.0, curves.base_rate)]
+        title = f"motion masks: AP {curves.average_precision:.3f}, best F1 {curves.best_f1:.3f}"
+        series = {"motion mask": points, "chance": base}
+        chart = Chart(title, series, x_label="recall", y_label="precision")
+        save_chart(chart, out / "precision_recall.svg")
 
 
 def evaluate_detections(

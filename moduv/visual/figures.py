@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup, escape
+
+from moduv.engine.files import atomic_path
 
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
 SERIES_COLORS = 8  # how many the style sheet defines
+PAPER_COLORS = (
+    *("#2f6db5", "#d9822b", "#3a9a5b", "#b5403a"),
+    *("#7a5bb0", "#8a6d3b", "#c25b9c", "#5f6b76"),
+)
+PAPER_STYLE = (
+    "svg{background:#fff;font:12px sans-serif}polyline{fill:none;stroke-width:2}"
+    "polyline.raw{opacity:.3}.gridline{stroke:#e3e6ea}.axis{stroke:#444}"
+    ".tick,.label{fill:#333}.end{text-anchor:end}.middle,.label{text-anchor:middle}"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,17 @@ def line_chart(chart: Chart) -> Markup:
     return Markup('<div class="plot" data-plot="{}">{}</div>{}').format(
         json.dumps(data), _svg(parts, chart.title), _legend(list(series))
     )
+
+
+def save_chart(chart: Chart, path: str | Path) -> None:
+    """Write a chart as an SVG file of its own, in the colours of a light page."""
+    drawing = re.search(r"<svg.*</svg>", line_chart(chart), re.DOTALL)
+    content = drawing.group(0) if drawing else "<svg></svg>"
+    content = re.sub(r"var\(--s(\d)\)", lambda match: PAPER_COLORS[int(match.group(1))], content)
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
+    content = content.replace("<svg", opening, 1).replace(">", f"><style>{PAPER_STYLE}</style>", 1)
+    with atomic_path(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def bar_chart(chart: BarChart) -> Markup:

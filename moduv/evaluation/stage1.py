@@ -1,0 +1,203 @@
+"""Stage 1 against truth: motion masks, depth and ego-motion, on the street world and on real data.
+
+The truth of a frame is a dense map with instances (the street world), or lidar points with labels of
+pixels or points, in the layouts of the real data sets (see `moduv.frames.layouts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_npz
+from moduv.engine.log import progress
+from moduv.evaluation import odometry
+from moduv.evaluation.depth import (
+    KITTI,
+    WAYMO,
+    DepthMeter,
+    DepthProtocol,
+    depth_errors,
+    points_of_map,
+)
+from moduv.evaluation.motion import (
+    BACKGROUND,
+    MOVING,
+    STATIC,
+    UNLABELLED,
+    MotionMeter,
+    MotionMetrics,
+)
+from moduv.frames import layouts
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
+
+LABEL_NAMES = {BACKGROUND: "background", MOVING: "moving", STATIC: "static"}
+
+
+@dataclass(frozen=True)
+class FrameTruth:
+    """What is known of a frame of height x width pixels."""
+
+    height: int
+    width: int
+    points: np.ndarray | None
+    """(N, 3): row, column, metres."""
+    labels: np.ndarray | None
+    """(H, W): 0 background, 1 moving, 2 static, 3 unlabelled."""
+
+
+def motion_labels(instances: np.ndarray, ids: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Instance ids (H, W), 0 for background, to labels: 0 background, 1 moving, 2 static.
+
+    ids, moving  (n,), the objects of the clip and whether each moves
+    """
+    return np.where(
+        instances == 0,
+        BACKGROUND,
+        np.where(np.isin(instances, ids[moving.astype(bool)]), MOVING, STATIC),
+    )
+
+
+def read_truth(root: Path, frame: FrameRef) -> FrameTruth | None:
+    """The truth of a frame below `root`; None where a real data set has none for it.
+
+    root  the street world's `truth` folder, or the data folder of a prepared real data set
+    """
+    if layouts.layout_of(root, frame.segment).name == "folder":
+        truth = read_npz(frame.file(root, ".npz"), ("depth", "instances", "ids", "moving"))
+        depth = truth["depth"].astype(np.float32)
+        labels = motion_labels(truth["instances"], truth["ids"], truth["moving"])
+        return FrameTruth(depth.shape[0], depth.shape[1], points_of_map(depth), labels)
+    points = layouts.depth_points(root, frame.segment, frame.index)
+    known = layouts.motion_labels(root, frame.segment, frame.index)
+    if points is None and known is None:
+        return None
+    height, width = read_image(frame.image_path(root)).shape[:2]
+    if known is not None and known.ndim == 1:
+        known = _labels_at_points(known, points, height, width)
+    return FrameTruth(height, width, points, known)
+
+
+def _labels_at_points(
+    labels: np.ndarray, points: np.ndarray | None, height: int, width: int
+) -> np.ndarray:
+    """Labels (N,) of depth points as labels (H, W) that are unknown elsewhere."""
+    if points is None or len(points) != len(labels):
+        raise InputError(
+            f"{len(labels)} motion labels do not belong to the frame's depth points; prepare it again."
+        )
+    image = np.full((height, width), UNLABELLED, np.uint8)
+    image[points[:, 0].astype(int), points[:, 1].astype(int)] = labels
+    return image
+
+
+def evaluate_motion_outputs(
+    motion_root: str | Path,
+    truth_root: str | Path,
+    frames: Sequence[FrameRef],
+    *,
+    protocol: DepthProtocol | None = None,
+) -> tuple[dict[str, float], MotionMetrics | None]:
+    """Metrics of predicted motion masks, depths and ego-motion, and the motion metrics with curves.
+
+    motion_root  `<segment>/NNNNNN.npz` with mot_mask and depth (h, w), and pose where it was stored
+    truth_root   see `read_truth`; frames without truth are left out
+    protocol     which points count; None: that of the data set's layout
+
+    The dictionary holds `motion/AP`, `motion/base_rate`, `motion/best_F1`, …, `depth/abs_rel`,
+    `depth/d1`, `depth/abs_rel_moving`, …, and `odometry/ATE`, as far as there is truth. Raises
+    InputError naming a file that is missing or damaged, and when there is no truth at all.
+    """
+    motion_meter, depth_meter = MotionMeter(), DepthMeter()
+    truth_root = Path(truth_root)
+    for frame in progress(frames, desc="motion metrics", unit="frame"):
+        output = read_npz(frame.file(motion_root, ".npz"), ("mot_mask", "depth"))
+        truth = read_truth(truth_root, frame)
+        if truth is None:
+            continue
+        if truth.labels is not None:
+            size = (truth.width, truth.height)
+            mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
+            motion_meter.add(np.clip(mask, 0, 1), truth.labels)
+        if truth.points is not None:
+            disparity = 1.0 / np.maximum(output["depth"].astype(np.float32), 1e-6)
+            chosen = protocol or _protocol_of(truth_root, frame)
+            depth_meter.add(
+                depth_errors(
+                    disparity, truth.points, truth.height, truth.width, chosen, truth.labels
+                )
+            )
+    if not depth_meter.frames and not motion_meter.moving_pixels:
+        raise InputError(
+            f"{truth_root}: has neither depth nor motion truth for these {len(frames)} frames; give the "
+            "street world's truth folder or a prepared data set."
+        )
+    metrics: dict[str, float] = {}
+    motion = motion_meter.result() if motion_meter.moving_pixels else None
+    if motion is not None:
+        metrics |= motion.summary()
+    if depth_meter.frames:
+        depth = depth_meter.result(LABEL_NAMES)
+        metrics |= {f"depth/{name}": value for name, value in depth.items()}
+    errors = ego_motion_errors(Path(motion_root), truth_root, frames)
+    if len(errors):
+        metrics |= odometry.summarise(errors)
+    return metrics, motion
+
+
+def ego_motion_errors(
+    motion_root: Path, truth_root: Path, frames: Sequence[FrameRef]
+) -> np.ndarray:
+    """Errors in metres of all tracks along consecutive frames whose outputs hold a `pose`.
+
+    A track needs three relative poses; a segment without enough of them, or without true poses,
+    contributes none.
+    """
+    errors = [
+        odometry.track_errors(*relative)
+        for run in _consecutive(frames)
+        if (relative := _relative_poses(motion_root, truth_root, run)) is not None
+    ]
+    return np.concatenate(errors) if errors else np.empty(0)
+
+
+def _consecutive(frames: Sequence[FrameRef]) -> list[list[FrameRef]]:
+    """Runs of three and more frames that follow each other."""
+    ordered = sorted(frames)
+    runs: list[list[FrameRef]] = [ordered[:1]]
+    for before, frame in pairwise(ordered):
+        if frame == before.neighbour(1):
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return [run for run in runs if len(run) >= 3]
+
+
+def _relative_poses(
+    motion_root: Path, truth_root: Path, run: list[FrameRef]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """True and predicted poses (N, 4, 4) from each next camera to the one before."""
+    poses = layouts.camera_poses(truth_root, run[0].segment)
+    if poses is None or run[-1].index + 1 >= len(poses):
+        return None
+    predicted = []
+    for frame in run:
+        arrays = np.load(frame.file(motion_root, ".npz"), allow_pickle=False)
+        if "pose" not in arrays.files:
+            return None
+        # Stored: from the centre camera to each neighbour's.
+        predicted.append(np.linalg.inv(arrays["pose"][1].astype(np.float64)))
+    indices = [frame.index for frame in run]
+    truth = [np.linalg.inv(poses[index]) @ poses[index + 1] for index in indices]
+    return np.array(truth), np.array(predicted)
+
+
+def _protocol_of(root: Path, frame: FrameRef) -> DepthProtocol:
+    return KITTI if layouts.layout_of(root, frame.segment).name == "kitti" else WAYMO
