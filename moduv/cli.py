@@ -36,7 +36,9 @@ COMMANDS = {
         "moduv.frames.ingest:import_folder", "frames_import", "bring folders of frames into shape"
     ),
     "motion train": Command(
-        "moduv.motion.train:train_motion", "motion", "stage 1: train depth, ego-motion, motion mask"
+        "moduv.rounds.stage1:train_stage1",
+        "motion",
+        "stage 1: train depth, ego-motion, motion mask",
     ),
     "motion predict": Command(
         "moduv.motion.predict:predict_motion", "motion_predict", "stage 1: write masks and depth"

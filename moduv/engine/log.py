@@ -94,6 +94,13 @@ class WandbRun:
         if self.run is not None:
             self.run.log(values, step=step)
 
+    def log_pictures(self, pictures: dict[str, Any], step: int) -> None:
+        """Log pictures (H, W, 3) uint8."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({name: wandb.Image(p) for name, p in pictures.items()}, step=step)
+
     def finish(self) -> None:
         if self.run is not None:
             self.run.finish()

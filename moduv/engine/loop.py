@@ -75,6 +75,18 @@ class Sampled(Protocol):
     def collate(self, samples: list[Any]) -> Any: ...
 
 
+class Watch(Protocol):
+    """What looks at the networks while they are trained, on the main process."""
+
+    @property
+    def every(self) -> int:
+        """Steps between looks, a multiple of the loop's `log_every`."""
+        ...
+
+    def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Numbers that join the step's log line, and pictures (H, W, 3) uint8 by name."""
+
+
 Step = Callable[[Any, StepState], dict[str, Tensor]]
 
 
@@ -142,6 +154,7 @@ def fit(
     run_dir: Path,
     *,
     label: str,
+    watch: Watch | None = None,
 ) -> None:
     """Train the parameters of `modules` that require gradients; resume from `run_dir` if it can.
 
@@ -151,18 +164,25 @@ def fit(
         dataset: samples asked by (index, sample seed).
         run_dir: receives `train_state.pt` (every `save_every` steps) and `log.jsonl`.
         label: what the progress bar calls the run.
+        watch: looks at the networks now and then; it may leave them in evaluation mode.
 
     Raises:
-        InputError: for an empty data set, a state of other settings, or a loss that is not finite.
+        InputError: for an empty data set, a watch at other steps than are logged, a state of other settings, or a loss that is not finite.
     """
     if len(dataset) == 0:
         raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
+    if watch is not None and watch.every % config.log_every:
+        raise InputError(
+            f"{label}: validation every {watch.every} steps falls between the log's lines; choose a "
+            f"multiple of log_every, {config.log_every}."
+        )
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
     optimizer = make_optimizer(modules, config)
     start, sums = _resume(modules, optimizer, config, run_dir)
     if start >= config.steps:
         return
+    tally = _Tally(label, next(modules.parameters()).device, sums)
     log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
     wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
     loader: DataLoader = DataLoader(
@@ -170,7 +190,7 @@ def fit(
         batch_sampler=SampleStream(len(dataset), config, start=start),
         collate_fn=dataset.collate,
         num_workers=config.workers,
-        persistent_workers=False,
+        pin_memory=torch.cuda.is_available(),
     )
     batches = iter(loader)
     bar = tqdm(
@@ -185,22 +205,74 @@ def fit(
     )
     modules.train()
     for index in bar:
-        terms = _optimise(modules, optimizer, step, batches, index, config, label)
-        for name, value in {**terms, "steps": 1.0}.items():
-            sums[name] = sums.get(name, 0.0) + value
+        tally.add(index, _optimise(modules, optimizer, step, batches, index, config))
         done = index + 1
-        if done % config.log_every == 0 or done == config.steps:
-            count = sums.pop("steps")
-            means = {name: value / count for name, value in sums.items()}
-            sums = {}
+        logs = done % config.log_every == 0 or done == config.steps
+        saves = done % config.save_every == 0 or done == config.steps
+        if logs or saves:
+            tally.check()
+        if logs:
+            means = tally.means()
             if log is not None and wandb_run is not None:
+                if watch is not None and done % watch.every == 0:
+                    numbers, pictures = watch(done)
+                    means |= numbers
+                    wandb_run.log_pictures(pictures, done)
+                    modules.train()
                 log.write({"step": done, "learning_rate": learning_rate(config, index), **means})
                 wandb_run.log(means, done)
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-        if done % config.save_every == 0 or done == config.steps:
-            _save(modules, optimizer, config, run_dir, done, sums)
+        if saves:
+            _save(modules, optimizer, config, run_dir, done, tally.values())
     if wandb_run is not None:
         wandb_run.finish()
+
+
+class _Tally:
+    """Sums of the logged terms since the last log line, kept on the device.
+
+    Reading a number waits for everything the device has still to do, so numbers are read only when a
+    line is logged or a state saved; a loss that was not finite in between is remembered.
+    """
+
+    def __init__(self, label: str, device: torch.device, sums: dict[str, float]) -> None:
+        self.label = label
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in sums.items()
+        }
+        self._first_bad = torch.tensor(torch.iinfo(torch.int64).max, device=device)
+
+    def add(self, index: int, terms: dict[str, Tensor]) -> None:
+        """Count a step's terms."""
+        bad = torch.where(terms["loss"].isfinite(), self._first_bad, index)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+        ones = torch.ones_like(terms["loss"], dtype=torch.float64)
+        for name, value in {**terms, "steps": ones}.items():
+            before = self._sums.get(name)
+            self._sums[name] = value.double() if before is None else before + value
+
+    def check(self) -> None:
+        """Raise InputError when a loss was not finite."""
+        step = int(self._first_bad)
+        if step == torch.iinfo(torch.int64).max:
+            return
+        bad = [name for name, value in self.values().items() if not math.isfinite(value)]
+        raise InputError(
+            f"{self.label}: the loss is not finite at step {step} ({', '.join(bad)}); "
+            "check the data or lower the learning rate; the last saved state is kept."
+        )
+
+    def values(self) -> dict[str, float]:
+        """The sums so far and the number of `steps` behind them."""
+        return {name: float(value) for name, value in self._sums.items()}
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call, and a new start."""
+        sums = self.values()
+        self._sums = {}
+        count = sums.pop("steps")
+        return {name: value / count for name, value in sums.items()}
 
 
 def _optimise(
@@ -210,13 +282,12 @@ def _optimise(
     batches: Iterator[Any],
     index: int,
     config: LoopConfig,
-    label: str,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """One optimiser step over `accumulate` batches; returns the mean of every logged term."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, index)
     optimizer.zero_grad(set_to_none=True)
-    means: dict[str, float] = {}
+    means: dict[str, Tensor] = {}
     device = next(modules.parameters()).device
     for part in range(config.accumulate):
         state = StepState(index, config.steps, _generator(config.seed, index, part, device))
@@ -226,13 +297,8 @@ def _optimise(
             terms = step(next(batches), state)
         (terms["loss"] / config.accumulate).backward()
         for name, value in terms.items():
-            means[name] = means.get(name, 0.0) + float(value.detach()) / config.accumulate
-    if not math.isfinite(means["loss"]):
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
-        raise InputError(
-            f"{label}: the loss is not finite at step {index} ({', '.join(bad)}); "
-            "check the data or lower the learning rate; the last saved state is kept."
-        )
+            share = value.detach() / config.accumulate
+            means[name] = means[name] + share if name in means else share
     distributed.average_gradients(modules.parameters())
     if config.clip_norm:
         nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.loop import LoopConfig, StepState, Watch, fit
 from moduv.engine.stages import Stage
 from moduv.frames.clip import with_neighbours
 from moduv.frames.splits import read_split
@@ -43,6 +44,11 @@ class MotionTraining:
     """Share of a phase over which the ramped terms fade in; 0: a third of a published epoch."""
     flip: float = 0.5
     jitter: float = 0.5
+    validate_every: int = 0
+    """Steps between looks at held-out frames, where they are given; 0: never."""
+    validation_frames: int = 100
+    pictures: int = 4
+    """How many held-out frames are drawn at every look."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,7 +58,13 @@ class MotionTraining:
             )
 
 
-def train_motion(data: Path, split: Path, out: Path, config: MotionTraining) -> None:
+WatchPhase = Callable[[DynamoDepth, Phase], Watch]
+"""Makes the watch of a phase, once the networks are there."""
+
+
+def train_motion(
+    data: Path, split: Path, out: Path, config: MotionTraining, watch: WatchPhase | None = None
+) -> None:
     """Train depth, ego-motion, flow and motion mask on raw clips.
 
     Args:
@@ -60,15 +72,18 @@ def train_motion(data: Path, split: Path, out: Path, config: MotionTraining) -> 
         split: frames to train on; those without both neighbours are left out and counted.
         out: receives a folder per phase and `weights/` in the official form.
         config: networks, losses and schedule.
+        watch: looks at the networks while they are trained.
 
     Raises:
         InputError: for missing or broken frames, intrinsics and settings.
     """
     stage = Stage("motion train", out, config, (split,))
-    stage.run(lambda: _train(data, split, out, config))
+    stage.run(lambda: _train(data, split, out, config, watch))
 
 
-def _train(data: Path, split: Path, out: Path, config: MotionTraining) -> dict[str, Any]:
+def _train(
+    data: Path, split: Path, out: Path, config: MotionTraining, watch: WatchPhase | None
+) -> dict[str, Any]:
     frames, dropped = with_neighbours(read_split(split), data)
     if not frames:
         raise InputError(
@@ -82,14 +97,19 @@ def _train(data: Path, split: Path, out: Path, config: MotionTraining) -> dict[s
     torch.manual_seed(config.seed)
     model = DynamoDepth(config.depth_model).to(distributed.device())
     for number, phase in enumerate(PHASES.values(), 1):
-        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config)
+        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
     if distributed.is_main():
         model.save_checkpoint(out / WEIGHTS, config.height, config.width)
     return {"triplets": len(frames), "without_neighbours": dropped}
 
 
 def _train_phase(
-    model: DynamoDepth, triplets: Triplets, phase: Phase, run_dir: Path, config: MotionTraining
+    model: DynamoDepth,
+    triplets: Triplets,
+    phase: Phase,
+    run_dir: Path,
+    config: MotionTraining,
+    watch: WatchPhase | None = None,
 ) -> None:
     """Train the modules of one phase; a finished phase is loaded."""
     phase.freeze(model)
@@ -101,7 +121,8 @@ def _train_phase(
         ramp = min(1.0, state.step / ramp_steps(config, loop))
         return compute_losses(model, batch, phase, ramp, config.losses, state.generator)
 
-    fit(model, step, triplets, loop, run_dir, label=phase.name)
+    look = None if watch is None else watch(model, phase)
+    fit(model, step, triplets, loop, run_dir, label=phase.name, watch=look)
 
 
 def ramp_steps(config: MotionTraining, loop: LoopConfig) -> float:

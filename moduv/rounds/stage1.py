@@ -1,0 +1,137 @@
+"""Stage 1 with an eye on it: held-out depth metrics and pictures while it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moduv.engine import distributed
+from moduv.engine.files import write_npz
+from moduv.engine.loop import Watch
+from moduv.evaluation.stage1 import evaluate_motion_outputs
+from moduv.frames.clip import FrameRef, with_neighbours
+from moduv.frames.images import write_image
+from moduv.frames.splits import read_split
+from moduv.motion.data import Triplets
+from moduv.motion.fields import MotionFields, motion_fields
+from moduv.motion.networks import DynamoDepth
+from moduv.motion.phases import Phase
+from moduv.motion.predict import MotionPrediction, predict_frames
+from moduv.motion.train import MotionTraining, train_motion
+from moduv.visual.drawing import draw_depth, draw_flow, draw_motion, picture_grid
+
+
+def train_stage1(
+    data: Path, split: Path, out: Path, config: MotionTraining, validation: Path | None = None
+) -> None:
+    """Train depth, ego-motion, flow and motion mask on raw clips.
+
+    Args:
+        data: folder of the segments, in this library's form or as prepared for Dynamo-Depth.
+        split: frames to train on; those without both neighbours are left out and counted.
+        out: receives a folder per phase, `pictures/` and `weights/` in the official form.
+        config: networks, losses and schedule.
+        validation: split of held-out frames with depth truth; looked at every
+            `config.validate_every` steps. Truth is never trained on.
+
+    Raises:
+        InputError: for missing or broken frames, intrinsics and settings.
+    """
+    if validation is None or not config.validate_every:
+        train_motion(data, split, out, config)
+        return
+    frames, _ = with_neighbours(read_split(validation), data)
+    spread = np.linspace(0, len(frames) - 1, min(len(frames), config.validation_frames))
+    chosen = [frames[int(position)] for position in spread]
+
+    def watch(model: DynamoDepth, phase: Phase) -> Watch:
+        return Look(model, phase, data, chosen, out, config)
+
+    train_motion(data, split, out, config, watch)
+
+
+@dataclass
+class Look:
+    """One phase's watch: predicts held-out frames, measures and draws them."""
+
+    model: DynamoDepth
+    phase: Phase
+    data: Path
+    frames: list[FrameRef]
+    out: Path
+    config: MotionTraining
+
+    @property
+    def every(self) -> int:
+        return self.config.validate_every
+
+    def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Depth metrics, those of the mask once there is one, and a picture a frame."""
+        triplets = Triplets(self.data, self.frames, self.config.height, self.config.width)
+        scratch = self.out / "validation"
+        found = predict_frames(self.model, triplets, self.config, MotionPrediction())
+        for frame, arrays in found:
+            write_npz(frame.file(scratch, ".npz"), **arrays)
+        truth = self.data / "truth" if (self.data / "truth").is_dir() else self.data
+        metrics, _ = evaluate_motion_outputs(scratch, truth, self.frames)
+        wanted = ("depth/", "odometry/", "motion/") if self.phase.has_mask else ("depth/",)
+        numbers = {f"val/{name}": v for name, v in metrics.items() if name.startswith(wanted)}
+        pictures = self._draw(triplets)
+        for name, picture in pictures.items():
+            write_image(self.out / "pictures" / f"{self.phase.name}_{step:06d}_{name}.jpg", picture)
+        return numbers, pictures
+
+    def _draw(self, triplets: Triplets) -> dict[str, np.ndarray]:
+        count = min(self.config.pictures, len(triplets))
+        if not count:
+            return {}
+        batch = triplets.collate([triplets[index, 0] for index in range(count)])
+        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
+        with torch.inference_mode():
+            fields = motion_fields(self.model, batch, self.phase, self.config.losses)
+        names = [frame.line().replace("/", "-").replace(" ", "_") for frame in self.frames]
+        return {names[index]: draw_fields(fields, batch, index) for index in range(count)}
+
+
+def draw_fields(fields: MotionFields, batch: dict[str, Tensor], index: int) -> np.ndarray:
+    """What stage 1 makes of one triplet of a batch, as a grid of named pictures (H, W, 3) uint8.
+
+    Frame and its reconstruction from frame +1, disparity, flows to frame +1 in pixels: of a still
+    world, of what moves by itself, and complete; the motion mask.
+    """
+    finest = fields.finest
+    frame = _picture(batch["images"][index, 1])
+    height, width = frame.shape[:2]
+    ego = finest.ego_coordinates[index, 1]  # (2, H, W)
+    still = _pixels(height, width).to(ego.device)
+    pictures = {
+        "frame": frame,
+        "reconstruction": _picture(finest.warped[index, 1]),
+        "disparity": draw_depth(finest.depth[index, 0].cpu().numpy()),
+        "ego flow": draw_flow((ego - still).cpu().numpy()),
+    }
+    if finest.complete_coordinates is not None:
+        complete = finest.complete_coordinates[index, 1]
+        pictures["complete flow"] = draw_flow((complete - still).cpu().numpy())
+        moved = complete if finest.motion_logit is None else finest.coordinates[index, 1]
+        pictures["independent flow"] = draw_flow((moved - ego).cpu().numpy())
+    if finest.motion_logit is not None:
+        mask = finest.motion_mask[index, 0].cpu().numpy()
+        pictures["motion mask"] = draw_motion(frame, mask)
+    return picture_grid(pictures, columns=4, width=max(160, width))
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    """An image (3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    array = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return np.round(array * 255).astype(np.uint8)
+
+
+def _pixels(height: int, width: int) -> Tensor:
+    """Column and row of every pixel, (2, H, W)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([columns, rows]).float()
