@@ -5,7 +5,8 @@
 
 The baseline is a mode of the same code: disparity of all three frames although the losses read one,
 structural similarity by average pooling, the ground plane by a loop over the batch and its tries, single
-precision, and every loss term read on the host at every step. Both modes run in turn in one process, so
+precision, gradients for modules that a phase does not train, and every loss term read on the host at every
+step. Both modes run in turn in one process, so
 that whatever else the machine does meets both. `--baseline` runs that mode alone, e.g. for a profiler.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from moduv import geometry
 from moduv.engine import distributed
 from moduv.geometry import photometric
-from moduv.motion import losses
+from moduv.motion import fields, losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES, MotionConfig
 
@@ -74,12 +75,13 @@ def looped_plane(
 @contextmanager
 def reference_parts() -> Iterator[None]:
     """Replace the parts that the baseline computes in another way."""
-    saved = photometric.ssim, geometry.ransac_plane
+    saved = photometric.ssim, geometry.ransac_plane, fields._gradients
     photometric.ssim, geometry.ransac_plane = pooled_ssim, looped_plane
+    fields._gradients = lambda phase, module: nullcontext()
     try:
         yield
     finally:
-        photometric.ssim, geometry.ransac_plane = saved
+        photometric.ssim, geometry.ransac_plane, fields._gradients = saved
 
 
 class Training:
@@ -94,9 +96,14 @@ class Training:
         self.model = DynamoDepth(network).to(self.device).train()
         if not self.baseline:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.phase.freeze(self.model)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, 1e-4)
+        if not self.baseline:
+            self.phase.freeze(self.model)
+        trained = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if name.split(".")[0] in self.phase.trains and parameter.requires_grad
+        ]
+        self.optimizer = torch.optim.Adam(trained, 1e-4, fused=not self.baseline)
         self.batch = random_batch(*size, batch, self.device)
         self.losses: Any = losses.compute_losses
         if mode == "compile":

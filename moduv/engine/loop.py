@@ -138,9 +138,9 @@ def make_optimizer(modules: nn.Module, config: LoopConfig) -> torch.optim.Optimi
     parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+        return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
     raise InputError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd.")
