@@ -35,6 +35,15 @@ COMMANDS = {
     "frames import": Command(
         "moduv.frames.ingest:import_folder", "frames_import", "bring folders of frames into shape"
     ),
+    "prepare kitti": Command(
+        "moduv.frames.prepare.kitti:prepare_kitti", "prepare_kitti", "bring KITTI raw into shape"
+    ),
+    "prepare nuscenes": Command(
+        "moduv.frames.prepare.nuscenes:prepare_nuscenes", "prepare_nuscenes", "… and nuScenes"
+    ),
+    "prepare waymo": Command(
+        "moduv.frames.prepare.waymo:prepare_waymo", "prepare_waymo", "… and Waymo Open"
+    ),
     "motion train": Command(
         "moduv.rounds.stage1:train_stage1",
         "motion",

@@ -44,32 +44,40 @@ class Stage:
         Raises InputError when the output was made with other settings or from other inputs.
         """
         identity = self.identity()
-        seconds = 0.0
         started = self.out / f".{MANIFEST}"
         for path in (self.out / MANIFEST, started):
             if path.is_file():
                 self._compare(read_json(path), identity, path)
-        if (self.out / MANIFEST).is_file():
+        finished, resumed = (self.out / MANIFEST).is_file(), started.is_file()
+        seconds = float(read_json(started).get("seconds", 0.0)) if resumed else 0.0
+        # Every process must have looked before one of them changes what there is to see.
+        distributed.barrier()
+        if finished:
             say(f"{self.name}: finished before, kept ({self.out})")
             return
-        if started.is_file():
-            seconds = float(read_json(started).get("seconds", 0.0))
-            self._sweep()
-        self.out.mkdir(parents=True, exist_ok=True)
-        save_config(self.out / "config.yaml", self.config)
-        write_json(started, {**identity, "seconds": seconds})
+        if distributed.is_main():
+            if resumed:
+                self._sweep()
+            self.out.mkdir(parents=True, exist_ok=True)
+            save_config(self.out / "config.yaml", self.config)
+            write_json(started, {**identity, "seconds": seconds})
+        distributed.barrier()
         say(f"{self.name}: {'resumed' if seconds else 'started'} ({self.out})")
         begin = time.monotonic()
         results: dict[str, Any] | None = None
         try:
             results = work()
         except BaseException:
-            self._keep_for_resuming(started, identity, seconds + time.monotonic() - begin)
+            if distributed.is_main():
+                self._keep_for_resuming(started, identity, seconds + time.monotonic() - begin)
             raise
         seconds += time.monotonic() - begin
-        manifest = {**identity, "seconds": round(seconds, 1), "results": results or {}}
-        write_json(self.out / MANIFEST, manifest, indent=1)
-        started.unlink()
+        distributed.barrier()
+        if distributed.is_main():
+            manifest = {**identity, "seconds": round(seconds, 1), "results": results or {}}
+            write_json(self.out / MANIFEST, manifest, indent=1)
+            started.unlink()
+        distributed.barrier()
         say(f"{self.name}: finished in {seconds:.0f} s")
 
     def identity(self) -> dict[str, Any]:
@@ -91,10 +99,8 @@ class Stage:
 
     def _sweep(self) -> None:
         """Remove temporary files that a killed run was writing."""
-        if distributed.is_main():
-            for path in self.out.rglob(".*-????????.*"):
-                path.unlink(missing_ok=True)
-        distributed.barrier()
+        for path in self.out.rglob(".*-????????.*"):
+            path.unlink(missing_ok=True)
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:

@@ -263,7 +263,7 @@ def _camera_on_vehicle(path: Path) -> np.ndarray:
         if "extrinsic" in content:
             return np.array(content["extrinsic"], np.float64).reshape(4, 4) @ WAYMO_AXES
         pose = np.eye(4)
-        pose[:3, :3] = _rotation(np.array(content["rotation"], np.float64))
+        pose[:3, :3] = rotation_of(np.array(content["rotation"], np.float64))
         pose[:3, 3] = content["translation"]
         return pose
     except (KeyError, TypeError, ValueError):
@@ -273,7 +273,7 @@ def _camera_on_vehicle(path: Path) -> np.ndarray:
         ) from None
 
 
-def _rotation(quaternion: np.ndarray) -> np.ndarray:
+def rotation_of(quaternion: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) of a quaternion (w, x, y, z)."""
     w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array(

@@ -20,6 +20,7 @@ from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
+from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES, MotionConfig, Phase
 
 WEIGHTS = "weights"
@@ -39,6 +40,10 @@ class MotionTraining:
     height: int = 320
     width: int = 480
     """Size of the networks' input in pixels."""
+    resnet_weights: str = ""
+    """File of torchvision's ImageNet ResNet-18, from which every ResNet starts; empty: from scratch."""
+    litemono_weights: str = ""
+    """File of Lite-Mono-8M's pre-training, from which its encoder starts; empty: from scratch."""
     losses: MotionConfig = field(default_factory=MotionConfig)
     ramp: float = 0.0
     """Share of a phase over which the ramped terms fade in; 0: a third of a published epoch."""
@@ -95,7 +100,11 @@ def _train(
         data, frames, config.height, config.width, flip=config.flip, jitter=config.jitter
     )
     torch.manual_seed(config.seed)
-    model = DynamoDepth(config.depth_model).to(distributed.device())
+    model = DynamoDepth(config.depth_model)
+    scratch = load_initial_weights(model, config.resnet_weights, config.litemono_weights)
+    if scratch:
+        say(f"  from scratch: {', '.join(scratch)}")
+    model.to(distributed.device())
     for number, phase in enumerate(PHASES.values(), 1):
         _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
     if distributed.is_main():

@@ -14,7 +14,9 @@ from moduv.detector.predict import predict
 from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.log import say
+from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.aggregated import aggregate_predictions
@@ -44,6 +46,8 @@ class Large2SmallLabels:
     snap: bool = False
     """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
+    workers: int = 2
+    """Threads that merge, snap and write."""
 
     def aggregate(self, large: Predictions, small: Predictions, image: Path) -> Instances:
         """Merge the confident predictions of both detectors on one frame.
@@ -101,8 +105,13 @@ def _label(
         predict(load_detector(small), todo, data, batch_size=batch, desc="L2 small"),
         strict=True,
     )
-    for (frame, found_large), (_, found_small) in pairs:
+
+    def label(pair: tuple[tuple[FrameRef, Predictions], tuple[FrameRef, Predictions]]) -> None:
+        (frame, found_large), (_, found_small) = pair
         write_labels(out, frame, config.aggregate(found_large, found_small, frame.image_path(data)))
+
+    for _ in bounded_map(label, pairs, config.workers):
+        pass
     distributed.barrier()
     numbers = statistics(out, frames)
     say(f"  L2: {numbers['instances']} instances in {len(frames)} frames")

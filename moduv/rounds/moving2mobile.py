@@ -14,7 +14,9 @@ from moduv.detector.predict import predict
 from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.log import say
+from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances, Predictions
@@ -33,6 +35,8 @@ class MobileLabels:
     snap: bool = False
     """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
+    workers: int = 2
+    """Threads that snap and write."""
 
     def select(self, predictions: Predictions, image: Path) -> Instances:
         """The labels among the predictions of one frame, whose image is read where they are snapped."""
@@ -71,8 +75,13 @@ def _label(
         batch_size=config.batch_size,
         desc="L1",
     )
-    for frame, predictions in found:
+
+    def label(item: tuple[FrameRef, Predictions]) -> None:
+        frame, predictions = item
         write_labels(out, frame, config.select(predictions, frame.image_path(data)))
+
+    for _ in bounded_map(label, found, config.workers):
+        pass
     distributed.barrier()
     numbers = statistics(out, frames)
     say(f"  L1: {numbers['instances']} instances in {len(frames)} frames")

@@ -11,7 +11,8 @@ A depth model is seven modules, and whoever adds one follows these conventions:
     motion_mask(features, frames, ego (B, 6))    -> logits (B, 1, h, w), a list, scale 0 first
 
 Encoders normalise their input themselves. `ego` is the mean translation and axis-angle of one step in
-time. Disparity, flow and mask of one scale have the same size; scale 0 has the images' size.
+time. Disparity, flow and mask of one scale have the same size; scale 0 is the finest: of the images' size
+in the published networks, of half that in `street`.
 """
 
 from moduv.motion.networks.dynamo_depth import DynamoDepth

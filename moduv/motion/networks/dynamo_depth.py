@@ -26,7 +26,6 @@ class DynamoDepth(nn.Module):
 
     Args:
         depth_model: `litemono` or `monodepthv2` as published, `street` for the built-in world.
-        pretrained: start the ResNets from ImageNet; needs network access once.
     """
 
     depth_enc: nn.Module
@@ -37,15 +36,17 @@ class DynamoDepth(nn.Module):
     motion_dec: nn.Module
     motion_mask: nn.Module
 
-    def __init__(self, depth_model: str = "litemono", *, pretrained: bool = False) -> None:
+    def __init__(self, depth_model: str = "litemono") -> None:
         super().__init__()
         if depth_model not in DEPTH_MODELS:
             raise InputError(
                 f"depth model {depth_model!r} is unknown; choose one of {DEPTH_MODELS}."
             )
         self.depth_model = depth_model
-        for name, module in _build(depth_model, pretrained).items():
+        for name, module in _build(depth_model).items():
             self.add_module(name, module)
+        if depth_model != "street":  # whose encoders see to it themselves
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def disparity(self, image: Tensor) -> list[Tensor]:
         """Disparities (B, 1, h, w) in (0, 1) of an image (B, 3, H, W) in [0, 1], scale 0 first.
@@ -135,7 +136,7 @@ class DynamoDepth(nn.Module):
             checkpoint.save(Path(folder) / f"{name}.pth", {**content, **size})
 
 
-def _build(depth_model: str, pretrained: bool) -> dict[str, nn.Module]:
+def _build(depth_model: str) -> dict[str, nn.Module]:
     if depth_model == "street":
         # Only this model needs it, and it lives beside the published ones.
         from moduv.motion.networks.street import build_street
@@ -145,14 +146,14 @@ def _build(depth_model: str, pretrained: bool) -> dict[str, nn.Module]:
         depth_enc: nn.Module = LiteMonoEncoder()
         depth_dec: nn.Module = LiteMonoDecoder()
     else:
-        depth_enc = ResNetEncoder(pretrained=pretrained)
+        depth_enc = ResNetEncoder()
         depth_dec = MonodepthDecoder(ResNetEncoder.channels)
     return {
         "depth_enc": depth_enc,
         "depth_dec": depth_dec,
-        "pose_enc": ResNetEncoder(2, pretrained=pretrained),
+        "pose_enc": ResNetEncoder(2),
         "pose_dec": PoseDecoder(ResNetEncoder.channels[-1]),
-        "motion_enc": ResNetEncoder(3, pretrained=pretrained),
+        "motion_enc": ResNetEncoder(3),
         "motion_dec": MotionFieldDecoder(ResNetEncoder.channels, 3),
         "motion_mask": MotionFieldDecoder(ResNetEncoder.channels, 1),
     }

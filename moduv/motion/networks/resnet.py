@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import resnet18
 
 CHANNELS = (64, 64, 128, 256, 512)
 
@@ -19,24 +19,21 @@ class ResNetEncoder(nn.Module):
 
     Args:
         frames: how many frames are stacked along the channels.
-        pretrained: start from torchvision's ImageNet weights, the first layer repeated for every frame
-            and divided by their number.
     """
 
     channels = CHANNELS
 
-    def __init__(self, frames: int = 1, *, pretrained: bool = False) -> None:
+    def __init__(self, frames: int = 1) -> None:
         super().__init__()
-        weights = ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
         # The classifier stays because official checkpoints contain it; it is never run.
-        self.encoder = resnet18(weights=weights)
+        self.encoder = resnet18(weights=None)
         self.encoder.fc.requires_grad_(False)
         if frames > 1:
             first = self.encoder.conv1
-            stacked = nn.Conv2d(3 * frames, 64, 7, 2, 3, bias=False)
+            self.encoder.conv1 = nn.Conv2d(3 * frames, 64, 7, 2, 3, bias=False)
             with torch.no_grad():
-                stacked.weight.copy_(first.weight.repeat(1, frames, 1, 1) / frames)
-            self.encoder.conv1 = stacked
+                # What every frame starts from; the sum over frames has the scale of one.
+                self.encoder.conv1.weight.copy_(first.weight.repeat(1, frames, 1, 1) / frames)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Frames (B, 3 x frames, H, W) in [0, 1] to five feature maps, finest first."""

@@ -1,0 +1,135 @@
+"""What the preparations share: settings, segments that are finished one by one, projected points."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path, write_json
+from moduv.engine.log import progress, say
+from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image, write_image
+from moduv.frames.splits import write_split
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How a data set is prepared; the sizes are those that Dynamo-Depth was trained at."""
+
+    height: int = 320
+    width: int = 480
+    """Size of the shrunken frames in pixels."""
+    points: bool = True
+    """Write lidar depths, which evaluation reads and training does not."""
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.height % 32 or self.width % 32 or self.workers < 1:
+            raise InputError(
+                f"prepare: {self.height} x {self.width} with {self.workers} workers; choose sides that "
+                "are multiples of 32 and at least one worker."
+            )
+
+
+Job = tuple[Any, ...]
+
+
+def prepare(
+    name: str,
+    out: Path,
+    config: PrepareConfig,
+    jobs: Sequence[Job],
+    segments: Sequence[str],
+    work: Callable[[Job], list[int]],
+) -> None:
+    """Do the jobs, one a segment, and write the split of all frames with neighbours.
+
+    Args:
+        name: what the stage is called.
+        out: receives the segments and `splits/all_files.txt`.
+        segments: segment of each job; a segment whose `finished.json` is there is kept.
+        work: prepares one segment and returns its frame numbers; it runs in another process.
+    """
+    Stage(name, out, config).run(lambda: _prepare(out, config, jobs, segments, work))
+
+
+def _prepare(
+    out: Path,
+    config: PrepareConfig,
+    jobs: Sequence[Job],
+    segments: Sequence[str],
+    work: Callable[[Job], list[int]],
+) -> dict[str, Any]:
+    frames: list[FrameRef] = []
+    with ProcessPoolExecutor(min(config.workers, max(1, len(jobs)))) as pool:
+        found = progress(pool.map(work, jobs), desc="prepare", total=len(jobs), unit="segment")
+        for segment, numbers in zip(segments, found, strict=True):
+            known = set(numbers)
+            inner = [n for n in numbers if n - 1 in known and n + 1 in known]
+            frames += [FrameRef(segment, number) for number in inner]
+    if not frames:
+        raise InputError(f"{out}: no segment has three frames in a row; check the download.")
+    write_split(out / "splits" / "all_files.txt", frames)
+    say(f"  {len(frames)} frames with neighbours in {len(segments)} segments")
+    return {"segments": len(segments), "frames": len(frames)}
+
+
+def write_frame(source: Path | bytes, original: Path, small: Path, config: PrepareConfig) -> None:
+    """Keep a frame's file as it is, and beside it the frame at training size; what exists is kept."""
+    if not original.is_file():
+        with atomic_path(original) as temporary:
+            if isinstance(source, bytes):
+                temporary.write_bytes(source)
+            else:
+                shutil.copyfile(source, temporary)
+    if not small.is_file():
+        write_image(small, resize_image(read_image(original), config.height, config.width))
+
+
+def write_points(path: Path, points: np.ndarray) -> None:
+    """Write depth points (N, 3), atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, points)
+
+
+def write_poses(path: Path, poses: Sequence[np.ndarray]) -> None:
+    """Write 4 x 4 matrices, 16 numbers a line, atomically."""
+    with atomic_path(path) as temporary:
+        lines = [" ".join(repr(float(value)) for value in pose.ravel()) for pose in poses]
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def write_camera(path: Path, matrix: np.ndarray, width: int, height: int, **more: Any) -> None:
+    """Write `cam.json`: K with its rows divided by width and height, and what else is known."""
+    normalised = matrix / np.array([[width], [height], [1.0]])
+    write_json(path, {**more, "dim": [height, width], "intrinsic_mat": normalised.tolist()})
+
+
+def in_image(points: np.ndarray, matrix: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Which points (N, 3) of the camera lie ahead and in the image, and where.
+
+    Returns:
+        (N, 4): 1 or 0, column, row, depth in metres along the optical axis.
+    """
+    depth = points[:, 2]
+    ahead = depth > 1e-3
+    seen = points[:, :2] / np.where(ahead, depth, 1.0)[:, None]
+    columns = matrix[0, 0] * seen[:, 0] + matrix[0, 2]
+    rows = matrix[1, 1] * seen[:, 1] + matrix[1, 2]
+    inside = ahead & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return np.stack([inside, columns, rows, depth], 1)
+
+
+def required(path: Path, what: str) -> Path:
+    """The path, if it exists. Raises InputError saying what to download otherwise."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; {what}")
+    return path

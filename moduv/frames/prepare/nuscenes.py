@@ -1,0 +1,227 @@
+"""nuScenes: the front camera's scenes, with lidar depths and what moves (Caesar et al. 2020).
+
+The tables are read as they are: plain JSON, linked by tokens. A devkit is not needed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json, write_npz
+from moduv.frames.layouts import rotation_of
+from moduv.frames.prepare.common import (
+    PrepareConfig,
+    in_image,
+    prepare,
+    required,
+    write_camera,
+    write_frame,
+    write_points,
+    write_poses,
+)
+
+CAMERA, LIDAR = "CAM_FRONT", "LIDAR_TOP"
+MOVING_SPEED = 1.0
+"""Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
+BACKGROUND, MOVING, STATIC = 0, 1, 2
+DOWNLOAD = (
+    "download the metadata and the camera and lidar blobs of a version, e.g. v1.0-mini, from "
+    "nuscenes.org (account, terms CC BY-NC-SA 4.0) and unpack them there."
+)
+TABLES = (
+    *("scene", "sample", "sample_data", "calibrated_sensor", "sensor", "ego_pose"),
+    *("sample_annotation",),
+)
+Row = dict[str, Any]
+
+
+def prepare_nuscenes(
+    source: Path, out: Path, config: PrepareConfig, version: str = "v1.0-trainval"
+) -> None:
+    """Prepare nuScenes.
+
+    Args:
+        source: folder with `samples/`, `sweeps/` and the version's tables.
+        out: receives `scenes/<scene>/FRONT/rgb|depth|mask`, `odometry.txt` and a split.
+        config: size of the shrunken frames; published: 288 x 512.
+        version: folder of the tables.
+
+    Raises:
+        InputError: saying what to download when tables or files are missing.
+    """
+    tables = Tables(source / version)
+    scenes = sorted(tables.rows["scene"], key=lambda scene: str(scene["name"]))
+    segments = [f"scenes/{scene['name']}" for scene in scenes]
+    jobs = [
+        (source, out / s, _scene(tables, scene), config)
+        for s, scene in zip(segments, scenes, strict=True)
+    ]
+    prepare("prepare nuscenes", out, config, jobs, segments, _prepare_scene)
+
+
+class Tables:
+    """The tables of a version by name, and their rows by token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: dict[str, list[Row]] = {}
+        for name in TABLES:
+            path = required(folder / f"{name}.json", DOWNLOAD)
+            self.rows[name] = read_json(path)
+        self._by_token = {
+            name: {row["token"]: row for row in rows} for name, rows in self.rows.items()
+        }
+        self.of_sample: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows["sample_data"]:
+            self.of_sample[row["sample_token"]].append(row)
+        self.annotations: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows["sample_annotation"]:
+            self.annotations[row["sample_token"]].append(row)
+
+    def get(self, table: str, token: str) -> Row:
+        """A row. Raises InputError when the tables do not belong together."""
+        row = self._by_token[table].get(token)
+        if row is None:
+            raise InputError(
+                f"{table}.json: has no row {token!r} that another table names; {DOWNLOAD}"
+            )
+        return row
+
+    def channel(self, row: Row) -> str:
+        """The sensor of a row of `sample_data`."""
+        sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
+        return str(self.get("sensor", sensor)["channel"])
+
+    def pose(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
+        """Sensor to vehicle and vehicle to world, both (4, 4), when the row was recorded."""
+        sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])
+        return _matrix(sensor), _matrix(self.get("ego_pose", row["ego_pose_token"]))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of the front camera; lidar and boxes at key frames only."""
+
+    file: str
+    milliseconds: float
+    world_from_vehicle: np.ndarray
+    camera_from_lidar: np.ndarray | None = None
+    lidar: str = ""
+    boxes: tuple[tuple[np.ndarray, np.ndarray, bool], ...] = ()
+    """Lidar to box (4, 4), half the size (3,) in metres, whether it moves."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The front camera's frames of a scene, in order, and the camera."""
+
+    frames: tuple[Frame, ...]
+    sensor: Row
+    width: int
+    height: int
+
+
+def _scene(tables: Tables, scene: Row) -> Scene:
+    first = tables.get("sample", scene["first_sample_token"])
+    rows = [row for row in tables.of_sample[first["token"]] if tables.channel(row) == CAMERA]
+    if not rows:
+        raise InputError(f"scene {scene['name']}: its first sample has no {CAMERA}; {DOWNLOAD}")
+    row, chain = rows[0], []
+    while True:
+        chain.append(row)
+        if not row["next"]:
+            break
+        row = tables.get("sample_data", row["next"])
+    frames = tuple(_frame(tables, row) for row in chain)
+    sensor = tables.get("calibrated_sensor", chain[0]["calibrated_sensor_token"])
+    return Scene(frames, sensor, int(chain[0]["width"]), int(chain[0]["height"]))
+
+
+def _frame(tables: Tables, row: Row) -> Frame:
+    to_vehicle, to_world = tables.pose(row)
+    frame = Frame(row["filename"], row["timestamp"] / 1000, to_world)
+    scans = [r for r in tables.of_sample[row["sample_token"]] if r["is_key_frame"]]
+    scan = next((r for r in scans if tables.channel(r) == LIDAR), None)
+    if not row["is_key_frame"] or scan is None:
+        return frame
+    lidar_to_vehicle, lidar_to_world = tables.pose(scan)
+    world_from_lidar = lidar_to_world @ lidar_to_vehicle
+    boxes = tuple(
+        (
+            np.linalg.inv(_matrix(box)) @ world_from_lidar,
+            np.array(box["size"], np.float64)[[1, 0, 2]] / 2,  # width, length, height on disk
+            _speed(tables, box) > MOVING_SPEED,
+        )
+        for box in tables.annotations[row["sample_token"]]
+    )
+    return Frame(
+        frame.file,
+        frame.milliseconds,
+        to_world,
+        np.linalg.inv(to_world @ to_vehicle) @ world_from_lidar,
+        scan["filename"],
+        boxes,
+    )
+
+
+def _speed(tables: Tables, box: Row) -> float:
+    """Metres a second between the neighbouring annotations of the object; 0 where it has none."""
+    ends = [
+        tables.get("sample_annotation", box[side]) if box[side] else box
+        for side in ("prev", "next")
+    ]
+    times = [tables.get("sample", end["sample_token"])["timestamp"] / 1e6 for end in ends]
+    moved = np.subtract(ends[1]["translation"], ends[0]["translation"])
+    return float(np.linalg.norm(moved)) / (times[1] - times[0]) if times[1] > times[0] else 0.0
+
+
+def _prepare_scene(job: tuple[Path, Path, Scene, PrepareConfig]) -> list[int]:
+    source, segment, scene, config = job
+    front = segment / "FRONT"
+    matrix = np.array(scene.sensor["camera_intrinsic"], np.float64)
+    kept = {key: scene.sensor[key] for key in ("camera_intrinsic", "translation", "rotation")}
+    write_camera(front / "rgb/cam.json", matrix, scene.width, scene.height, **kept)
+    times = [frame.milliseconds for frame in scene.frames]
+    write_json(front / "rgb/ts.json", np.diff(times).tolist())
+    write_poses(front / "odometry.txt", [frame.world_from_vehicle for frame in scene.frames])
+    for index, frame in enumerate(scene.frames):
+        image = required(source / frame.file, DOWNLOAD)
+        name = f"{index:06d}"
+        rgb = front / "rgb"
+        write_frame(image, rgb / f"original/{name}.jpg", rgb / f"downsample/{name}.jpg", config)
+        if config.points and frame.camera_from_lidar is not None:
+            _write_truth(source, front, name, frame, scene, matrix)
+    return list(range(len(scene.frames)))
+
+
+def _write_truth(
+    source: Path, front: Path, name: str, frame: Frame, scene: Scene, matrix: np.ndarray
+) -> None:
+    """Depth points (column, row, metres) and whether each lies on a moving or a static object."""
+    assert frame.camera_from_lidar is not None
+    scan = required(source / frame.lidar, DOWNLOAD)
+    raw = np.fromfile(scan, np.float32)
+    if raw.size % 5:
+        raise InputError(f"{scan}: is no list of five numbers a point; {DOWNLOAD}")
+    points = np.column_stack([raw.reshape(-1, 5)[:, :3], np.ones(raw.size // 5)]).astype(np.float64)
+    seen = in_image((points @ frame.camera_from_lidar.T)[:, :3], matrix, scene.width, scene.height)
+    inside = (seen[:, 0] > 0) & (seen[:, 3] > 1)  # nearer than a metre is the vehicle itself
+    labels = np.full(len(points), BACKGROUND, np.uint8)
+    for box_from_lidar, half, moves in frame.boxes:
+        within = (np.abs((points @ box_from_lidar.T)[:, :3]) <= half).all(1)
+        labels[within] = MOVING if moves else STATIC
+    write_points(front / f"depth/{name}.npy", seen[inside, 1:])
+    write_npz(front / f"mask/{name}.npz", motion_label=labels[inside])
+
+
+def _matrix(row: Row) -> np.ndarray:
+    """The pose (4, 4) that a row's `rotation` (w, x, y, z) and `translation` describe."""
+    pose = np.eye(4)
+    pose[:3, :3] = rotation_of(np.array(row["rotation"], np.float64))
+    pose[:3, 3] = row["translation"]
+    return pose

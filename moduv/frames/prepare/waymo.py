@@ -1,0 +1,88 @@
+"""Waymo Open, perception v1 (tfrecord) and v2 (parquet): the front camera's drives with lidar depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from moduv.engine.errors import InputError
+from moduv.frames.prepare.common import (
+    PrepareConfig,
+    prepare,
+    write_camera,
+    write_frame,
+    write_points,
+    write_poses,
+)
+from moduv.frames.prepare.waymo_frame import DriveFrame
+from moduv.frames.prepare.waymo_records import read_drive
+from moduv.frames.prepare.waymo_tables import read_tables
+
+DOWNLOAD = (
+    "download segments of the Waymo Open Dataset, perception, from waymo.com/open (accept its "
+    "non-commercial licence): v1 tfrecords, or the v2 components camera_image, camera_calibration and "
+    "vehicle_pose, and lidar, lidar_calibration and lidar_pose for depths."
+)
+
+
+def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "train") -> None:
+    """Prepare Waymo Open.
+
+    Args:
+        source: folder of `*.tfrecord` files (v1), or of the components' folders (v2).
+        out: receives `<split>/<segment>/FRONT/rgb|depth`, `odometry.txt` and a split file.
+        config: size of the shrunken frames; published: 320 x 480.
+        split: first part of the segments' names.
+
+    Raises:
+        InputError: saying what to download when there is nothing to prepare.
+    """
+    records = sorted(source.glob("*.tfrecord"))
+    tables = sorted((source / "camera_image").glob("*.parquet"))
+    if not records and not tables:
+        raise InputError(f"{source}: has neither tfrecords nor camera_image/*.parquet; {DOWNLOAD}")
+    files = records or tables
+    names = [_segment(path) for path in files]
+    segments = [f"{split}/{name}" for name in names]
+    jobs = [(path, out / segment, config) for path, segment in zip(files, segments, strict=True)]
+    prepare("prepare waymo", out, config, jobs, segments, _prepare_drive)
+
+
+def _segment(path: Path) -> str:
+    """The segment's name without what Waymo's files add to it."""
+    name = path.stem.removesuffix("_with_camera_labels")
+    return name if name.startswith("segment-") else f"segment-{name}"
+
+
+def _prepare_drive(job: tuple[Path, Path, PrepareConfig]) -> list[int]:
+    """One segment; it is read again from its start after a kill, frames on disk are kept."""
+    path, segment, config = job
+    front, poses = segment / "FRONT", []
+    for index, frame in enumerate(_read(path, config)):
+        if not index:
+            lens = frame.camera.intrinsic.tolist()
+            extrinsic = frame.camera.vehicle_from_camera.ravel().tolist()
+            size = (frame.camera.width, frame.camera.height)
+            write_camera(
+                front / "rgb/cam.json",
+                frame.camera.matrix(),
+                *size,
+                intrinsic=lens,
+                extrinsic=extrinsic,
+            )
+        name = f"{index:06d}"
+        rgb, depth = front / "rgb", front / f"depth/{name}.npy"
+        write_frame(
+            frame.image, rgb / f"original/{name}.jpg", rgb / f"downsample/{name}.jpg", config
+        )
+        if frame.points is not None and not depth.is_file():
+            write_points(depth, frame.camera.depths(frame.points))
+        poses.append(frame.world_from_vehicle)
+    write_poses(front / "odometry.txt", poses)
+    return list(range(len(poses)))
+
+
+def _read(path: Path, config: PrepareConfig) -> Iterator[DriveFrame]:
+    if path.suffix == ".tfrecord":
+        return read_drive(path, points=config.points)
+    return read_tables(path.parent.parent, path.stem, points=config.points)

@@ -1,0 +1,123 @@
+"""A frame of a Waymo Open drive, whichever version it was read from, and points of its range image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+FRONT, TOP = 1, 1
+"""Numbers of the front camera and of the roof's lidar."""
+WIDEST = 1.5
+"""Largest slope of a ray to the side; the lens model does not hold beyond."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera on the vehicle. Its axes are x ahead, y left, z up."""
+
+    intrinsic: np.ndarray
+    """(9,): f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3, in pixels."""
+    vehicle_from_camera: np.ndarray
+    width: int
+    height: int
+
+    def matrix(self) -> np.ndarray:
+        """K, (3, 3)."""
+        f_u, f_v, c_u, c_v = self.intrinsic[:4]
+        return np.array([[f_u, 0, c_u], [0, f_v, c_v], [0, 0, 1]])
+
+    def depths(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of the vehicle as (column, row, metres along the axis) of those in sight."""
+        camera_from_vehicle = np.linalg.inv(self.vehicle_from_camera)
+        ahead, left, up = camera_from_vehicle[:3, :3] @ points.T + camera_from_vehicle[:3, 3:]
+        seen = (ahead > 1) & (np.abs(left) < WIDEST * ahead) & (np.abs(up) < WIDEST * ahead)
+        if not seen.any():
+            return np.empty((0, 3))
+        rays = np.stack([-left[seen], -up[seen], ahead[seen]], 1)
+        pixels, _ = cv2.projectPoints(
+            rays, np.zeros(3), np.zeros(3), self.matrix(), self.intrinsic[4:9]
+        )
+        columns, rows = pixels[:, 0].T
+        inside = (columns >= 0) & (columns < self.width) & (rows >= 0) & (rows < self.height)
+        return np.stack([columns, rows, rays[:, 2]], 1)[inside]
+
+
+@dataclass(frozen=True)
+class Lidar:
+    """The roof's lidar."""
+
+    vehicle_from_lidar: np.ndarray
+    inclinations: np.ndarray
+    """Of the rows from the lowest up, radians; empty: evenly spread between the next two."""
+    lowest: float = 0.0
+    highest: float = 0.0
+
+
+@dataclass(frozen=True)
+class DriveFrame:
+    """One frame of the front camera."""
+
+    image: bytes
+    """JPEG."""
+    world_from_vehicle: np.ndarray
+    camera: Camera
+    points: np.ndarray | None
+    """(N, 3) in the vehicle's coordinates, metres."""
+
+
+def range_image_points(
+    image: np.ndarray, lidar: Lidar, poses: np.ndarray | None, world_from_vehicle: np.ndarray
+) -> np.ndarray:
+    """Points (N, 3) of a range image in the vehicle's coordinates at the frame's time, metres.
+
+    Args:
+        image: (H, W, C), range first; not above 0 where nothing returned.
+        lidar: mounting and beam directions.
+        poses: (H, W, 6), roll, pitch, yaw, x, y, z of the vehicle in the world when each pixel was
+            measured; None: the vehicle stood still.
+        world_from_vehicle: (4, 4) at the frame's time.
+    """
+    distance = image[..., 0].astype(np.float64)
+    directions = _directions(distance.shape[0], distance.shape[1], lidar)
+    hit = distance > 0
+    points = directions[hit] * distance[hit][:, None]
+    mounting = lidar.vehicle_from_lidar
+    points = points @ mounting[:3, :3].T + mounting[:3, 3]
+    if poses is None:
+        return points
+    pose = poses[hit].astype(np.float64)
+    world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
+    back = np.linalg.inv(world_from_vehicle)
+    return world @ back[:3, :3].T + back[:3, 3]
+
+
+def _directions(height: int, width: int, lidar: Lidar) -> np.ndarray:
+    """Unit vectors (H, W, 3) of the pixels in the lidar's coordinates.
+
+    Rows run from the highest beam down, columns against the clock from behind the vehicle.
+    """
+    inclinations = lidar.inclinations
+    if not len(inclinations):
+        steps = (np.arange(height) + 0.5) / height
+        inclinations = lidar.lowest + steps * (lidar.highest - lidar.lowest)
+    up = inclinations[::-1][:, None]  # (H, 1)
+    turned = np.arctan2(lidar.vehicle_from_lidar[1, 0], lidar.vehicle_from_lidar[0, 0])
+    share = (width - np.arange(width) - 0.5) / width
+    azimuth = (2 * share - 1) * np.pi - turned  # (W,)
+    flat = np.cos(up)
+    return np.stack(
+        [np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(up) * np.ones(width)], -1
+    )
+
+
+def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Rotations (N, 3, 3) about z, then y, then x."""
+    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)

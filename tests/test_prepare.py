@@ -1,0 +1,176 @@
+"""Raw recordings become segments that stage 1 reads: frames, camera, depths, poses, what moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import raw_samples as raw
+
+from moduv.engine.errors import InputError
+from moduv.frames import layouts
+from moduv.frames.images import read_image
+from moduv.frames.prepare.common import PrepareConfig
+from moduv.frames.prepare.kitti import prepare_kitti
+from moduv.frames.prepare.nuscenes import prepare_nuscenes
+from moduv.frames.prepare.waymo import prepare_waymo
+from moduv.frames.splits import read_split
+from moduv.motion.data import Triplets
+
+CONFIG = PrepareConfig(height=32, width=64, workers=1)
+
+
+def nuscenes(source: Path, out: Path, config: PrepareConfig) -> None:
+    prepare_nuscenes(source, out, config, version="v1.0-mini")
+
+
+FORMS: dict[str, tuple[Callable[[Path], Path], Callable[..., None], str]] = {
+    "kitti": (raw.write_kitti, prepare_kitti, "2011_09_26/2011_09_26_drive_0009_sync/image_02"),
+    "nuscenes": (raw.write_nuscenes, nuscenes, "scenes/scene-0001"),
+    "waymo v1": (raw.write_waymo_records, prepare_waymo, "train/segment-123"),
+    "waymo v2": (raw.write_waymo_tables, prepare_waymo, "train/segment-123"),
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def prepared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, str]:
+    write, prepare, segment = FORMS[request.param]
+    root = tmp_path_factory.mktemp("raw")
+    prepare(write(root / "source"), root / "out", CONFIG)
+    return request.param, root / "out", segment
+
+
+def test_stage_1_reads_what_was_prepared(prepared: tuple[str, Path, str]) -> None:
+    _, root, segment = prepared
+    frames = read_split(root / "splits/all_files.txt")
+    assert [frame.segment for frame in frames] == [segment] * (raw.FRAMES - 2)
+    sample = Triplets(root, frames, CONFIG.height, CONFIG.width)[0, 0]
+    assert sample["images"].shape == (3, 3, 32, 64)
+    assert float(sample["K"][0, 0]) == pytest.approx(raw.FOCAL * 64 / raw.WIDTH)
+    assert float(sample["K"][1, 2]) == pytest.approx(16)
+
+
+def test_full_frames_are_kept_as_they_are(prepared: tuple[str, Path, str]) -> None:
+    _, root, segment = prepared
+    full = layouts.image_path(root, segment, 2)
+    assert full.read_bytes() == raw.encoded(2, full.suffix)
+    assert read_image(layouts.image_path(root, segment, 2, small=True)).shape == (32, 64, 3)
+
+
+def test_depths_are_those_of_the_scene(prepared: tuple[str, Path, str]) -> None:
+    _, root, segment = prepared
+    points = layouts.depth_points(root, segment, 0)
+    assert points is not None
+    assert len(points) > 50
+    rows, columns, metres = points.T
+    np.testing.assert_allclose(metres, raw.WALL, atol=1e-3)
+    assert rows.min() >= 0
+    assert columns.min() >= 0
+    assert rows.max() < raw.HEIGHT
+    assert columns.max() < raw.WIDTH
+    assert np.ptp(columns) > 0.7 * raw.WIDTH
+
+
+def test_the_camera_drives_ahead(prepared: tuple[str, Path, str]) -> None:
+    name, root, segment = prepared
+    poses = layouts.camera_poses(root, segment)
+    if name == "kitti":
+        assert poses is None
+        return
+    assert poses is not None
+    steps = np.linalg.inv(poses[:-1]) @ poses[1:]
+    np.testing.assert_allclose(steps[:, :3, 3], [[0, 0, raw.STEP]] * (raw.FRAMES - 1), atol=1e-6)
+
+
+def test_waymo_depths_lie_where_the_beams_meet_the_wall(tmp_path: Path) -> None:
+    source = raw.write_waymo_records(tmp_path / "source")
+    prepare_waymo(source, tmp_path / "out", CONFIG)
+    points = layouts.depth_points(tmp_path / "out", "train/segment-123", 1)
+    assert points is not None
+    # Straight ahead a beam meets the wall at 10 m x its slope above the lidar, 0.5 m above the camera.
+    middle = points[np.abs(points[:, 1] - raw.WIDTH / 2) < 3]
+    above = raw.WALL * np.tan(raw.BEAMS) + raw.LIDAR_HEIGHT - raw.CAMERA_HEIGHT
+    expected = raw.HEIGHT / 2 - raw.FOCAL * above / raw.WALL
+    visible = expected[(expected > 2) & (expected < raw.HEIGHT - 2)]
+    for row in visible:
+        assert np.abs(middle[:, 0] - row).min() < 0.5
+
+
+def test_nuscenes_knows_what_moves(tmp_path: Path) -> None:
+    nuscenes(raw.write_nuscenes(tmp_path / "source"), tmp_path / "out", CONFIG)
+    points = layouts.depth_points(tmp_path / "out", "scenes/scene-0001", 0)
+    labels = layouts.motion_labels(tmp_path / "out", "scenes/scene-0001", 0)
+    assert points is not None
+    assert labels is not None
+    assert set(labels) == {0, 1, 2}
+    # The moving box stands at y = -3 of the vehicle: on the right.
+    assert (points[labels == 1, 1] > raw.WIDTH / 2).all()
+    assert (points[labels == 2, 1] < raw.WIDTH / 2).all()
+    assert layouts.time_steps(tmp_path / "out", "scenes/scene-0001", 1) == (1.0, 1.0)
+
+
+def test_a_killed_preparation_continues(tmp_path: Path) -> None:
+    source, out = raw.write_waymo_records(tmp_path / "source"), tmp_path / "out"
+    prepare_waymo(source, out, CONFIG)
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "manifest.json").unlink()
+    front = out / "train/segment-123/FRONT"
+    for path in (front / "depth/000002.npy", front / "rgb/downsample/000003.jpg"):
+        path.unlink()
+    prepare_waymo(source, out, CONFIG)
+    for path, content in files.items():
+        if path.name != "manifest.json":
+            assert path.read_bytes() == content, path
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (prepare_kitti, "cvlibs.net"),
+        (nuscenes, "nuscenes.org"),
+        (prepare_waymo, "waymo.com/open"),
+    ],
+)
+def test_missing_downloads_are_named(
+    tmp_path: Path, prepare: Callable[..., None], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        prepare(tmp_path, tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.999])
+def test_cut_recordings_are_named(tmp_path: Path, keep: float) -> None:
+    source = raw.write_waymo_records(tmp_path / "source")
+    (record,) = source.iterdir()
+    record.write_bytes(record.read_bytes()[: int(keep * record.stat().st_size)])
+    with pytest.raises(InputError, match=r"tfrecord: is cut or damaged at byte \d+"):
+        prepare_waymo(source, tmp_path / "out", CONFIG)
+
+
+def test_damaged_recordings_are_named(tmp_path: Path) -> None:
+    source = raw.write_waymo_records(tmp_path / "source")
+    (record,) = source.iterdir()
+    content = bytearray(record.read_bytes())
+    content[len(content) // 2] ^= 1
+    record.write_bytes(content)
+    with pytest.raises(InputError, match="is cut or damaged"):
+        prepare_waymo(source, tmp_path / "out", CONFIG)
+
+
+def test_a_missing_component_is_named(tmp_path: Path) -> None:
+    source = raw.write_waymo_tables(tmp_path / "source")
+    (source / "vehicle_pose/123.parquet").unlink()
+    with pytest.raises(InputError, match=r"download the component 'vehicle_pose'"):
+        prepare_waymo(source, tmp_path / "out", CONFIG)
+
+
+def test_kitti_without_calibration_is_named(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    (source / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2 3\n")
+    with pytest.raises(InputError, match="the calibration lacks"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
