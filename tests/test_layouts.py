@@ -12,7 +12,7 @@ import pytest
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef, list_frames, list_segments, with_neighbours
-from moduv.frames.images import read_image
+from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
 
@@ -142,3 +142,14 @@ def test_kitti_without_calibration_is_named(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "tiny_kitti" / drive / "image_02", tmp_path / drive / "image_02")
     with pytest.raises(InputError, match=r"calib_cam_to_cam.txt: lacks 'S_rect_02'"):
         layouts.intrinsics(tmp_path, f"{drive}/image_02", 640, 192)
+
+
+def test_an_unknown_camera_is_assumed_on_demand(tmp_path: Path) -> None:
+    for index in range(3):
+        write_image(tmp_path / f"clip/{index:06d}.jpg", np.full((48, 96, 3), 90, np.uint8))
+    frame = FrameRef("clip", 1)
+    with pytest.raises(InputError, match="set the camera's field of view"):
+        Triplets(tmp_path, [frame], 32, 64)[0, 0]
+    sample = Triplets(tmp_path, [frame], 32, 64, field_of_view=90)[0, 0]
+    assert float(sample["K"][0, 0]) == pytest.approx(32)  # half the width at 90 degrees
+    assert float(sample["K"][1, 1]) == pytest.approx(32)

@@ -1,22 +1,33 @@
-"""Foreign frames brought into the form of this library: folders of clips become segments and a split.
+"""Foreign clips brought into the form of this library: videos and folders of images become segments.
 
-The training reads `<data>/<segment>/NNNNNN.jpg` with `cam.json` beside the frames. A folder of clips
-with other file names is brought into that form by `import_folder`.
+Repeated frames are left out, cuts end a segment, and the frame rate is reduced so that neighbours differ
+enough to show motion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.camera import Intrinsics
-from moduv.frames.clip import IMAGE_SUFFIXES, FrameRef
-from moduv.frames.images import read_image, write_image
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image, write_image
 from moduv.frames.splits import write_split
+from moduv.frames.video import (
+    Timed,
+    choose_stride,
+    find_clips,
+    read_clip,
+    scenes,
+    without_stills,
+)
 
 
 @dataclass(frozen=True)
@@ -26,74 +37,126 @@ class ImportConfig:
     field_of_view: float = 0.0
     """Horizontal field of view in degrees, for clips without `cam.json`; 0: such clips are refused."""
     every: int = 1
-    """Take every n-th frame, so that neighbours differ enough to show motion."""
+    """Take every n-th frame, so that neighbours differ enough to show motion; 0: as many as that takes
+    is measured for each clip."""
+    motion: float = 0.01
+    """With `every` 0: the optical flow that neighbours are to differ by, in shares of the width."""
+    max_width: int = 0
+    """Shrink frames that are wider, pixels; 0: never."""
+    keep_stills: bool = False
+    """Keep frames that repeat the one before."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every is {self.every}; take every 1st frame or fewer.")
+        if self.every < 0 or self.max_width < 0 or self.motion <= 0:
+            raise InputError(
+                f"every is {self.every}, max_width {self.max_width}, motion {self.motion}; use every 0 or "
+                "more, max_width 0 or more and motion above 0."
+            )
 
 
 def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
-    """Bring clips, each a folder of images in the order of their names, into the library's layout.
+    """Bring clips into the library's layout.
 
     Args:
-        source: folder whose sub-folders hold the frames of one clip each; `cam.json` with
-            `intrinsic_mat` (rows divided by width and height) beside the frames where it is known.
-        out: receives `clips/<name>/NNNNNN.jpg`, `cam.json` and `splits/train_files.txt`.
-        config: field of view and frame rate.
+        source: a video file, or a folder below which videos lie, or folders whose images are the
+            frames of one clip each in the order of their names. `cam.json` with `intrinsic_mat` (rows
+            divided by width and height) lies beside the images, or beside a video as
+            `<video>.cam.json`, where the camera is known.
+        out: receives `clips/<name>/NNNNNN.jpg`, `cam.json`, `times.json` (seconds, of videos) and
+            `splits/train_files.txt`.
+        config: field of view, frame rate and size.
 
     Raises:
-        InputError: when there is no clip of three frames, or a clip's intrinsics are unknown.
+        InputError: when there is no clip of three frames, a file does not decode, or a clip's
+            intrinsics are unknown.
     """
     Stage("frames import", out, config).run(lambda: _import(source, out, config))
 
 
 def _import(source: Path, out: Path, config: ImportConfig) -> dict[str, Any]:
-    clips = find_clips(source)
     frames: list[FrameRef] = []
-    for folder, paths in progress(clips.items(), desc="import", unit="clip"):
-        chosen = paths[:: config.every]
-        if len(chosen) < 3:
-            say(f"  {folder}: {len(chosen)} frames are too few for a triplet; left out")
-            continue
-        segment = "clips/" + (
-            folder.relative_to(source).as_posix().replace("/", "-") or folder.name
-        )
-        camera = _camera(folder, chosen[0], config)
-        camera.to_cam_json(out / segment / "cam.json")
-        for index, path in enumerate(chosen):
-            target = FrameRef(segment, index).file(out, ".jpg")
-            if not target.is_file():
-                write_image(target, read_image(path))
-        frames += [FrameRef(segment, index) for index in range(1, len(chosen) - 1)]
+    clips = find_clips(source)
+    for clip in progress(clips, desc="import", unit="clip"):
+        camera = _known_camera(clip)
+        if not camera.is_file() and not config.field_of_view:
+            raise InputError(
+                f"{camera}: missing; write the intrinsics there or give the camera's field of view with "
+                "--config.field_of_view DEGREES."
+            )
+        stride = config.every or choose_stride(without_stills(read_clip(clip)), config.motion)
+        if not config.every:
+            say(f"  {clip.name}: one frame in {stride}, by its motion")
+        for scene, images in groupby(_chosen(clip, stride, config), key=lambda item: item[0]):
+            name = _name(clip, source) + (f"-{scene}" if scene else "")
+            frames += _write_segment(out, f"clips/{name}", images, camera, config)
     if not frames:
         raise InputError(
-            f"{source}: has no clip of three frames; give folders of consecutive frames."
+            f"{source}: has no clip of three frames; give videos or folders of consecutive frames."
         )
     write_split(out / "splits" / "train_files.txt", frames)
-    say(f"  {len(frames)} frames with neighbours in {len(clips)} clips")
-    return {"clips": len(clips), "frames": len(frames)}
+    segments = {frame.segment for frame in frames}
+    say(f"  {len(frames)} frames with neighbours in {len(segments)} segments of {len(clips)} clips")
+    return {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
 
 
-def find_clips(source: Path) -> dict[Path, list[Path]]:
-    """Folders below `source` that hold images, with their images in order of name."""
-    if not source.is_dir():
-        raise InputError(f"{source}: no such folder; give the folder of the clips.")
-    clips: dict[Path, list[Path]] = {}
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            clips.setdefault(path.parent, []).append(path)
-    return clips
+def _chosen(clip: Path, stride: int, config: ImportConfig) -> Iterator[tuple[int, Timed]]:
+    """Every stride-th frame of each scene, with the scene's number."""
+    frames = read_clip(clip)
+    if not config.keep_stills:
+        frames = without_stills(frames)
+    for _, scene in groupby(scenes(frames), key=lambda item: item[0]):
+        for position, item in enumerate(scene):
+            if position % stride == 0:
+                yield item
 
 
-def _camera(folder: Path, first: Path, config: ImportConfig) -> Intrinsics:
-    height, width = read_image(first).shape[:2]
-    known = folder / "cam.json"
-    if known.is_file():
-        return Intrinsics.from_cam_json(known, width, height)
-    if not config.field_of_view:
-        raise InputError(
-            f"{known}: missing; write the intrinsics there or give the camera's field of view with "
-            "--config.field_of_view DEGREES."
-        )
-    return Intrinsics.from_field_of_view(config.field_of_view, width, height)
+def _write_segment(
+    out: Path,
+    segment: str,
+    images: Iterator[tuple[int, Timed]],
+    camera: Path,
+    config: ImportConfig,
+) -> list[FrameRef]:
+    """Write the frames of a segment; its frames with both neighbours. Too few for one leave nothing."""
+    waiting: list[Timed] = []
+    times: list[float | None] = []
+    for _, (time, image) in images:
+        waiting.append((time, _shrunk(image, config.max_width)))
+        if len(times) + len(waiting) < 3:
+            continue
+        for known, kept in waiting:
+            target = FrameRef(segment, len(times)).file(out, ".jpg")
+            if not target.is_file():
+                write_image(target, kept)
+            times.append(known)
+        waiting = []
+    if not times:
+        say(f"  {segment}: {len(waiting)} frames are too few for a triplet; left out")
+        return []
+    height, width = read_image(FrameRef(segment, 0).file(out, ".jpg")).shape[:2]
+    known_camera = (
+        Intrinsics.from_cam_json(camera, width, height)
+        if camera.is_file()
+        else Intrinsics.from_field_of_view(config.field_of_view, width, height)
+    )
+    known_camera.to_cam_json(out / segment / "cam.json")
+    if None not in times:
+        write_json(out / segment / "times.json", times)
+    return [FrameRef(segment, index) for index in range(1, len(times) - 1)]
+
+
+def _shrunk(image: Any, max_width: int) -> Any:
+    height, width = image.shape[:2]
+    if not max_width or width <= max_width:
+        return image
+    return resize_image(image, round(height * max_width / width), max_width)
+
+
+def _known_camera(clip: Path) -> Path:
+    return clip / "cam.json" if clip.is_dir() else clip.with_name(clip.name + ".cam.json")
+
+
+def _name(clip: Path, source: Path) -> str:
+    """The segment's name: the way from the source, in one word."""
+    way = clip.relative_to(source).with_suffix("").as_posix() if clip != source else clip.stem
+    return way.replace("/", "-").strip(".") or clip.stem

@@ -140,10 +140,15 @@ def intrinsics(root: str | Path, segment: str, width: int, height: int) -> Intri
         return _kitti_camera(path, Path(segment).name).resized(width, height)
     if not path.is_file():
         raise InputError(
-            f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows "
-            "divided by width and height}} there."
+            f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows divided "
+            "by width and height}} there, or set the camera's field of view."
         )
     return Intrinsics.from_cam_json(path, width, height)
+
+
+def has_intrinsics(root: str | Path, segment: str) -> bool:
+    """Whether the segment's camera is known."""
+    return (Path(root) / segment / layout_of(root, segment).camera).is_file()
 
 
 def _kitti_camera(path: Path, folder: str) -> Intrinsics:

@@ -13,7 +13,7 @@ from torch import Tensor
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
-from moduv.frames.layouts import intrinsics, time_steps
+from moduv.frames.layouts import has_intrinsics, intrinsics, time_steps
 
 OFFSETS = (-1, 0, 1)
 
@@ -28,6 +28,7 @@ class Triplets:
         flip: probability of a horizontal flip; the principal point is mirrored with the image.
         jitter: probability of the same colour jitter on the three network inputs (0.8 to 1.2 in
             brightness, contrast and saturation, 0.1 of the hue circle); the losses see clean frames.
+        field_of_view: horizontal, in degrees, for segments whose camera is unknown; 0: they are refused.
         cache_bytes: memory for decoded frames; the least recently used are dropped beyond it.
     """
 
@@ -40,11 +41,12 @@ class Triplets:
         *,
         flip: float = 0.0,
         jitter: float = 0.0,
+        field_of_view: float = 0.0,
         cache_bytes: int = 1 << 30,
     ) -> None:
         self.root, self.frames = Path(root), frames
         self.height, self.width = height, width
-        self.flip, self.jitter = flip, jitter
+        self.flip, self.jitter, self.field_of_view = flip, jitter, field_of_view
         self._capacity = max(3, cache_bytes // (height * width * 3))
         self._images: OrderedDict[FrameRef, np.ndarray] = OrderedDict()
         self._cameras: dict[str, Intrinsics] = {}
@@ -80,8 +82,16 @@ class Triplets:
     def camera(self, segment: str) -> Intrinsics:
         """The segment's intrinsics at training size."""
         if segment not in self._cameras:
-            self._cameras[segment] = intrinsics(self.root, segment, self.width, self.height)
+            self._cameras[segment] = self._find_camera(segment)
         return self._cameras[segment]
+
+    def _find_camera(self, segment: str) -> Intrinsics:
+        if not self.field_of_view or has_intrinsics(self.root, segment):
+            return intrinsics(self.root, segment, self.width, self.height)
+        first = next(frame for frame in self.frames if frame.segment == segment)
+        height, width = read_image(first.image_path(self.root)).shape[:2]
+        assumed = Intrinsics.from_field_of_view(self.field_of_view, width, height)
+        return assumed.resized(self.width, self.height)
 
     def _image(self, frame: FrameRef) -> np.ndarray:
         image = self._images.pop(frame, None)

@@ -67,7 +67,13 @@ def _predict(
     )
     model = DynamoDepth(training.depth_model).to(distributed.device())
     model.load_checkpoint(weights / WEIGHTS)
-    triplets = Triplets(data, distributed.shard(todo), training.height, training.width)
+    triplets = Triplets(
+        data,
+        distributed.shard(todo),
+        training.height,
+        training.width,
+        field_of_view=training.field_of_view,
+    )
     for frame, arrays in predict_frames(model, triplets, training, config):
         write_npz(frame.file(out, ".npz"), **arrays)
     distributed.barrier()

@@ -16,6 +16,7 @@ from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, Watch, fit
 from moduv.engine.stages import Stage
 from moduv.frames.clip import with_neighbours
+from moduv.frames.layouts import has_intrinsics
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
 from moduv.motion.losses import compute_losses
@@ -49,6 +50,9 @@ class MotionTraining:
     """Share of a phase over which the ramped terms fade in; 0: a third of a published epoch."""
     flip: float = 0.5
     jitter: float = 0.5
+    field_of_view: float = 0.0
+    """Horizontal field of view in degrees that is assumed where a segment's camera is unknown; 0: such
+    segments are refused."""
     validate_every: int = 0
     """Steps between looks at held-out frames, where they are given; 0: never."""
     validation_frames: int = 100
@@ -96,8 +100,18 @@ def _train(
             "check the data folder or list the inner frames of each segment."
         )
     say(f"  {len(frames)} triplets; {dropped} frames left out because they lack a neighbour")
+    unknown = {f.segment for f in frames if not has_intrinsics(data, f.segment)}
+    if unknown and config.field_of_view:
+        degrees = f"{config.field_of_view:g} degrees"
+        say(f"  camera unknown in {len(unknown)} segments; {degrees} are assumed there")
     triplets = Triplets(
-        data, frames, config.height, config.width, flip=config.flip, jitter=config.jitter
+        data,
+        frames,
+        config.height,
+        config.width,
+        flip=config.flip,
+        jitter=config.jitter,
+        field_of_view=config.field_of_view,
     )
     torch.manual_seed(config.seed)
     model = DynamoDepth(config.depth_model)

@@ -65,6 +65,8 @@ LAYER_NOTES = {
     "truth": "The rendered objects, moving and parked.",
 }
 
+OVERVIEW_ROWS = 4
+
 
 @dataclass(frozen=True)
 class ReportConfig:
@@ -121,8 +123,12 @@ def report_run(
         config=(run / "motion" / "config.yaml").read_text(),
     )
     written = write_report(out / "report.html", report)
-    best = pictures.layers(chosen[0])
-    write_image(out / "overview.jpg", picture_grid(best, columns=4, width=config.width))
+    rows = [
+        picture_grid(pictures.layers(frame), columns=8, width=config.width // 2)
+        for frame in chosen[:OVERVIEW_ROWS]
+    ]
+    if rows:
+        write_image(out / "overview.jpg", np.vstack(rows))
     say(f"report: {written}")
 
 

@@ -71,7 +71,13 @@ class Look:
 
     def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Depth metrics, those of the mask once there is one, and a picture a frame."""
-        triplets = Triplets(self.data, self.frames, self.config.height, self.config.width)
+        triplets = Triplets(
+            self.data,
+            self.frames,
+            self.config.height,
+            self.config.width,
+            field_of_view=self.config.field_of_view,
+        )
         scratch = self.out / "validation"
         found = predict_frames(self.model, triplets, self.config, MotionPrediction())
         for frame, arrays in found:
