@@ -94,7 +94,7 @@ class Training:
         self.baseline, self.phase = mode == "baseline", PHASES[phase]
         self.device = distributed.device()
         self.model = DynamoDepth(network).to(self.device).train()
-        if not self.baseline:
+        if not self.baseline and self.device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not self.baseline:
             self.phase.freeze(self.model)

@@ -119,6 +119,8 @@ def _train(
     if scratch:
         say(f"  from scratch: {', '.join(scratch)}")
     model.to(distributed.device())
+    if distributed.device().type == "cuda":  # measured: no gain on CPUs
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for number, phase in enumerate(PHASES.values(), 1):
         _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
     if distributed.is_main():

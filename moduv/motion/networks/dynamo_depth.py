@@ -45,8 +45,6 @@ class DynamoDepth(nn.Module):
         self.depth_model = depth_model
         for name, module in _build(depth_model).items():
             self.add_module(name, module)
-        if depth_model != "street":  # whose encoders see to it themselves
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def disparity(self, image: Tensor) -> list[Tensor]:
         """Disparities (B, 1, h, w) in (0, 1) of an image (B, 3, H, W) in [0, 1], scale 0 first.
