@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from chain import Link, chain
 
 from moduv.cli import main
@@ -74,7 +75,8 @@ def test_every_label_file_is_whole(finished: Path, capsys: pytest.CaptureFixture
 
 def run_until(link: Link, marker: str) -> bool:
     """Start a command and kill it as soon as `marker` exists; whether it was still running."""
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    # Sums depend on the number of threads, so killed runs have as many as those they are compared with.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "moduv.cli", *link.arguments]
     process = subprocess.Popen(
         command,
