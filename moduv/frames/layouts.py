@@ -86,9 +86,14 @@ def _recognise(root: str, segment: str) -> Layout | None:
     return None
 
 
-@lru_cache(maxsize=65536)
+_FOLDERS: set[str] = set()
+"""Folders that were found. Absent ones are looked for again: a preparation may be making them."""
+
+
 def _is_folder(path: str) -> bool:
-    return Path(path).is_dir()
+    if path not in _FOLDERS and Path(path).is_dir():
+        _FOLDERS.add(path)
+    return path in _FOLDERS
 
 
 def image_path(root: str | Path, segment: str, index: int, *, small: bool = False) -> Path:
