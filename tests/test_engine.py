@@ -306,6 +306,25 @@ def test_stage_runs_once_and_refuses_other_settings(tmp_path: Path) -> None:
         stage(1.0).run(dict)
 
 
+@dataclass(frozen=True)
+class Labour:
+    rate: float
+    workers: int
+
+
+def test_another_number_of_workers_is_the_same_stage(tmp_path: Path) -> None:
+    def stop() -> None:
+        (tmp_path / "out/half").write_text("done")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stage("labour", tmp_path / "out", Labour(1.0, workers=2)).run(stop)
+    Stage("labour", tmp_path / "out", Labour(1.0, workers=1)).run(dict)
+    assert read_manifest(tmp_path / "out")["config"] == {"rate": 1.0}
+    with pytest.raises(InputError, match="another config"):
+        Stage("labour", tmp_path / "out", Labour(2.0, workers=1)).run(dict)
+
+
 def test_interrupted_stage_runs_again(tmp_path: Path) -> None:
     def fail() -> None:
         raise KeyboardInterrupt

@@ -81,10 +81,13 @@ class Stage:
         say(f"{self.name}: finished in {seconds:.0f} s")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the output: stage, settings, inputs."""
+        """What decides the output: stage, settings, inputs. How many workers make it does not."""
+        settings = to_dict(self.config)
+        if isinstance(settings, dict):
+            settings.pop("workers", None)
         return {
             "stage": self.name,
-            "config": to_dict(self.config),
+            "config": settings,
             "inputs": {path.name: fingerprint(path) for path in self.inputs},
             "moduv": __version__,
         }
