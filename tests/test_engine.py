@@ -146,6 +146,22 @@ def test_unknown_preset_names_the_choice() -> None:
         load_preset(Outer, "street", "nothing")
 
 
+def test_a_preset_extends_another(tmp_path: Path) -> None:
+    paper, kitti = read_preset("paper"), read_preset("paper_kitti")
+    assert (kitti["motion"]["height"], kitti["motion"]["width"]) == (192, 640)
+    assert kitti["motion"]["loops"] == paper["motion"]["loops"]
+    assert kitti["final"] == paper["final"]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: street\nmeasure: {batch_size: 2}\n")
+    assert read_preset(str(mine))["measure"] == {
+        **read_preset("street")["measure"],
+        "batch_size": 2,
+    }
+    mine.write_text(f"extends: {mine}\n")
+    with pytest.raises(InputError, match="name another preset"):
+        read_preset(str(mine))
+
+
 class Numbers:
     """Samples whose noise depends on the sample seed alone."""
 

@@ -30,7 +30,23 @@ def preset_names() -> list[str]:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """All sections of a preset: a built-in name, or the path of a YAML file of the same form."""
+    """All sections of a preset: a built-in name, or the path of a YAML file of the same form.
+
+    A preset that `extends` another one has its sections, with single keys replaced.
+    """
+    sections = _read_sections(preset)
+    base = sections.pop("extends", None)
+    if base is None:
+        return sections
+    if not isinstance(base, str) or base == preset:
+        raise InputError(f"preset {preset!r}: extends {base!r}; name another preset there.")
+    merged = read_preset(base)
+    for section, values in sections.items():
+        merged[section] = {**merged.get(section, {}), **values}
+    return merged
+
+
+def _read_sections(preset: str) -> dict[str, Any]:
     path = Path(preset)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
