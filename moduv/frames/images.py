@@ -57,3 +57,16 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(
         image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
+
+
+def small_grey(image: np.ndarray, width: int) -> np.ndarray:
+    """A grey image (h, width) uint8 of an RGB one, for measurements that need no detail."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    height = max(16, round(width * grey.shape[0] / grey.shape[1]))
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def optical_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Dense optical flow (h, w, 2) in pixels between two grey images (h, w) uint8 (Kroeger et al. 2016)."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    return flow.calc(before, after, None)  # type: ignore[call-overload]

@@ -6,7 +6,8 @@ enough to show motion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,10 +23,11 @@ from moduv.frames.images import read_image, resize_image, write_image
 from moduv.frames.splits import write_split
 from moduv.frames.video import (
     Timed,
-    choose_stride,
+    choose_strides,
     find_clips,
     read_clip,
     scenes,
+    usual_motion,
     without_stills,
 )
 
@@ -54,6 +56,15 @@ class ImportConfig:
             )
 
 
+@dataclass(frozen=True)
+class _Import:
+    """What decides the imported frames."""
+
+    config: ImportConfig
+    files: dict[str, int]
+    """Clips and their sizes: bytes of a video, images of a folder."""
+
+
 def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
     """Bring clips into the library's layout.
 
@@ -70,33 +81,80 @@ def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
         InputError: when there is no clip of three frames, a file does not decode, or a clip's
             intrinsics are unknown.
     """
-    Stage("frames import", out, config).run(lambda: _import(source, out, config))
+    import_sources([source], out, config)
 
 
-def _import(source: Path, out: Path, config: ImportConfig) -> dict[str, Any]:
+def import_sources(sources: Sequence[Path], out: Path, config: ImportConfig) -> None:
+    """`import_folder` of several videos and folders; see there."""
+    clips = name_clips(sources)
+    files = {name: clip_size(clip) for name, clip in clips.items()}
+    Stage("frames import", out, _Import(config, files)).run(lambda: _import(clips, out, config))
+
+
+def name_clips(sources: Sequence[Path]) -> dict[str, Path]:
+    """Every clip below the sources by the name of its segment.
+
+    Raises InputError when a source is missing, holds no clip, or two clips would have one name.
+    """
+    named: dict[str, Path] = {}
+    for source in sources:
+        found = find_clips(source)
+        if not found:
+            raise InputError(f"{source}: holds no videos and no images; give the clips' folder.")
+        for clip in found:
+            name = _name(clip, source)
+            if len(sources) > 1 and clip != source:
+                name = f"{source.resolve().name}-{name}"
+            if name in named:
+                raise InputError(
+                    f"{clip}: its segment would be called {name!r} like that of {named[name]}; rename one."
+                )
+            named[name] = clip
+    return named
+
+
+def clip_size(clip: Path) -> int:
+    """Bytes of a video, number of files of a folder."""
+    return sum(1 for _ in clip.iterdir()) if clip.is_dir() else clip.stat().st_size
+
+
+def _import(clips: dict[str, Path], out: Path, config: ImportConfig) -> dict[str, Any]:
     frames: list[FrameRef] = []
-    clips = find_clips(source)
-    for clip in progress(clips, desc="import", unit="clip"):
-        camera = _known_camera(clip)
-        if not camera.is_file() and not config.field_of_view:
+    for name, clip in clips.items():
+        if not _known_camera(clip).is_file() and not config.field_of_view:
             raise InputError(
-                f"{camera}: missing; write the intrinsics there or give the camera's field of view with "
-                "--config.field_of_view DEGREES."
+                f"{_known_camera(clip)}: missing; write the intrinsics of {name} there or give the camera's "
+                "field of view with --config.field_of_view DEGREES."
             )
-        stride = config.every or choose_stride(without_stills(read_clip(clip)), config.motion)
-        if not config.every:
-            say(f"  {clip.name}: one frame in {stride}, by its motion")
+    strides = _strides(clips, config)
+    for segment, clip in progress(clips.items(), desc="import", total=len(clips), unit="clip"):
+        camera, stride = _known_camera(clip), strides[segment]
         for scene, images in groupby(_chosen(clip, stride, config), key=lambda item: item[0]):
-            name = _name(clip, source) + (f"-{scene}" if scene else "")
+            name = segment + (f"-{scene}" if scene else "")
             frames += _write_segment(out, f"clips/{name}", images, camera, config)
     if not frames:
         raise InputError(
-            f"{source}: has no clip of three frames; give videos or folders of consecutive frames."
+            f"{next(iter(clips.values()))}: has no clip of three frames, nor has any other source; give "
+            "videos or folders of consecutive frames."
         )
     write_split(out / "splits" / "train_files.txt", frames)
     segments = {frame.segment for frame in frames}
     say(f"  {len(frames)} frames with neighbours in {len(segments)} segments of {len(clips)} clips")
     return {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
+
+
+def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
+    """Every how many frames of each clip are taken."""
+    if config.every:
+        return dict.fromkeys(clips, config.every)
+    measured = [
+        usual_motion(without_stills(read_clip(clip)), 0.1 * config.motion)
+        for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip")
+    ]
+    strides = dict(zip(clips, choose_strides(measured, config.motion), strict=True))
+    for stride, count in sorted(Counter(strides.values()).items()):
+        say(f"  one frame in {stride} of {count} clips, by their motion")
+    return strides
 
 
 def _chosen(clip: Path, stride: int, config: ImportConfig) -> Iterator[tuple[int, Timed]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.frames.clip import IMAGE_SUFFIXES
-from moduv.frames.images import read_image
+from moduv.frames.images import optical_flow, read_image, small_grey
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 Timed = tuple[float | None, np.ndarray]
@@ -49,12 +50,7 @@ def read_clip(path: Path) -> Iterator[Timed]:
 
 
 def _read_video(path: Path) -> Iterator[Timed]:
-    try:
-        import av
-    except ImportError:
-        raise InputError(
-            f"{path}: video files need PyAV; install it with pip install 'moduv[video]'."
-        ) from None
+    av = _decoder(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -68,6 +64,17 @@ def _read_video(path: Path) -> Iterator[Timed]:
         raise InputError(
             f"{path}: does not decode ({error.strerror}); convert it, e.g. to mp4, or leave it out."
         ) from None
+
+
+def _decoder(path: Path) -> Any:
+    """PyAV, which is asked for only where there are videos."""
+    try:
+        import av
+    except ImportError:
+        raise InputError(
+            f"{path}: video files need PyAV; install it with pip install 'moduv[video]'."
+        ) from None
+    return av
 
 
 def without_stills(frames: Iterator[Timed]) -> Iterator[Timed]:
@@ -103,27 +110,57 @@ MEASURED_PAIRS = 40
 MOST_FRAMES = 10
 
 
-def choose_stride(frames: Iterator[Timed], motion: float) -> int:
-    """Every how many frames are to be taken so that neighbours differ by a wanted motion.
+def usual_motion(frames: Iterator[Timed], least: float) -> float | None:
+    """How far a clip's neighbours differ: the 75th percentile of their optical flow.
 
     Args:
         frames: of one clip; the first pairs are measured.
-        motion: wanted 75th percentile of the optical flow between neighbours, in shares of the width.
+        least: pairs that differ by less do not count: the camera stands.
 
     Returns:
-        1 to 10; 1 where nothing moves.
+        The median over the pairs, in shares of the width; None where no pair counts.
     """
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     before, moved = None, list[float]()
     for _, image in frames:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        height = round(FLOW_WIDTH * grey.shape[0] / grey.shape[1])
-        grey = cv2.resize(grey, (FLOW_WIDTH, height), interpolation=cv2.INTER_AREA)
+        grey = small_grey(image, FLOW_WIDTH)
         if before is not None:
-            field = flow.calc(before, grey, None)  # type: ignore[call-overload]
-            moved.append(float(np.percentile(np.linalg.norm(field, axis=-1), 75)) / FLOW_WIDTH)
+            lengths = np.linalg.norm(optical_flow(before, grey), axis=-1)
+            moved.append(float(np.percentile(lengths, 75)) / FLOW_WIDTH)
         before = grey
         if len(moved) == MEASURED_PAIRS:
             break
-    usual = float(np.median([m for m in moved if m > 0.1 * motion] or [motion]))
-    return int(np.clip(round(motion / usual), 1, MOST_FRAMES))
+    counted = [share for share in moved if share > least]
+    return float(np.median(counted)) if counted else None
+
+
+def choose_strides(motions: Sequence[float | None], motion: float) -> list[int]:
+    """Every how many frames of each clip are to be taken so that neighbours differ by a wanted motion.
+
+    Args:
+        motions: each clip's `usual_motion`; clips whose camera stands go by the others.
+        motion: what is wanted, in shares of the width.
+
+    Returns:
+        1 to 10 for each clip.
+    """
+    strides = [
+        None if moved is None else int(np.clip(round(motion / moved), 1, MOST_FRAMES))
+        for moved in motions
+    ]
+    known = [stride for stride in strides if stride is not None]
+    usual = int(np.median(known)) if known else 1
+    return [usual if stride is None else stride for stride in strides]
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a folder, or of a video as its file says them; decoded where it does not."""
+    if path.is_dir():
+        return sum(item.suffix.lower() in IMAGE_SUFFIXES for item in path.iterdir())
+    av = _decoder(path)
+    try:
+        with av.open(str(path)) as container:
+            if container.streams.video and container.streams.video[0].frames:
+                return int(container.streams.video[0].frames)
+    except av.FFmpegError:
+        pass  # decoding tells the user what is wrong
+    return sum(1 for _ in _read_video(path))

@@ -1,0 +1,52 @@
+"""What the machine can do, and which preset suits it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+PAPER_MEMORY = 10.0
+"""GiB of GPU memory that the published networks train in, one frame at 1280 x 1920 at a time."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator."""
+
+    name: str
+    memory: float
+    """GiB."""
+    bf16: bool
+
+
+def gpus() -> list[Gpu]:
+    """The CUDA devices in sight."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        found.append(Gpu(properties.name, memory, properties.major >= 8))
+    return found
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def propose_preset() -> tuple[str, str]:
+    """The preset that suits the machine, and why."""
+    found = gpus()
+    if not found:
+        return "street", f"no GPU found, {cores()} processors; small networks, minutes not days"
+    best = max(found, key=lambda gpu: gpu.memory)
+    if best.memory < PAPER_MEMORY:
+        return (
+            "street",
+            f"{best.name} has {best.memory:.0f} GiB, and the published networks need {PAPER_MEMORY:.0f}",
+        )
+    return "paper", f"{best.name} with {best.memory:.0f} GiB; the published networks and values"

@@ -1,0 +1,205 @@
+"""Can anything be learned from these clips? Figures of frames, motion masks and labels, and what they mean.
+
+Stage 1 learns depth from a camera that moves and motion from what moves otherwise. Where one of them is
+missing, the run says so in a sentence with the figure, before hours of training tell it in a worse way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from moduv.engine.files import read_npz
+from moduv.engine.log import progress
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import optical_flow, read_image, small_grey
+
+FLOW_WIDTH = 320
+"""Width at which frames are looked at, pixels."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Figures from which on clips are called unsuitable."""
+
+    triplets: int = 150
+    """Fewest frames with both neighbours."""
+    camera_motion: float = 0.0015
+    """Median optical flow of a pair, in shares of the width, from which on the camera counts as moving."""
+    moving_pairs: float = 0.1
+    """Smallest share of the pairs in which it moves."""
+    dark: float = 25.0
+    """Mean grey level (of 255) below which a frame counts as night."""
+    plain: float = 0.05
+    """Share of pixels with texture below which a frame counts as empty (sky, fog, a covered lens)."""
+    bad_frames: float = 0.5
+    """Largest share of frames that are night or empty."""
+    relief: float = 0.05
+    """Smallest quartile distance of log depth in the usual frame; below, depth is flat."""
+    covered: float = 0.5
+    """Largest mean share of moving pixels."""
+    masked_frames: float = 0.02
+    """Smallest share of frames with any moving pixels."""
+    labels: float = 0.02
+    """Fewest instances a frame."""
+
+
+@dataclass(frozen=True)
+class FrameFigures:
+    """What the frames of a split look like."""
+
+    triplets: int
+    moving_pairs: float
+    """Share of the sampled pairs in which most of the picture moves."""
+    flow: float
+    """Usual median flow between neighbours, in shares of the width."""
+    dark: float
+    """Share of the sampled frames that are night."""
+    plain: float
+    """Share of the sampled frames without texture."""
+
+
+@dataclass(frozen=True)
+class MotionFigures:
+    """What stage 1 says of the frames of a split."""
+
+    covered: float
+    """Mean share of moving pixels."""
+    masked_frames: float
+    """Share of frames with any."""
+    relief: float
+    """Usual distance between the quartiles of log depth in a frame."""
+
+
+def inspect_frames(
+    data: Path, frames: Sequence[FrameRef], limits: Limits, *, samples: int = 120
+) -> FrameFigures:
+    """Look at pairs of neighbours spread over a split.
+
+    Args:
+        data: folder of the segments.
+        frames: with both neighbours.
+        samples: how many frames are looked at.
+
+    Raises:
+        InputError: naming a frame that does not decode.
+    """
+    spread = np.linspace(0, len(frames) - 1, min(len(frames), samples)).astype(int)
+    flows, dark, plain = [], [], []
+    for position in progress(spread.tolist(), desc="look at frames", unit="frame"):
+        frame = frames[position]
+        grey, later = (
+            small_grey(read_image(f.image_path(data, small=True)), FLOW_WIDTH)
+            for f in (frame, frame.neighbour(1))
+        )
+        flows.append(median_flow(grey, later))
+        dark.append(float(grey.mean()) < limits.dark)
+        plain.append(textured_share(grey) < limits.plain)
+    return FrameFigures(
+        triplets=len(frames),
+        moving_pairs=float(np.mean(np.array(flows) > limits.camera_motion)),
+        flow=float(np.median(flows)),
+        dark=float(np.mean(dark)),
+        plain=float(np.mean(plain)),
+    )
+
+
+def median_flow(before: np.ndarray, after: np.ndarray) -> float:
+    """Median optical flow between two grey images (h, w) uint8, in shares of the width.
+
+    The median belongs to the background as long as objects cover less than half of the picture, so
+    it tells whether the camera moves.
+    """
+    lengths = np.linalg.norm(optical_flow(before, after), axis=-1)
+    return float(np.median(lengths)) / before.shape[1]
+
+
+def textured_share(grey: np.ndarray) -> float:
+    """Share of the pixels of a grey image (h, w) uint8 whose neighbourhood has an edge."""
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0).astype(np.float32)
+    rows, columns = np.gradient(smooth)
+    return float((np.hypot(rows, columns) > 4).mean())
+
+
+def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> MotionFigures:
+    """Read motion outputs and see whether masks or depth have collapsed.
+
+    Args:
+        root: `<segment>/NNNNNN.npz` with mot_mask and depth.
+        frames: which of them.
+        threshold: of the mask, above which a pixel moves.
+    """
+    covered, reliefs = [], []
+    for frame in progress(frames, desc="look at masks", unit="frame"):
+        output = read_npz(frame.file(root, ".npz"), ("mot_mask", "depth"))
+        covered.append(float((output["mot_mask"] > threshold).mean()))
+        depth = np.maximum(output["depth"].astype(np.float32), 1e-6)
+        low, high = np.quantile(np.log(depth), [0.25, 0.75])
+        reliefs.append(float(high - low))
+    return MotionFigures(
+        covered=float(np.mean(covered)),
+        masked_frames=float(np.mean(np.array(covered) > 0)),
+        relief=float(np.median(reliefs)),
+    )
+
+
+def judge_frames(figures: FrameFigures, limits: Limits) -> list[str]:
+    """Why nothing can be learned from the frames: a sentence a reason, each with its figure."""
+    reasons = []
+    if figures.triplets < limits.triplets:
+        reasons.append(
+            f"only {figures.triplets} frames have both neighbours, and stage 1 needs {limits.triplets} at "
+            "least; give more or longer clips, or keep more of their frames with --every 1."
+        )
+    if figures.dark > limits.bad_frames:
+        reasons.append(
+            f"{figures.dark:.0%} of the frames are darker than grey level {limits.dark:g} of 255; give clips "
+            "by daylight, or brighten them first."
+        )
+    if figures.plain > limits.bad_frames:
+        reasons.append(
+            f"{figures.plain:.0%} of the frames show texture in fewer than {limits.plain:.0%} of their "
+            "pixels, like sky, fog or a covered lens; point the camera at the street, or crop the frames."
+        )
+    if figures.moving_pairs < limits.moving_pairs:
+        reasons.append(
+            f"the camera moves in only {figures.moving_pairs:.0%} of the looked-at pairs (usual flow "
+            f"{figures.flow:.2%} of the width), and depth is learned from its motion; give clips from a "
+            "moving vehicle, or a lower frame rate with --every N."
+        )
+    return reasons
+
+
+def judge_motion(figures: MotionFigures, limits: Limits) -> list[str]:
+    """Why no labels can be made of stage 1's outputs."""
+    reasons = []
+    if figures.relief < limits.relief:
+        reasons.append(
+            f"depth is flat: between its quartiles lie {figures.relief:.1%} in the usual frame; the camera "
+            "may move too little or only turn; give other clips, or a lower frame rate with --every N."
+        )
+    if figures.covered > limits.covered:
+        reasons.append(
+            f"the motion masks cover {figures.covered:.0%} of the pixels, so they tell nothing apart; check "
+            "the field of view and the clips, or raise motion's weight mask_sparsity in a preset of yours."
+        )
+    if figures.masked_frames < limits.masked_frames:
+        reasons.append(
+            f"the motion masks are empty in {1 - figures.masked_frames:.0%} of the frames: nothing moves by "
+            "itself; give clips with traffic, or lower mask_sparsity in a preset of yours."
+        )
+    return reasons
+
+
+def judge_labels(instances: int, frames: int, name: str, limits: Limits) -> list[str]:
+    """Why a detector cannot be trained on a label set."""
+    if instances >= limits.labels * frames:
+        return []
+    return [
+        f"{name} has {instances} instances in {frames} frames; lower the label stage's thresholds, or give "
+        "clips with more traffic."
+    ]
