@@ -47,6 +47,10 @@ class Intrinsics:
         x, y = width / self.width, height / self.height
         return Intrinsics(self.fx * x, self.fy * y, self.cx * x, self.cy * y, width, height)
 
+    def zoomed(self, factor: float) -> Intrinsics:
+        """The same camera with a longer focal length."""
+        return replace(self, fx=self.fx * factor, fy=self.fy * factor)
+
     def flipped(self) -> Intrinsics:
         """The intrinsics of the horizontally mirrored image."""
         return replace(self, cx=self.width - 1 - self.cx)
@@ -91,7 +95,8 @@ class Intrinsics:
         focal = width / (2 * math.tan(math.radians(degrees) / 2))
         return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
-    def to_cam_json(self, path: str | Path) -> None:
-        """Write the normalised matrix as `cam.json`."""
+    def to_cam_json(self, path: str | Path, *, assumed: bool = False) -> None:
+        """Write the normalised matrix as `cam.json`, and whether it is only a guess."""
         scale = np.array([[self.width], [self.height], [1.0]])
-        write_json(path, {"intrinsic_mat": (self.matrix() / scale).tolist()}, indent=1)
+        content: dict[str, object] = {"intrinsic_mat": (self.matrix() / scale).tolist()}
+        write_json(path, content | ({"assumed": True} if assumed else {}), indent=1)

@@ -192,12 +192,11 @@ def _write_segment(
         say(f"  {segment}: {len(waiting)} frames are too few for a triplet; left out")
         return []
     height, width = read_image(FrameRef(segment, 0).file(out, ".jpg")).shape[:2]
-    known_camera = (
-        Intrinsics.from_cam_json(camera, width, height)
-        if camera.is_file()
-        else Intrinsics.from_field_of_view(config.field_of_view, width, height)
-    )
-    known_camera.to_cam_json(out / segment / "cam.json")
+    if camera.is_file():
+        found = Intrinsics.from_cam_json(camera, width, height)
+    else:
+        found = Intrinsics.from_field_of_view(config.field_of_view, width, height)
+    found.to_cam_json(out / segment / "cam.json", assumed=not camera.is_file())
     if None not in times:
         write_json(out / segment / "times.json", times)
     return [FrameRef(segment, index) for index in range(1, len(times) - 1)]

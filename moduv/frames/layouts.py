@@ -156,6 +156,15 @@ def has_intrinsics(root: str | Path, segment: str) -> bool:
     return (Path(root) / segment / layout_of(root, segment).camera).is_file()
 
 
+def is_assumed(root: str | Path, segment: str) -> bool:
+    """Whether the segment's camera is a guess, or not known at all."""
+    path = Path(root) / segment / layout_of(root, segment).camera
+    if path.suffix != ".json":
+        return False
+    content = read_json(path) if path.is_file() else {"assumed": True}
+    return isinstance(content, dict) and bool(content.get("assumed", False))
+
+
 def _kitti_camera(path: Path, folder: str) -> Intrinsics:
     """The rectified camera of `image_02` or `image_03` from KITTI's `calib_cam_to_cam.txt`."""
     camera = folder.removeprefix("image_")

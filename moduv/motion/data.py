@@ -13,7 +13,7 @@ from torch import Tensor
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
-from moduv.frames.layouts import has_intrinsics, intrinsics, time_steps
+from moduv.frames.layouts import has_intrinsics, intrinsics, is_assumed, time_steps
 
 OFFSETS = (-1, 0, 1)
 
@@ -29,6 +29,7 @@ class Triplets:
         jitter: probability of the same colour jitter on the three network inputs (0.8 to 1.2 in
             brightness, contrast and saturation, 0.1 of the hue circle); the losses see clean frames.
         field_of_view: horizontal, in degrees, for segments whose camera is unknown; 0: they are refused.
+        focal_factor: by which focal lengths that were assumed are multiplied, once it is learned.
         cache_bytes: memory for decoded frames; the least recently used are dropped beyond it.
     """
 
@@ -42,21 +43,24 @@ class Triplets:
         flip: float = 0.0,
         jitter: float = 0.0,
         field_of_view: float = 0.0,
+        focal_factor: float = 1.0,
         cache_bytes: int = 1 << 30,
     ) -> None:
         self.root, self.frames = Path(root), frames
         self.height, self.width = height, width
         self.flip, self.jitter, self.field_of_view = flip, jitter, field_of_view
+        self.focal_factor = focal_factor
         self._capacity = max(3, cache_bytes // (height * width * 3))
         self._images: OrderedDict[FrameRef, np.ndarray] = OrderedDict()
         self._cameras: dict[str, Intrinsics] = {}
+        self._assumed: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        """Sample `(index, seed)`: `images` and `augmented` (3, 3, H, W), `K` and `inv_K` (4, 4), and
-        `time_steps` (2,) to the neighbours in usual intervals."""
+        """Sample `(index, seed)`: `images` and `augmented` (3, 3, H, W), `K` and `inv_K` (4, 4), whether
+        they are `assumed` (), and `time_steps` (2,) to the neighbours in usual intervals."""
         index, seed = item
         rng = np.random.default_rng(seed)
         centre = self.frames[index]
@@ -72,6 +76,7 @@ class Triplets:
             "augmented": jitter_colours(clean, rng) if jittered else clean,
             "K": torch.from_numpy(camera.matrix4()).float(),
             "inv_K": torch.from_numpy(camera.inverse4()).float(),
+            "assumed": torch.tensor(self.is_assumed(centre.segment)),
             "time_steps": torch.tensor(steps),
         }
 
@@ -85,7 +90,17 @@ class Triplets:
             self._cameras[segment] = self._find_camera(segment)
         return self._cameras[segment]
 
+    def is_assumed(self, segment: str) -> bool:
+        """Whether the segment's intrinsics are a guess."""
+        if segment not in self._assumed:
+            self._assumed[segment] = is_assumed(self.root, segment)
+        return self._assumed[segment]
+
     def _find_camera(self, segment: str) -> Intrinsics:
+        camera = self._read_camera(segment)
+        return camera.zoomed(self.focal_factor) if self.is_assumed(segment) else camera
+
+    def _read_camera(self, segment: str) -> Intrinsics:
         if not self.field_of_view or has_intrinsics(self.root, segment):
             return intrinsics(self.root, segment, self.width, self.height)
         first = next(frame for frame in self.frames if frame.segment == segment)

@@ -59,7 +59,8 @@ def predict_motion(
 def _predict(
     data: Path, split: Path, weights: Path, out: Path, config: MotionPrediction
 ) -> dict[str, Any]:
-    training = build(MotionTraining, read_manifest(weights)["config"], f"{weights}/manifest.json")
+    manifest = read_manifest(weights)
+    training = build(MotionTraining, manifest["config"], f"{weights}/manifest.json")
     frames, edges = with_neighbours(read_split(split), data)
     todo = [frame for frame in frames if not frame.file(out, ".npz").is_file()]
     say(
@@ -73,6 +74,7 @@ def _predict(
         training.height,
         training.width,
         field_of_view=training.field_of_view,
+        focal_factor=manifest["results"].get("focal_factor", 1.0),
     )
     for frame, arrays in predict_frames(model, triplets, training, config):
         write_npz(frame.file(out, ".npz"), **arrays)

@@ -15,12 +15,13 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, Watch, fit
 from moduv.engine.stages import Stage
-from moduv.frames.clip import with_neighbours
-from moduv.frames.layouts import has_intrinsics
+from moduv.frames.clip import FrameRef, with_neighbours
+from moduv.frames.layouts import has_intrinsics, is_assumed
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
+from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES, MotionConfig, Phase
 
@@ -53,6 +54,8 @@ class MotionTraining:
     field_of_view: float = 0.0
     """Horizontal field of view in degrees that is assumed where a segment's camera is unknown; 0: such
     segments are refused."""
+    learn_focal: bool = False
+    """Learn the focal length of assumed cameras together with depth, from the assumed one on."""
     validate_every: int = 0
     """Steps between looks at held-out frames, where they are given; 0: never."""
     validation_frames: int = 100
@@ -100,10 +103,7 @@ def _train(
             "check the data folder or list the inner frames of each segment."
         )
     say(f"  {len(frames)} triplets; {dropped} frames left out because they lack a neighbour")
-    unknown = {f.segment for f in frames if not has_intrinsics(data, f.segment)}
-    if unknown and config.field_of_view:
-        degrees = f"{config.field_of_view:g} degrees"
-        say(f"  camera unknown in {len(unknown)} segments; {degrees} are assumed there")
+    guessed = _tell_cameras(data, frames, config)
     triplets = Triplets(
         data,
         frames,
@@ -118,6 +118,8 @@ def _train(
     scratch = load_initial_weights(model, config.resnet_weights, config.litemono_weights)
     if scratch:
         say(f"  from scratch: {', '.join(scratch)}")
+    if config.learn_focal and guessed:
+        model.camera = LearnedCamera()
     model.to(distributed.device())
     if distributed.device().type == "cuda":  # measured: no gain on CPUs
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -125,7 +127,27 @@ def _train(
         _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
     if distributed.is_main():
         model.save_checkpoint(out / WEIGHTS, config.height, config.width)
-    return {"triplets": len(frames), "without_neighbours": dropped}
+    results = {"triplets": len(frames), "without_neighbours": dropped}
+    if model.camera is None:
+        return results
+    factor = model.camera.factor.item()
+    say(f"  focal length learned: {factor:.3f} of the assumed one")
+    return {**results, "focal_factor": factor}
+
+
+def _tell_cameras(data: Path, frames: list[FrameRef], config: MotionTraining) -> bool:
+    """Say where intrinsics are only assumed; whether there are such segments."""
+    segments = {frame.segment for frame in frames}
+    unknown = {segment for segment in segments if not has_intrinsics(data, segment)}
+    if unknown and config.field_of_view:
+        degrees = f"{config.field_of_view:g} degrees"
+        say(f"  camera unknown in {len(unknown)} segments; {degrees} are assumed there")
+    guessed = {segment for segment in segments if is_assumed(data, segment)}
+    if guessed - unknown:
+        say(f"  camera assumed in {len(guessed - unknown)} segments when they were imported")
+    if guessed and config.learn_focal:
+        say("  the focal length is learned from there")
+    return bool(guessed)
 
 
 def _train_phase(
@@ -138,13 +160,19 @@ def _train_phase(
 ) -> None:
     """Train the modules of one phase; a finished phase is loaded."""
     phase.freeze(model)
+    camera = model.camera
+    if camera is not None:
+        camera.requires_grad_("depth_dec" in phase.trains)
     loop = config.loops[phase.name]
     device = distributed.device()
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         ramp = min(1.0, state.step / ramp_steps(config, loop))
-        return compute_losses(model, batch, phase, ramp, config.losses, state.generator)
+        if camera is not None:
+            batch["K"], batch["inv_K"] = camera(batch["K"], batch["inv_K"], batch["assumed"])
+        terms = compute_losses(model, batch, phase, ramp, config.losses, state.generator)
+        return terms if camera is None else {**terms, "focal_factor": camera.factor}
 
     look = None if watch is None else watch(model, phase)
     fit(model, step, triplets, loop, run_dir, label=phase.name, watch=look)

@@ -11,6 +11,7 @@ from moduv import geometry
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.motion.fields import EgoMotion
+from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.networks.litemono import LiteMonoDecoder, LiteMonoEncoder
 from moduv.motion.networks.monodepth import MonodepthDecoder
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
@@ -43,6 +44,8 @@ class DynamoDepth(nn.Module):
                 f"depth model {depth_model!r} is unknown; choose one of {DEPTH_MODELS}."
             )
         self.depth_model = depth_model
+        self.camera: LearnedCamera | None = None
+        """Learned together with the networks where cameras are unknown; no part of the checkpoint."""
         for name, module in _build(depth_model).items():
             self.add_module(name, module)
 
