@@ -16,7 +16,10 @@ from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import LoopConfig
+from moduv.evaluation.stage1 import evaluate_motion_outputs
+from moduv.frames.clip import list_frames, list_segments
 from moduv.frames.images import read_image
+from moduv.frames.splits import write_split
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES, MotionConfig
@@ -219,3 +222,21 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
     for file in files:
         one, two = (np.load(tmp_path / run / file) for run in ("one", "two"))
         np.testing.assert_allclose(one["mot_mask"], two["mot_mask"], atol=2e-3)
+
+
+def test_real_clips_are_explained_better_after_training(shared: Path, tmp_path: Path) -> None:
+    """Three triplets of Waymo Open: the warped neighbours come to look like the centre frame."""
+    data = shared / "real/dynamo_depth/tiny_waymo"
+    frames = [list_frames(data, segment)[1] for segment in list_segments(data)]
+    write_split(tmp_path / "split.txt", frames)
+    short = LoopConfig(steps=1, batch_size=3, learning_rate=1e-3, log_every=1)
+    loops = {**dict.fromkeys(PHASES, short), "disp_init": replace(short, steps=40, log_every=10)}
+    settings = config(loops=loops, height=96, width=160)
+    train_stage1(data, tmp_path / "split.txt", tmp_path / "run", settings)
+    errors = [e["photometric"] for e in read_log(tmp_path / "run/1_disp_init/log.jsonl")]
+    assert errors[-1] < 0.92 * errors[0], errors
+    split = tmp_path / "split.txt"
+    predict_motion(data, split, tmp_path / "run", tmp_path / "outputs", MotionPrediction())
+    metrics, _ = evaluate_motion_outputs(tmp_path / "outputs", data, frames)
+    assert 0 < metrics["depth/abs_rel"] < 1
+    assert 0 <= metrics["motion/AP"] <= 1
