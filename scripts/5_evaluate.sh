@@ -2,9 +2,9 @@
 # Evaluation on held-out frames, the table of rounds, and the report in out/$NAME.
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
-moduv motion predict --preset "$PRESET" --data "$DATA" --split "$VAL" \
+stage motion predict --preset "$PRESET" --data "$DATA" --split "$VAL" \
     --weights "$SAVE/motion" --out "$SAVE/motion_val"
-moduv measure --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
+run moduv measure --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
     --annotations "$TRUTH" --out "$SAVE/evaluation"
-moduv report --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
+run moduv report --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
     --annotations "$TRUTH" --out "out/$NAME"

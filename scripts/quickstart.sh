@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 # A finished run of these settings is shown, not checked stage by stage.
 stamp="$SAVE/.quickstart"
 wanted="$PRESET $DATA $(cat moduv/presets/*.yaml | cksum)"
-if [[ -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] &&
+if [[ -z "$DRY_RUN" && -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] &&
     [[ "$(find "$SAVE" -maxdepth 2 -name manifest.json | wc -l)" -ge 13 ]]; then
     moduv measure --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
         --annotations "$TRUTH" --out "$SAVE/evaluation"
@@ -14,17 +14,17 @@ if [[ -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]
     exit
 fi
 
-moduv street render --preset "$PRESET" --root "$DATA"
+run moduv street render --preset "$PRESET" --root "$DATA"
 bash scripts/1_initial_labels.sh
 bash scripts/2_moving2mobile.sh
 bash scripts/3_large2small.sh
 bash scripts/4_final.sh
 
 # The yardstick: the same detector and budget on the true labels. Nothing above has seen them.
-moduv labels true --preset "$PRESET" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
+run moduv labels true --preset "$PRESET" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
     --out "$SAVE/true_labels"
-moduv round final --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
+stage round final --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
     --labels "$SAVE/true_labels" --out "$SAVE/yardstick"
 
 bash scripts/5_evaluate.sh
-echo "$wanted" >"$stamp"
+[[ -n "$DRY_RUN" ]] || echo "$wanted" >"$stamp"

@@ -1,23 +1,68 @@
 #!/usr/bin/env bash
-# What the numbered scripts share: settings from the environment, with the built-in street world as default.
-#   NAME    name of the run; everything it makes lies under save/$NAME
-#   DATA    folder of the frames
-#   SPLITS  folder of train_files.txt and val_files.txt
-#   PRESET  street, paper, or a YAML file of the same form
-#   TRUTH   COCO JSON of the validation split, if there is one
+# What the numbered scripts share: settings from flags or the environment, with the built-in street world as
+# default, and how a stage is started.
+#   --name    NAME    name of the run; everything it makes lies under save/$NAME (or SAVE)
+#   --data    DATA    folder of the frames
+#   --splits  SPLITS  folder of train_files.txt and val_files.txt
+#   --preset  PRESET  street, paper, or a YAML file of the same form
+#   --truth   TRUTH   COCO JSON of the validation split, if there is one
+#   --gpus    GPUS    processes a stage is run on, each with a GPU of its own where there are GPUs
+#   --dry-run         print the commands, do nothing
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
-moduv_environment
 
-export NAME="${NAME:-street}" DATA="${DATA:-data/street}" PRESET="${PRESET:-street}"
-export SPLITS="${SPLITS:-$DATA/splits}" SAVE="save/$NAME"
+DRY_RUN="${DRY_RUN:-}"
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        --name | --data | --splits | --preset | --truth | --gpus | --part)
+            if [[ $# -lt 2 ]]; then
+                echo "moduv: error: $1 needs a value; see the head of scripts/settings.sh." >&2
+                exit 2
+            fi
+            variable="${1#--}"
+            export "${variable^^}=$2"
+            shift 2
+            ;;
+        --dry-run)
+            export DRY_RUN=1
+            shift
+            ;;
+        *)
+            echo "moduv: error: unknown option $1; see the head of scripts/settings.sh." >&2
+            exit 2
+            ;;
+    esac
+done
+
+export NAME="${NAME:-street}" DATA="${DATA:-data/street}" PRESET="${PRESET:-street}" GPUS="${GPUS:-1}"
+export SPLITS="${SPLITS:-$DATA/splits}" SAVE="${SAVE:-save/$NAME}"
 TRAIN="$SPLITS/train_files.txt"
 VAL="$SPLITS/val_files.txt"
 TRUTH="${TRUTH:-$DATA/annotations/val.json}"
 export TRAIN VAL TRUTH
+if ! [[ "$GPUS" =~ ^[1-9][0-9]*$ ]]; then
+    echo "moduv: error: GPUS is '$GPUS'; give the number of processes, 1 or more." >&2
+    exit 2
+fi
+[[ -n "$DRY_RUN" ]] || moduv_environment
 
 # Keep freed memory for the next training step instead of giving it back to the system: on a CPU a fifth
 # faster with glibc, without effect elsewhere.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-2147483648}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8589934592}"
+
+# Print a command and run it.
+run() {
+    echo "+ $*"
+    [[ -n "$DRY_RUN" ]] || "$@"
+}
+
+# A stage that any number of processes share.
+stage() {
+    if [[ "$GPUS" -gt 1 ]]; then
+        run torchrun --standalone --nproc_per_node "$GPUS" -m moduv.cli "$@"
+    else
+        run moduv "$@"
+    fi
+}

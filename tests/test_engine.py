@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from moduv.engine import checkpoint
@@ -20,7 +22,7 @@ from moduv.engine.config import build, load_preset, preset_names, read_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
 from moduv.engine.log import read_log
-from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate
+from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
 from moduv.engine.stages import Stage, read_manifest
 
 
@@ -260,6 +262,22 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
         assert sorted(drawn[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
     resumed = list(SampleStream(11, config, start=4))
     assert resumed == list(SampleStream(11, config))[4:]
+
+
+@given(batch=st.integers(1, 16), processes=st.integers(1, 8), steps=st.integers(50, 10_000))
+def test_spread_batches_are_shared_evenly_over_the_same_samples(
+    batch: int, processes: int, steps: int
+) -> None:
+    given_loop = LoopConfig(
+        steps=steps, batch_size=batch, learning_rate=1e-3, halve_every=steps // 2
+    )
+    loop = spread(given_loop, processes)
+    assert loop.batch_size % processes == 0
+    assert 0 <= loop.batch_size - batch < processes
+    assert abs(loop.steps * loop.batch_size - steps * batch) <= loop.batch_size / 2
+    assert loop.learning_rate == pytest.approx(1e-3 * (loop.batch_size / batch) ** 0.5)
+    if batch % processes == 0:
+        assert loop == given_loop
 
 
 def test_learning_rate_follows_the_schedule() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.log import JsonLines, WandbRun
+from moduv.engine.log import JsonLines, WandbRun, say
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,30 @@ class SampleStream(Sampler[list[tuple[int, int]]]):
         return self._permutation
 
 
+def spread(config: LoopConfig, processes: int) -> LoopConfig:
+    """A loop whose batches the processes share evenly, over the same number of samples.
+
+    Batches grow to the next multiple of `processes`, lengths given in steps shrink by that factor, and
+    the learning rate grows by its square root for Adam (Malladi et al. 2022), by itself for SGD.
+    """
+    batch = processes * math.ceil(config.batch_size / processes)
+    factor = batch / config.batch_size
+    if factor == 1:
+        return config
+
+    def shorter(steps: int) -> int:
+        return max(1, round(steps / factor)) if steps else 0
+
+    return replace(
+        config,
+        batch_size=batch,
+        steps=shorter(config.steps),
+        halve_every=shorter(config.halve_every),
+        warmup=shorter(config.warmup),
+        learning_rate=config.learning_rate * (factor if config.optimizer == "sgd" else factor**0.5),
+    )
+
+
 def learning_rate(config: LoopConfig, step: int) -> float:
     """The learning rate at an optimiser step: warm-up, halvings, cosine."""
     rate = config.learning_rate
@@ -175,6 +199,12 @@ def fit(
         raise InputError(
             f"{label}: validation every {watch.every} steps falls between the log's lines; choose a "
             f"multiple of log_every, {config.log_every}."
+        )
+    given, config = config, spread(config, distributed.world_size())
+    if config != given:
+        say(
+            f"  {label}: {distributed.world_size()} processes share batches of {config.batch_size} instead of "
+            f"{given.batch_size}: {config.steps} steps, learning rate {config.learning_rate:.2g}"
         )
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
