@@ -24,8 +24,9 @@ from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
+from moduv.labels.exported import coco_results
 from moduv.labels.instances import Instances, Predictions
-from moduv.labels.store import InitialConfig, coco_results, label_motion_output, write_labels
+from moduv.labels.store import InitialConfig, label_motion_output, write_labels
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
 from moduv.visual.figures import Chart, save_chart
