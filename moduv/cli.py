@@ -88,6 +88,9 @@ COMMANDS = {
     "labels import": Command(
         "moduv.labels.imported:import_labels", None, "a COCO file, edited or drawn, as a label set"
     ),
+    "labels show": Command(
+        "moduv.visual.sheet:show_labels", None, "draw the labels of some frames"
+    ),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),
 }

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from moduv.cli import main
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import write_image
+from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import write_split
 from moduv.labels import rle
 from moduv.labels.exported import export_labels, to_coco
 from moduv.labels.imported import frame_names, import_labels, read_coco
 from moduv.labels.instances import Instances
 from moduv.labels.store import check, read_labels, write_labels
+from moduv.visual.sheet import show_labels
 
 HEIGHT, WIDTH = 24, 36
 FRAMES = [FrameRef("train/a", 3), FrameRef("train/a", 4), FrameRef("train/b", 12)]
@@ -331,3 +332,42 @@ def test_commands_export_and_import(
     assert stopped.value.code == 2
     assert "made with another inputs" in capsys.readouterr().err
     assert len(read_labels(back, frames[0])) == 2
+
+
+@pytest.fixture
+def world(labels: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Labels, a split and grey frames."""
+    for frame in FRAMES:
+        grey = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        write_image(frame.image_path(tmp_path / "data").with_suffix(".png"), grey)
+    write_split(tmp_path / "split.txt", FRAMES)
+    return labels, tmp_path / "split.txt", tmp_path / "data"
+
+
+def test_labels_are_drawn_where_they_are(world: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    show_labels(*world, tmp_path / "shown", count=0, width=WIDTH)
+    names = sorted(path.name for path in (tmp_path / "shown").iterdir())
+    assert names == ["train-a-000003.jpg", "train-a-000004.jpg", "train-b-000012.jpg"]
+    first, empty = (read_image(tmp_path / "shown" / name).astype(int) for name in names[:2])
+    assert abs(empty - 90).max() < 12
+    for left in (3, 12):
+        assert (abs(first[6:8, left + 2 : left + 5] - 90).max(-1) > 40).all()
+    assert abs(first[18:, 24:] - 90).max() < 30
+
+
+def test_a_sheet_shows_chosen_frames_and_sure_labels(
+    world: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheets = []
+    for number, score in enumerate((0.0, 0.6, 0.95)):
+        out = tmp_path / f"sheet{number}.png"
+        show_labels(*world, out, frames="train/a 3,  train/b 12", score=score, width=72, columns=2)
+        sheets.append(read_image(out).astype(int))
+    assert sheets[0].shape[1] == 2 * 72 + 3 * 8
+    assert "2 of 3 labelled frames" in capsys.readouterr().out
+    coloured = [(np.ptp(sheet, axis=-1) > 30).sum() for sheet in sheets]
+    assert coloured[0] > coloured[1] > coloured[2] == 0
+    with pytest.raises(InputError, match="has no labelled frame 'train/a 9'"):
+        show_labels(*world, tmp_path / "none", frames="train/a 9")
+    with pytest.raises(InputError, match="--columns is 0"):
+        show_labels(*world, tmp_path / "none.png", columns=0)

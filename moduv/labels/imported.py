@@ -322,7 +322,7 @@ def _to_frame(path: Path, image: _Image, entries: list[_Entry]) -> ImportedFrame
     scores: np.ndarray | None = np.array([1.0 if e.score is None else e.score for e in entries])
     # Label files without scores hold whole pixels, at least one; other boxes need the form with scores.
     whole = (boxes == np.round(boxes)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
-    if not image.scored and (scores == 1).all() and whole:
+    if not image.scored and whole and all(entry.score in (None, 1) for entry in entries):
         scores = None
     instances = Instances([entry.mask for entry in entries], boxes, scores, image.size)
     return ImportedFrame(image.frame, instances, [entry.id for entry in entries])
