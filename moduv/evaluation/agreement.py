@@ -1,0 +1,100 @@
+"""How far two label sets of the same frames agree: what stays, what is new. Needs no ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco
+
+from moduv.labels.instances import Instances
+
+UNDEFINED = -1.0  # as in the detection metrics: nothing to average
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Pairs of instances of two sets; sums over frames add up with `+`."""
+
+    first: int = 0
+    second: int = 0
+    pairs: int = 0
+    overlap: float = 0.0
+    """Sum of the pairs' IoU."""
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.first + other.first,
+            self.second + other.second,
+            self.pairs + other.pairs,
+            self.overlap + other.overlap,
+        )
+
+    @property
+    def kept(self) -> float:
+        """Share of the first set that the second one has, too."""
+        return self.pairs / self.first if self.first else UNDEFINED
+
+    @property
+    def new(self) -> float:
+        """Share of the second set that the first one lacks."""
+        return 1 - self.pairs / self.second if self.second else UNDEFINED
+
+    @property
+    def f1(self) -> float:
+        """Share of both sets that has a partner."""
+        both = self.first + self.second
+        return 2 * self.pairs / both if both else UNDEFINED
+
+    @property
+    def iou(self) -> float:
+        """Mean IoU of the pairs."""
+        return self.overlap / self.pairs if self.pairs else UNDEFINED
+
+
+def compare(
+    first: Instances, second: Instances, *, iou: float = 0.5, boxes: bool = False
+) -> Agreement:
+    """Pair the instances of one frame, the largest overlaps first, each at most once.
+
+    Args:
+        first, second: labels or detections; the first are brought to the second's size.
+        iou: pairs overlap at least as much.
+        boxes: compare boxes instead of masks.
+    """
+    if not len(first) or not len(second):
+        return Agreement(len(first), len(second))
+    first = first.resized(*(second.size or first.size or (0, 0)))
+    overlaps = _box_iou(first, second) if boxes else first.iou(second)
+    found = Agreement(len(first), len(second))
+    while overlaps.max() >= iou:
+        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        found += Agreement(pairs=1, overlap=float(overlaps[row, column]))
+        overlaps[row, :] = overlaps[:, column] = -1
+    return found
+
+
+def compare_sets(first: Iterable[Instances], second: Iterable[Instances]) -> Agreement:
+    """The agreement of two label sets, given frame by frame in the same order."""
+    pairs = zip(first, second, strict=True)
+    return sum((compare(one, other) for one, other in pairs), Agreement())
+
+
+def without_ignored(found: Instances, ignored: Instances) -> Instances:
+    """The detections that do not lie in regions which the ground truth says to ignore."""
+    if not len(found) or not len(ignored):
+        return found
+    ignored = ignored.resized(*(found.size or (0, 0)))
+    # Of a crowd, COCO's overlap is the detection's own share inside of it.
+    inside = np.asarray(coco.iou(found.masks, ignored.masks, [1] * len(ignored)))
+    return found[inside.max(1) < 0.5]
+
+
+def _box_iou(first: Instances, second: Instances) -> np.ndarray:
+    """(N, M)."""
+    sized = []
+    for instances in (first, second):
+        corners = instances.boxes.astype(float)
+        sized.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1))
+    return np.asarray(coco.iou(sized[0], sized[1], [0] * len(second)))
