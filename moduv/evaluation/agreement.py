@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,66 @@ def compare_sets(first: Iterable[Instances], second: Iterable[Instances]) -> Agr
     """The agreement of two label sets, given frame by frame in the same order."""
     pairs = zip(first, second, strict=True)
     return sum((compare(one, other) for one, other in pairs), Agreement())
+
+
+def describe_sets(sets: Mapping[str, Sequence[Instances]]) -> dict[str, dict[str, float]]:
+    """Numbers of label sets of the same frames, and how each agrees with the one before.
+
+    Args:
+        sets: labels by the name of their set, frame by frame, in the order of the rounds.
+
+    Returns, for each set, -1 where undefined:
+
+        labels/count labels/per_frame labels/empty    labels, and the share of frames without any
+        labels/size                                   median square root of the areas, pixels
+        labels/score                                  mean score
+        labels/kept labels/new labels/iou             as in `Agreement`, of masks at IoU 0.5
+    """
+    described = {}
+    before: Sequence[Instances] | None = None
+    areas = root_areas(sets)
+    for name, frames in sets.items():
+        described[name] = _describe(frames, areas[name])
+        if before is not None:
+            found = compare_sets(before, frames)
+            described[name] |= {
+                "labels/kept": found.kept,
+                "labels/new": found.new,
+                "labels/iou": found.iou,
+            }
+        before = frames
+    return described
+
+
+def _describe(frames: Sequence[Instances], areas: Sequence[float]) -> dict[str, float]:
+    scores = [s for i in frames if i.scores is not None for s in i.scores.tolist()]
+    return {
+        "labels/count": len(areas),
+        "labels/per_frame": len(areas) / max(len(frames), 1),
+        "labels/empty": sum(not len(i) for i in frames) / max(len(frames), 1),
+        "labels/size": float(np.median(areas)) if len(areas) else UNDEFINED,
+        "labels/score": float(np.mean(scores)) if scores else UNDEFINED,
+    }
+
+
+def root_areas(sets: Mapping[str, Sequence[Instances]]) -> dict[str, list[float]]:
+    """Square roots of all areas of each set, in pixels of the largest masks that a frame has.
+
+    L0 has the size of the motion masks, later sets that of the images.
+    """
+    largest = [
+        max((found.size[0] for found in frames if found.size), default=0)
+        for frames in zip(*sets.values(), strict=True)
+    ]
+    return {
+        name: [
+            height / found.size[0] * float(np.sqrt(area))
+            for found, height in zip(frames, largest, strict=True)
+            if found.size
+            for area in found.areas()
+        ]
+        for name, frames in sets.items()
+    }
 
 
 def without_ignored(found: Instances, ignored: Instances) -> Instances:

@@ -229,6 +229,8 @@ def _read_annotation(annotation: Any, images: Mapping[Any, _Image]) -> _Entry:
             f"belongs to no image of the file (image_id {image_id!r}); mend or remove it"
         )
     mask = to_rle(annotation.get("segmentation"), images[image_id].size)
+    if not coco_codec.area(mask):
+        raise ValueError("covers no pixel of its image; draw it again or remove it")
     score = annotation.get("score")
     if score is not None and not (_is_number(score) and 0 <= score <= 1):
         raise ValueError(f"has the score {score!r}; give a number from 0 to 1, or none")
@@ -259,16 +261,12 @@ def to_rle(segmentation: Any, size: Size | None) -> Rle:
         ValueError: saying what is wrong, to go on after the annotation's name.
     """
     if isinstance(segmentation, dict):
-        mask = _checked_runs(segmentation, size)
-    elif isinstance(segmentation, list) and segmentation:
-        if size is None:
-            raise ValueError("has polygons on an image without 'height' and 'width'; add them")
-        mask = _from_polygons(segmentation, size)
-    else:
+        return _checked_runs(segmentation, size)
+    if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("has no 'segmentation'; draw its mask or remove it")
-    if not coco_codec.area(mask):
-        raise ValueError("covers no pixel of its image; draw it again or remove it")
-    return mask
+    if size is None:
+        raise ValueError("has polygons on an image without 'height' and 'width'; add them")
+    return _from_polygons(segmentation, size)
 
 
 def _checked_runs(segmentation: dict[str, Any], size: Size | None) -> Rle:

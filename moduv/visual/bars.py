@@ -111,18 +111,26 @@ def size_histograms(
     return _histograms(logs, bins, "sizes")
 
 
-def score_histograms(scores: Mapping[str, Sequence[float]], x_label: str) -> Markup:
-    """Histograms one below the other over scores from 0 to 1."""
+def score_histograms(
+    scores: Mapping[str, Sequence[float]], x_label: str, order: Sequence[str] = ()
+) -> Markup:
+    """Histograms one below the other over scores from 0 to 1.
+
+    order  names whose position decides the colour, so that a set looks alike in other histograms
+    """
     if not any(len(values) for values in scores.values()):
         return Markup('<p class="empty">no scores</p>')
     ticks = {f"{value:g}": value for value in (0, 0.2, 0.4, 0.6, 0.8, 1)}
     bins = Bins(
         np.linspace(0, 1, 26), lambda start, stop: f"{start:.2f}–{stop:.2f}", ticks, x_label
     )
-    return _histograms({n: np.asarray(v, float) for n, v in scores.items()}, bins, "scores")
+    entries = {name: np.asarray(values, float) for name, values in scores.items()}
+    return _histograms(entries, bins, "scores", order)
 
 
-def _histograms(values: Mapping[str, np.ndarray], bins: Bins, title: str) -> Markup:
+def _histograms(
+    values: Mapping[str, np.ndarray], bins: Bins, title: str, order: Sequence[str] = ()
+) -> Markup:
     row, left = 62, 128
     bottom = row * len(values)
     axis = Axis(float(bins.edges[0]), float(bins.edges[-1]), left, WIDTH - RIGHT)
@@ -130,7 +138,8 @@ def _histograms(values: Mapping[str, np.ndarray], bins: Bins, title: str) -> Mar
     for index, (name, entries) in enumerate(values.items()):
         count = np.histogram(entries, bins.edges)[0]
         base = row * (index + 1)
-        parts += _bins(count, bins, axis, base, row - 16, index)
+        color = list(order).index(name) if name in order else index
+        parts += _bins(count, bins, axis, base, row - 16, color)
         parts.append(
             Markup(
                 '<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
@@ -161,7 +170,7 @@ def _histograms(values: Mapping[str, np.ndarray], bins: Bins, title: str) -> Mar
 
 
 def _bins(
-    count: np.ndarray, bins: Bins, axis: Axis, base: int, height: int, index: int
+    count: np.ndarray, bins: Bins, axis: Axis, base: int, height: int, color: int
 ) -> list[Markup]:
     """The bars of one histogram, the tallest `height` pixels high."""
     bar = Markup(
@@ -174,5 +183,5 @@ def _bins(
             tall = height * number / count.max()
             where = (axis(start) + 0.5, base - tall, axis(stop) - axis(start) - 1, tall)
             title = f"{bins.name(start, stop)}: {number:,}"
-            drawn.append(bar.format(*where, index % SERIES_COLORS, title))
+            drawn.append(bar.format(*where, color % SERIES_COLORS, title))
     return drawn

@@ -54,7 +54,8 @@ def line_chart(chart: Chart) -> Markup:
     x_axis = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y_axis = Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y, padded=True)
     parts = [axes(x_axis, y_axis, chart.x_label, chart.y_label)]
-    for index, points in enumerate(series.values()):
+    # The first series is drawn last, so that no other hides it.
+    for index, points in reversed(list(enumerate(series.values()))):
         color = f"var(--s{index % SERIES_COLORS})"
         if chart.smooth and len(points) > 20:
             parts.append(_path(points, x_axis, y_axis, color, "raw"))

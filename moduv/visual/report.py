@@ -114,11 +114,11 @@ class Report:
     frames: list[Frame] = field(default_factory=list)
     layer_notes: dict[str, str] = field(default_factory=dict)
     clips: list[Clip] = field(default_factory=list)
-    curves: dict[str, Sequence[Point]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     charts: list[Chart] = field(default_factory=list)
-    sizes: dict[str, Sequence[float]] = field(default_factory=dict)
+    sizes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     size_marks: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, Sequence[float]] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     config: str = ""
@@ -151,7 +151,7 @@ def write_report(path: str | Path, report: Report, *, budget_mb: float = 20.0) -
         bars=[(chart, bar_chart(chart)) for chart in report.bars],
         charts=[(c, line_chart(c)) for c in (*curve_charts(report.curves), *report.charts)],
         sizes=size_histograms(report.sizes, report.size_marks, "√area in pixels"),
-        scores=score_histograms(report.scores, "score"),
+        scores=score_histograms(report.scores, "score", list(report.sizes)),
         frame_layers=_layer_names(report.frames),
         clip_layers=_layer_names(report.clips),
         strip=_strip,
@@ -172,9 +172,10 @@ def _strip(shown: Sequence[Frame] | Sequence[Clip]) -> list[tuple[str, str, np.n
     """Name, group and first picture of what a viewer offers."""
     found = []
     for item in shown:
-        first = next(iter(item.layers.values()))
-        picture = first if isinstance(item, Frame) else first[0]
-        found.append((item.name, item.group if isinstance(item, Frame) else "", picture))
+        if isinstance(item, Frame):
+            found.append((item.name, item.group, next(iter(item.layers.values()))))
+        else:
+            found.append((item.name, "", next(iter(item.layers.values()))[0]))
     return found
 
 
