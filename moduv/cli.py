@@ -83,7 +83,13 @@ COMMANDS = {
     "measure": Command("moduv.rounds.measure:measure_run", "measure", "a run on held-out frames"),
     "report": Command("moduv.rounds.report:report_run", "report", "write a run's report page"),
     "labels export": Command(
-        "moduv.labels.store:export_labels", None, "a label set as one COCO file"
+        "moduv.labels.exported:export_labels", None, "a label set as one COCO file"
+    ),
+    "labels import": Command(
+        "moduv.labels.imported:import_labels", None, "a COCO file, edited or drawn, as a label set"
+    ),
+    "labels show": Command(
+        "moduv.visual.sheet:show_labels", None, "draw the labels of some frames"
     ),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),

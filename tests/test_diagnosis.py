@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moduv.engine.files import write_npz
-from moduv.evaluation.agreement import carry_boxes, label_agreement, temporal_consistency
+from moduv.evaluation.consistency import carry_boxes, flow_between, temporal_consistency
 from moduv.evaluation.diagnosis import (
     FrameFigures,
     Limits,
@@ -26,7 +26,6 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.labels import rle
 from moduv.labels.instances import Instances
-from moduv.labels.store import write_labels
 
 LIMITS = Limits(triplets=3)
 GOOD = FrameFigures(triplets=900, moving_pairs=0.8, flow=0.01, dark=0.0, plain=0.0)
@@ -109,7 +108,7 @@ def test_empty_label_sets_are_named() -> None:
     assert reason.startswith("L1 has 3 instances in 900 frames")
 
 
-# --- agreement without truth ------------------------------------------------------------------------
+# --- consistency without truth ------------------------------------------------------------------------
 
 
 def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (96, 160)) -> Instances:
@@ -117,36 +116,6 @@ def square(x: int, y: int, side: int = 20, size: tuple[int, int] = (96, 160)) ->
     mask[y : y + side, x : x + side] = True
     box = np.array([[x, y, x + side, y + side]], np.float32)
     return Instances([rle.encode(mask)], box, np.array([0.9]), size)
-
-
-def both(*parts: Instances) -> Instances:
-    return Instances.concatenate(parts)
-
-
-def test_agreement_counts_kept_and_new_instances(tmp_path: Path) -> None:
-    frames = [FrameRef("clip", index) for index in range(2)]
-    for frame in frames:
-        write_labels(tmp_path / "old", frame, both(square(10, 10), square(60, 10)))
-        # The same objects at twice the size of the masks, one of them lost, two found.
-        large = (192, 320)
-        found = [square(20, 20, 40, large), square(200, 100, 40, large), square(260, 20, 40, large)]
-        write_labels(tmp_path / "new", frame, both(*found))
-    numbers = label_agreement(tmp_path / "old", tmp_path / "new", frames)
-    assert numbers["kept"] == pytest.approx(1 / 2)
-    assert numbers["new"] == pytest.approx(2 / 3)
-    assert numbers["iou"] == pytest.approx(1.0)
-
-
-def test_agreement_of_nothing_is_undefined(tmp_path: Path) -> None:
-    frame = FrameRef("clip", 0)
-    empty = Instances([], np.zeros((0, 4)), np.zeros(0))
-    for name in ("old", "new"):
-        write_labels(tmp_path / name, frame, empty)
-    assert label_agreement(tmp_path / "old", tmp_path / "new", [frame]) == {
-        "kept": -1.0,
-        "new": -1.0,
-        "iou": -1.0,
-    }
 
 
 def test_labels_that_follow_the_picture_are_consistent(tmp_path: Path) -> None:
@@ -160,12 +129,17 @@ def test_labels_that_follow_the_picture_are_consistent(tmp_path: Path) -> None:
     def jumping(frame: FrameRef) -> Instances:
         return square(40 if frame.index % 2 else 200, 80, 30, size)
 
-    assert temporal_consistency(following, frames, tmp_path) == pytest.approx(1.0)
-    assert temporal_consistency(jumping, frames, tmp_path) == pytest.approx(0.0)
+    sets = {
+        "following": [following(frame) for frame in frames],
+        "jumping": [jumping(frame) for frame in frames],
+        "empty": [Instances([], np.zeros((0, 4)))] * len(frames),
+    }
+    found = temporal_consistency(sets, frames, tmp_path)
+    assert found == {"following": 1.0, "jumping": 0.0, "empty": -1.0}
 
 
 def test_boxes_are_carried_by_the_flow_of_their_masks(tmp_path: Path) -> None:
     write_clip(tmp_path, step=8)
     images = [read_image(FrameRef("clip", index).file(tmp_path, ".png")) for index in (0, 1)]
-    carried = carry_boxes(square(100, 80, 30, (192, 320)), *images)
+    carried = carry_boxes(square(100, 80, 30, (192, 320)), flow_between(*images))
     assert carried[0] * (320, 192, 320, 192) == pytest.approx([92, 80, 122, 110], abs=1)

@@ -15,18 +15,17 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.splits import write_split
 from moduv.labels import rle
+from moduv.labels.exported import export_labels, to_coco
 from moduv.labels.instances import Instances
 from moduv.labels.store import (
     InitialConfig,
     check,
     check_labels,
-    export_labels,
     initial_labels,
     is_labelled,
     label_statistics,
     read_labels,
     statistics,
-    to_coco,
     write_labels,
 )
 

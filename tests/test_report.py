@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from moduv.engine.errors import InputError
-from moduv.visual.figures import BarChart, Chart
+from moduv.visual.bars import BarChart
+from moduv.visual.figures import Chart
 from moduv.visual.report import (
     Clip,
     Column,
@@ -198,8 +199,18 @@ def test_pictures_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
 
 def test_curves_come_from_training_logs(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 0.01, "mask": 1}\n{"step": 3')
-    curves = read_curves({"final": log, "gone": tmp_path / "none.jsonl"}, ("loss", "mask"))
-    assert curves == {"final/loss": [(10, 2.0), (20, 0.01)], "final/mask": [(20, 1.0)]}
-    (chart,) = curve_charts(curves)
-    assert (chart.title, set(chart.series), chart.log_y) == ("final", {"loss", "mask"}, True)
+    log.write_text(
+        '{"step": 10, "learning_rate": 0.1, "mask": 1.5, "loss": 2.0}\n'
+        '{"step": 20, "loss": 0.01, "mask": 1, "val/depth/d1": 0.5, "val/depth/rmse": 9}\n'
+        '{"step": 3'
+    )
+    curves = read_curves({"final": log, "gone": tmp_path / "none.jsonl"}, ("val/depth/d1",))
+    assert curves == {
+        "final/loss": [(10, 2.0), (20, 0.01)],
+        "final/mask": [(10, 1.5), (20, 1)],
+        "final/val/depth/d1": [(20, 0.5)],
+    }
+    training, held_out = curve_charts(curves)
+    assert (training.title, list(training.series)) == ("final", ["loss", "mask"])
+    assert training.log_y
+    assert (held_out.title, list(held_out.series)) == ("final, held-out depth", ["d1"])

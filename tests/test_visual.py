@@ -16,15 +16,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle_codec
 
 from moduv.visual import drawing
-from moduv.visual.figures import (
-    BarChart,
-    Chart,
-    _Axis,
-    bar_chart,
-    format_duration,
-    line_chart,
-    size_histograms,
-)
+from moduv.visual.bars import BarChart, bar_chart, score_histograms, size_histograms
+from moduv.visual.figures import Axis, Chart, format_duration, line_chart
 
 GREY = np.full((60, 90, 3), 100, np.uint8)
 
@@ -176,7 +169,7 @@ def test_enlarge_and_grid_sizes() -> None:
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), log=st.booleans())
 def test_ticks_are_few_round_and_inside(low: float, span: float, log: bool) -> None:
     low = abs(low) + 1e-3 if log else low
-    axis = _Axis(low, low + span, 0, 100, log=log, padded=True)
+    axis = Axis(low, low + span, 0, 100, log=log, padded=True)
     ticks = axis.ticks()
     assert 1 <= len(ticks) <= 14
     assert all(-1 <= axis(tick) <= 101 for tick in ticks)
@@ -210,6 +203,17 @@ def test_size_histograms_count_every_instance() -> None:
     assert sum(counts) == 3
     assert "3 instances" in drawn
     assert "no instances" in size_histograms({"L0": []}, {}, "px")
+
+
+def test_score_histograms_count_every_score() -> None:
+    drawn = str(score_histograms({"L1": [0.0, 0.5, 1.0, 1.0], "L0": []}, "score"))
+    counts = {t: int(n) for t, n in re.findall(r"<title>([^:<]*): (\d+)</title>", drawn)}
+    assert counts == {"0.00–0.04": 1, "0.48–0.52": 1, "0.96–1.00": 2}
+    assert "no scores" in score_histograms({"L0": []}, "score")
+
+
+def test_a_single_value_has_a_single_tick() -> None:
+    assert Axis(3, 3, 0, 100).ticks() == [3]
 
 
 def test_durations_read_well() -> None:

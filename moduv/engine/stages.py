@@ -147,9 +147,28 @@ def environment() -> dict[str, str]:
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processors": str(os.cpu_count()),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "memory": _memory(),
         "accelerator": accelerator,
     }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or "unknown"
+
+
+def _memory() -> str:
+    """Physical memory, where the system tells it."""
+    try:
+        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+    return f"{size / 2**30:.0f} GiB"
 
 
 def _difference(found: Any, expected: Any) -> str:

@@ -1,118 +1,160 @@
-"""What can be measured without ground truth: how label sets agree, in time and with each other.
-
-None of these is a quality by itself (labels that are always empty are consistent), so counts and sizes
-stand beside them.
-"""
+"""How far two label sets of the same frames agree: what stays, what is new. Needs no ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
+from pycocotools import mask as coco
 
-from moduv.engine.log import progress
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import optical_flow, read_image, small_grey
 from moduv.labels.instances import Instances
-from moduv.labels.store import is_labelled, read_labels
 
-FLOW_WIDTH = 320
-"""Width at which optical flow is measured, pixels."""
-MATCH = 0.5
-"""IoU from which two instances count as the same."""
+UNDEFINED = -1.0  # as in the detection metrics: nothing to average
 
 
-def label_agreement(
-    before: Path, after: Path, frames: Sequence[FrameRef], *, match: float = MATCH
-) -> dict[str, float]:
-    """How a label set changes from one round to the next.
+@dataclass(frozen=True)
+class Agreement:
+    """Pairs of instances of two sets; sums over frames add up with `+`."""
+
+    first: int = 0
+    second: int = 0
+    pairs: int = 0
+    overlap: float = 0.0
+    """Sum of the pairs' IoU."""
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.first + other.first,
+            self.second + other.second,
+            self.pairs + other.pairs,
+            self.overlap + other.overlap,
+        )
+
+    @property
+    def kept(self) -> float:
+        """Share of the first set that the second one has, too."""
+        return self.pairs / self.first if self.first else UNDEFINED
+
+    @property
+    def new(self) -> float:
+        """Share of the second set that the first one lacks."""
+        return 1 - self.pairs / self.second if self.second else UNDEFINED
+
+    @property
+    def f1(self) -> float:
+        """Share of both sets that has a partner."""
+        both = self.first + self.second
+        return 2 * self.pairs / both if both else UNDEFINED
+
+    @property
+    def iou(self) -> float:
+        """Mean IoU of the pairs."""
+        return self.overlap / self.pairs if self.pairs else UNDEFINED
+
+
+def compare(
+    first: Instances, second: Instances, *, iou: float = 0.5, boxes: bool = False
+) -> Agreement:
+    """Pair the instances of one frame, the largest overlaps first, each at most once.
 
     Args:
-        before, after: label roots, of masks of any sizes.
-        frames: those that both have are compared.
-        match: box IoU from which two instances are the same.
-
-    Returns:
-        `kept`: share of the earlier instances that the later set has too; `new`: share of the later
-        ones that the earlier set lacks; `iou`: mean IoU of the pairs. Shares of nothing are -1.
+        first, second: labels or detections; the first are brought to the second's size.
+        iou: pairs overlap at least as much.
+        boxes: compare boxes instead of masks.
     """
-    kept, new, ious = [0, 0], [0, 0], list[float]()
-    for frame in frames:
-        if not (is_labelled(before, frame) and is_labelled(after, frame)):
-            continue
-        old, fresh = _unit_boxes(read_labels(before, frame)), _unit_boxes(read_labels(after, frame))
-        iou = _box_iou(old, fresh)
-        best_old = iou.max(1, initial=0.0)
-        kept[0] += int((best_old >= match).sum())
-        kept[1] += len(old)
-        new[0] += int((iou.max(0, initial=0.0) < match).sum())
-        new[1] += len(fresh)
-        ious += best_old[best_old >= match].tolist()
+    if not len(first) or not len(second):
+        return Agreement(len(first), len(second))
+    first = first.resized(*(second.size or first.size or (0, 0)))
+    overlaps = _box_iou(first, second) if boxes else first.iou(second)
+    found = Agreement(len(first), len(second))
+    while overlaps.max() >= iou:
+        row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
+        found += Agreement(pairs=1, overlap=float(overlaps[row, column]))
+        overlaps[row, :] = overlaps[:, column] = -1
+    return found
+
+
+def compare_sets(first: Iterable[Instances], second: Iterable[Instances]) -> Agreement:
+    """The agreement of two label sets, given frame by frame in the same order."""
+    pairs = zip(first, second, strict=True)
+    return sum((compare(one, other) for one, other in pairs), Agreement())
+
+
+def describe_sets(sets: Mapping[str, Sequence[Instances]]) -> dict[str, dict[str, float]]:
+    """Numbers of label sets of the same frames, and how each agrees with the one before.
+
+    Args:
+        sets: labels by the name of their set, frame by frame, in the order of the rounds.
+
+    Returns, for each set, -1 where undefined:
+
+        labels/count labels/per_frame labels/empty    labels, and the share of frames without any
+        labels/size                                   median square root of the areas, pixels
+        labels/score                                  mean score
+        labels/kept labels/new labels/iou             as in `Agreement`, of masks at IoU 0.5
+    """
+    described = {}
+    before: Sequence[Instances] | None = None
+    areas = root_areas(sets)
+    for name, frames in sets.items():
+        described[name] = _describe(frames, areas[name])
+        if before is not None:
+            found = compare_sets(before, frames)
+            described[name] |= {
+                "labels/kept": found.kept,
+                "labels/new": found.new,
+                "labels/iou": found.iou,
+            }
+        before = frames
+    return described
+
+
+def _describe(frames: Sequence[Instances], areas: Sequence[float]) -> dict[str, float]:
+    scores = [s for i in frames if i.scores is not None for s in i.scores.tolist()]
     return {
-        "kept": _share(*kept),
-        "new": _share(*new),
-        "iou": float(np.mean(ious)) if ious else -1.0,
+        "labels/count": len(areas),
+        "labels/per_frame": len(areas) / max(len(frames), 1),
+        "labels/empty": sum(not len(i) for i in frames) / max(len(frames), 1),
+        "labels/size": float(np.median(areas)) if len(areas) else UNDEFINED,
+        "labels/score": float(np.mean(scores)) if scores else UNDEFINED,
     }
 
 
-def temporal_consistency(
-    labels: Callable[[FrameRef], Instances],
-    frames: Sequence[FrameRef],
-    data: Path,
-    *,
-    match: float = MATCH,
-) -> float:
-    """Share of the instances that are found again in the next frame, where optical flow carries them.
+def root_areas(sets: Mapping[str, Sequence[Instances]]) -> dict[str, list[float]]:
+    """Square roots of all areas of each set, in pixels of the largest masks that a frame has.
 
-    Args:
-        labels: the instances of a frame.
-        frames: instances of a frame count where its successor is among them.
-        data: folder of the frames.
-        match: IoU from which a carried box and a box of the next frame are the same instance.
-
-    Instances that leave the picture do not count. -1 where there is none.
+    L0 has the size of the motion masks, later sets that of the images.
     """
-    known, found, total = set(frames), 0, 0
-    pairs = [(f, f.neighbour(1)) for f in frames if f.neighbour(1) in known]
-    for frame, later in progress(pairs, desc="consistency", unit="pair"):
-        now, then = labels(frame), labels(later)
-        if not len(now):
-            continue
-        carried = carry_boxes(now, *(read_image(f.image_path(data)) for f in (frame, later)))
-        centres = (carried[:, :2] + carried[:, 2:]) / 2
-        inside = ((centres > 0) & (centres < 1)).all(1)
-        iou = _box_iou(carried[inside], _unit_boxes(then))
-        found += int((iou.max(1, initial=0.0) >= match).sum())
-        total += int(inside.sum())
-    return _share(found, total)
+    largest = [
+        max((found.size[0] for found in frames if found.size), default=0)
+        for frames in zip(*sets.values(), strict=True)
+    ]
+    return {
+        name: [
+            height / found.size[0] * float(np.sqrt(area))
+            for found, height in zip(frames, largest, strict=True)
+            if found.size
+            for area in found.areas()
+        ]
+        for name, frames in sets.items()
+    }
 
 
-def carry_boxes(instances: Instances, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4), in shares of width and height, moved by the median optical flow in their masks.
-
-    before, after  images (H, W, 3) uint8 of the instances' frame and the next
-    """
-    field = optical_flow(small_grey(before, FLOW_WIDTH), small_grey(after, FLOW_WIDTH))
-    height, width = field.shape[:2]
-    moved = _unit_boxes(instances)
-    for position, mask in enumerate(instances.resized(height, width).decode()):
-        if mask.any():
-            shift = np.median(field[mask], 0) / (width, height)
-            moved[position] += np.tile(shift, 2).astype(np.float32)
-    return moved
+def without_ignored(found: Instances, ignored: Instances) -> Instances:
+    """The detections that do not lie in regions which the ground truth says to ignore."""
+    if not len(found) or not len(ignored):
+        return found
+    ignored = ignored.resized(*(found.size or (0, 0)))
+    # Of a crowd, COCO's overlap is the detection's own share inside of it.
+    inside = np.asarray(coco.iou(found.masks, ignored.masks, [1] * len(ignored)))
+    return found[inside.max(1) < 0.5]
 
 
-def _unit_boxes(instances: Instances) -> np.ndarray:
-    """Boxes in shares of width and height."""
-    return instances.boxes_at(1, 1) if len(instances) else np.zeros((0, 4), np.float32)
-
-
-def _box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return box_iou(torch.from_numpy(one), torch.from_numpy(other)).numpy()
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else -1.0
+def _box_iou(first: Instances, second: Instances) -> np.ndarray:
+    """(N, M)."""
+    sized = []
+    for instances in (first, second):
+        corners = instances.boxes.astype(float)
+        sized.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1))
+    return np.asarray(coco.iou(sized[0], sized[1], [0] * len(second)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,83 +201,6 @@ def check(root: str | Path, frames: Sequence[FrameRef]) -> list[str]:
         except InputError as error:
             problems.append(str(error))
     return problems
-
-
-def to_coco(
-    root: str | Path,
-    frames: Sequence[FrameRef],
-    image_sizes: Mapping[FrameRef, tuple[int, int]] | tuple[int, int] | None = None,
-) -> dict[str, Any]:
-    """A label set as a COCO data set of one category, at the images' size.
-
-    Args:
-        root: label root.
-        frames: which frames; image ids count them from 1.
-        image_sizes: (height, width) of every frame's image, or of all; None: the masks' size.
-
-    Annotations carry a `score` (1 for labels without), so that the list is also one of COCO results.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, frame in enumerate(frames, 1):
-        instances = read_labels(root, frame)
-        size = image_sizes[frame] if isinstance(image_sizes, Mapping) else image_sizes
-        height, width = size or instances.size or (0, 0)
-        images.append(
-            {"id": image_id, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
-            | ({"height": height, "width": width} if height else {})
-        )
-        for entry in coco_results(instances, image_id, (height, width)):
-            annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **entry})
-    categories = [{"id": 1, "name": "object"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def coco_results(
-    instances: Instances, image_id: int, size: tuple[int, int]
-) -> list[dict[str, Any]]:
-    """COCO results of one frame's labels, brought to an image of (height, width)."""
-    instances = instances.resized(*size)
-    scores = np.ones(len(instances)) if instances.scores is None else instances.scores
-    corners = instances.boxes.astype(float)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": 1,
-            "bbox": box,
-            "area": area,
-            "segmentation": mask,
-            "score": score,
-        }
-        for mask, box, area, score in zip(
-            instances.masks,
-            boxes.tolist(),
-            instances.areas().tolist(),
-            scores.tolist(),
-            strict=True,
-        )
-    ]
-
-
-def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
-    """Write a label set as COCO JSON, for other tools and for `evaluate`.
-
-    Args:
-        labels: label root.
-        split: frames to export; those without labels are left out.
-        data: folder of the frames, for the size of their images; one a segment is read.
-        out: the file to write.
-    """
-    frames = labelled(labels, read_split(split))
-    examples = {frame.segment: frame for frame in frames}
-    sizes = {
-        segment: read_image(frame.image_path(data)).shape[:2]
-        for segment, frame in progress(examples.items(), desc="sizes", unit="segment")
-    }
-    content = to_coco(labels, frames, {frame: sizes[frame.segment] for frame in frames})
-    write_json(out, content)
-    say(f"{out}: {len(content['annotations'])} instances in {len(frames)} frames")
 
 
 def label_statistics(labels: Path, split: Path) -> None:

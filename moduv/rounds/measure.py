@@ -6,7 +6,7 @@ L2 are compared where no detector was trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,21 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import say
 from moduv.engine.stages import Stage, read_manifest
-from moduv.evaluation.coco import select_images
+from moduv.evaluation.agreement import describe_sets
+from moduv.evaluation.coco import CATEGORIES
+from moduv.evaluation.consistency import temporal_consistency
 from moduv.evaluation.detection import evaluate
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
+from moduv.labels.exported import coco_results
 from moduv.labels.instances import Instances, Predictions
-from moduv.labels.store import InitialConfig, coco_results, label_motion_output, write_labels
+from moduv.labels.predicted import from_predictions
+from moduv.labels.store import InitialConfig, label_motion_output, write_labels
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
+from moduv.rounds.truth import select_truth
 from moduv.visual.figures import Chart, save_chart
 
 DETECTORS = {
@@ -53,6 +58,22 @@ COLUMNS = {
 }
 
 
+LABEL_COLUMNS = {
+    "labels/count": "labels",
+    "labels/per_frame": "a frame",
+    "labels/empty": "empty frames",
+    "labels/size": "size",
+    "labels/score": "score",
+    "labels/kept": "kept",
+    "labels/new": "new",
+    "labels/iou": "IoU",
+    "labels/consistency": "in time",
+}
+"""Without truth: counts, and how each set agrees with the one before."""
+IMAGES = "images.json"
+"""The measured frames as COCO images; their ids are those of the results beside it."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """How a run is measured."""
@@ -65,7 +86,12 @@ class Measurement:
 
 
 def measure_run(
-    run: Path, data: Path, split: Path, annotations: Path, out: Path, config: Measurement
+    run: Path,
+    data: Path,
+    split: Path,
+    out: Path,
+    config: Measurement,
+    annotations: Path | None = None,
 ) -> None:
     """Measure every stage of a run on held-out frames and print the table.
 
@@ -73,33 +99,31 @@ def measure_run(
         run: folder of the run, with `motion_val` and the rounds' folders.
         data: folder of the frames.
         split: held-out frames.
-        annotations: their true objects, COCO JSON.
         out: receives `metrics.json`, label sets and detections of the held-out frames.
         config: size ranges and thresholds.
+        annotations: their true objects, COCO JSON; without them label sets are counted and compared
+            with one another.
 
     Raises:
         InputError: when a stage is missing or the ground truth does not know the frames.
     """
     finished = [run / folder for folder in DETECTORS.values() if (run / folder).is_dir()]
-    stage = Stage("measure", out, config, (split, annotations, run / "motion_val", *finished))
+    truth = () if annotations is None else (annotations,)
+    stage = Stage("measure", out, config, (split, *truth, run / "motion_val", *finished))
     stage.run(lambda: _measure(run, data, split, annotations, out, config))
     print_table(read_json(out / "metrics.json"))
 
 
 def _measure(
-    run: Path, data: Path, split: Path, annotations: Path, out: Path, config: Measurement
+    run: Path, data: Path, split: Path, annotations: Path | None, out: Path, config: Measurement
 ) -> dict[str, Any]:
     frames = [f for f in read_split(split) if f.file(run / "motion_val", ".npz").is_file()]
     if not frames:
         raise InputError(
             f"{run / 'motion_val'}: has no frame of {split}; predict motion on it first."
         )
-    truth = select_images(
-        annotations, [f.image_path(data).relative_to(data).as_posix() for f in frames]
-    )
-    images = {
-        Path(image["file_name"]).with_suffix("").as_posix(): image for image in truth["images"]
-    }
+    images = _images(annotations, data, frames)
+    write_json(out / IMAGES, {**images, "annotations": []})
     metrics: dict[str, dict[str, float]] = {}
     if (data / "truth").is_dir():
         metrics["motion"] = evaluate_motion_outputs(run / "motion_val", data / "truth", frames)[0]
@@ -107,16 +131,37 @@ def _measure(
     for name, folder in DETECTORS.items():
         if (run / folder / "manifest.json").is_file():
             predictions[name] = _detect(run / folder, data, frames, config)
-            results = _coco(predictions[name], frames, images)
+            results = _coco(predictions[name], images)
             write_json(out / f"{folder}.json", results)
-            metrics[name] = evaluate(truth, results, areas=config.areas)
-    for name, instances in _label_sets(run, data, frames, predictions, config).items():
+            if annotations is not None:
+                metrics[name] = evaluate(images, results, areas=config.areas)
+    sets = _label_sets(run, data, frames, predictions, config)
+    for name, instances in sets.items():
         for frame, labels in zip(frames, instances, strict=True):
             write_labels(out / name, frame, labels)
-        results = _label_results(instances, frames, images)
-        metrics[name] = evaluate(truth, results, areas=config.areas, score_threshold=0.0)
+        metrics[name] = {}
+        if annotations is not None:
+            results = _label_results(instances, images)
+            metrics[name] = evaluate(images, results, areas=config.areas, score_threshold=0.0)
+    if "Final" in predictions:
+        sets["Final"] = [from_predictions(found) for found in predictions["Final"]]
+    consistency = temporal_consistency(sets, frames, data)
+    for name, numbers in describe_sets(sets).items():
+        numbers["labels/consistency"] = consistency[name]
+        metrics[name] = {**metrics.get(name, {}), **numbers}
     write_json(out / "metrics.json", metrics, indent=1)
     return {"frames": len(frames)}
+
+
+def _images(annotations: Path | None, data: Path, frames: list[FrameRef]) -> dict[str, Any]:
+    """The ground truth of the frames, or their images alone, in the frames' order."""
+    if annotations is not None:
+        return select_truth(annotations, data, frames)
+    images = [
+        {"id": number, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
+        for number, frame in enumerate(frames, 1)
+    ]
+    return {"images": images, "annotations": [], "categories": CATEGORIES}
 
 
 def _detect(
@@ -153,28 +198,19 @@ def _label_sets(
     return sets
 
 
-def _coco(
-    predictions: Iterable[Predictions], frames: list[FrameRef], images: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _coco(predictions: Iterable[Predictions], truth: dict[str, Any]) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
-    for frame, found in zip(frames, predictions, strict=True):
-        results += detections_to_coco(found, _image_of(frame, images)["id"])
+    for image, found in zip(truth["images"], predictions, strict=True):
+        results += detections_to_coco(found, image["id"])
     return results
 
 
-def _label_results(
-    instances: list[Instances], frames: list[FrameRef], images: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _label_results(instances: list[Instances], truth: dict[str, Any]) -> list[dict[str, Any]]:
     """Label sets as COCO results at the images' size; labels without scores count as certain."""
     results: list[dict[str, Any]] = []
-    for frame, labels in zip(frames, instances, strict=True):
-        image = _image_of(frame, images)
+    for image, labels in zip(truth["images"], instances, strict=True):
         results += coco_results(labels, image["id"], (image["height"], image["width"]))
     return results
-
-
-def _image_of(frame: FrameRef, images: dict[str, Any]) -> dict[str, Any]:
-    return images[f"{frame.segment}/{frame.index:06d}"]
 
 
 def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = None) -> None:
@@ -232,14 +268,20 @@ def print_table(metrics: dict[str, dict[str, float]]) -> None:
             f"depth abs_rel {motion['depth/abs_rel']:.3f}"
         )
     rows = {name: metrics[name] for name in (*LABEL_SETS, *DETECTORS) if name in metrics}
-    say(format_table(rows, COLUMNS))
-    if "Final" in metrics and "Yardstick" in metrics:
-        say(f"Final / yardstick AP50: {ratio_to_yardstick(metrics):.2f}")
+    measured = any("box/AP50" in values for values in rows.values())
+    say(format_table(rows, COLUMNS if measured else LABEL_COLUMNS))
+    share = ratio_to_yardstick(metrics)
+    if share is not None:
+        say(f"Final / yardstick AP50: {share:.2f}")
 
 
-def ratio_to_yardstick(metrics: dict[str, dict[str, float]]) -> float:
-    """The final detector's AP50 as a share of that of the detector trained on true labels."""
-    return metrics["Final"]["box/AP50"] / max(metrics["Yardstick"]["box/AP50"], 1e-9)
+def ratio_to_yardstick(metrics: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The final detector's AP50 as a share of that of the detector trained on true labels.
+
+    None where one of them was not measured, or the yardstick has found nothing.
+    """
+    final, yardstick = (metrics.get(name, {}).get("box/AP50") for name in ("Final", "Yardstick"))
+    return final / yardstick if final is not None and yardstick and yardstick > 0 else None
 
 
 def seconds_of(folder: Path) -> float:

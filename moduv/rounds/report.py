@@ -1,45 +1,27 @@
-"""The report of a run: pictures of the same held-out frames after every stage, curves, and the table."""
+"""The report of a run: pictures of the same held-out frames after every stage, curves, and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, read_npz
-from moduv.engine.log import progress, say
-from moduv.engine.stages import environment
-from moduv.evaluation.coco import select_images
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, write_image
+from moduv.engine.files import read_json
+from moduv.engine.log import say
+from moduv.engine.stages import environment, read_manifest
+from moduv.evaluation.agreement import describe_sets, root_areas
+from moduv.evaluation.detection import AREAS
+from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
-from moduv.labels.instances import Instances
-from moduv.labels.store import read_labels
-from moduv.rounds.measure import DETECTORS, LABEL_SETS, ratio_to_yardstick, seconds_of
-from moduv.visual.drawing import (
-    draw_depth,
-    draw_instances,
-    draw_motion,
-    enlarge,
-    picture_grid,
-    shared_colors,
-)
-from moduv.visual.figures import Chart
-from moduv.visual.report import (
-    Clip,
-    Column,
-    Frame,
-    Headline,
-    Report,
-    Row,
-    Table,
-    read_curves,
-    write_report,
-)
+from moduv.rounds.findings import Findings, above, read_findings
+from moduv.rounds.measure import DETECTORS, seconds_of
+from moduv.rounds.report_pictures import Pictures
+from moduv.rounds.report_tables import detector_bars, headlines, recall_bars, tables
+from moduv.visual.drawing import picture_grid
+from moduv.visual.report import Report, read_curves, write_report
 
 PHASES = ("1_disp_init", "2_motion_init", "3_mask_init", "4_fine_tune")
 STAGES = {
@@ -53,16 +35,23 @@ STAGES = {
     "L2": "L2_pseudo_labels",
     "Final": "R3_Final",
     "Yardstick": "yardstick",
+    "Motion: predict held-out": "motion_val",
     "Measure": "evaluation",
 }
+HELD_OUT = (
+    *("val/depth/abs_rel", "val/depth/d1"),
+    *("val/motion/AP", "val/motion/best_F1"),
+    "val/odometry/ATE",
+)
+"""What is drawn of the metrics that stage 1 measures while it is trained."""
 LAYER_NOTES = {
     "motion": "Motion mask of stage 1: the brighter, the surer that the pixel moves by itself.",
     "depth": "Depth of stage 1, near is bright; learnt from the same clips.",
     "L0": "Initial labels: clusters of moving pixels.",
     "L1": "Moving2Mobile: what a detector trained briefly on L0 finds.",
     "L2": "Large2Small: the large-scale and the small-scale detector, merged.",
-    "final": "The final detector above a score of 0.5.",
-    "truth": "The rendered objects, moving and parked.",
+    "final": "The final detector above a score of {score:g}.",
+    "truth": "The true objects, moving and parked.",
 }
 
 OVERVIEW_ROWS = 4
@@ -73,15 +62,27 @@ class ReportConfig:
     """What the report shows."""
 
     frames: int = 8
+    """Frames with most objects."""
+    extremes: int = 4
+    """Best and worst frames, of each."""
     clips: int = 3
+    clip_frames: int = 24
+    """Frames of each clip, at most."""
     score: float = 0.5
     """Detections above it are drawn."""
     width: int = 480
-    """Width of the pictures in pixels."""
+    """Small frames are enlarged to at least this width in pixels."""
+    budget_mb: float = 20.0
+    """Pictures are shrunk until the page is within it."""
 
 
 def report_run(
-    run: Path, data: Path, split: Path, annotations: Path, out: Path, config: ReportConfig
+    run: Path,
+    data: Path,
+    split: Path,
+    out: Path,
+    config: ReportConfig,
+    annotations: Path | None = None,
 ) -> None:
     """Write `report.html` and an overview picture of a measured run.
 
@@ -89,9 +90,10 @@ def report_run(
         run: folder of the run, measured before.
         data: folder of the frames.
         split: the held-out frames that were measured.
-        annotations: their true objects, COCO JSON.
         out: receives `report.html` and `overview.jpg`.
         config: how many frames and clips.
+        annotations: the frames' true objects, COCO JSON; without them the rounds are compared with one
+            another.
 
     Raises:
         InputError: when the run has not been measured.
@@ -99,204 +101,97 @@ def report_run(
     path = run / "evaluation" / "metrics.json"
     if not path.is_file():
         raise InputError(f"{path}: the run is not measured yet; run 'moduv measure' first.")
-    metrics: dict[str, dict[str, float]] = read_json(path)
     frames = [f for f in read_split(split) if f.file(run / "motion_val", ".npz").is_file()]
-    pictures = Pictures(run, data, frames, annotations, config)
-    chosen = pictures.telling(config.frames)
-    shown = [
-        Frame(f.line(), pictures.layers(f)) for f in progress(chosen, desc="report", unit="frame")
-    ]
-    report = Report(
-        title=f"moduv: {run.name}",
-        subtitle="From raw video to a detector of everything that can move, without a single label.",
-        headlines=headlines(metrics),
-        tables=tables(metrics),
-        frames=shown,
-        layer_notes=LAYER_NOTES,
-        clips=pictures.clips(),
-        curves=dict(read_curves(logs(run))),
-        charts=gains(metrics),
-        sizes=dict(sizes(run, frames)),
-        size_marks={"medium": 14.0, "large": 28.0},
-        timings={name: seconds_of(run / folder) for name, folder in STAGES.items()},
-        environment=environment(),
-        config=(run / "motion" / "config.yaml").read_text(),
+    if not frames:
+        raise InputError(f"{run / 'motion_val'}: has no frame of {split}; give the measured split.")
+    findings = read_findings(run, data, frames, annotations)
+    pictures = Pictures(run, data, findings, config.score, config.width)
+    written = write_report(
+        out / "report.html",
+        build_report(run, findings, pictures, read_json(path), config),
+        budget_mb=config.budget_mb,
     )
-    written = write_report(out / "report.html", report)
     rows = [
         picture_grid(pictures.layers(frame), columns=8, width=config.width // 2)
-        for frame in chosen[:OVERVIEW_ROWS]
+        for frame in findings.telling(config.score)[:OVERVIEW_ROWS]
     ]
-    if rows:
-        write_image(out / "overview.jpg", np.vstack(rows))
+    write_image(out / "overview.jpg", np.vstack(rows))
     say(f"report: {written}")
 
 
-class Pictures:
-    """Draws the held-out frames of a run, layer by layer."""
-
-    def __init__(
-        self, run: Path, data: Path, frames: list[FrameRef], annotations: Path, config: ReportConfig
-    ) -> None:
-        self.run, self.data, self.frames, self.config = run, data, frames, config
-        names = [frame.image_path(data).relative_to(data).as_posix() for frame in frames]
-        truth = select_images(annotations, names)
-        self.image_ids = {
-            Path(image["file_name"]).with_suffix("").as_posix(): image["id"]
-            for image in truth["images"]
-        }
-        self.truth = group_by_image(a for a in truth["annotations"] if not a["ignore"])
-        final = run / "evaluation" / f"{DETECTORS['Final']}.json"
-        self.final = group_by_image(read_json(final)) if final.is_file() else {}
-
-    def telling(self, count: int) -> list[FrameRef]:
-        """Frames of different clips, those with most moving and parked objects first."""
-
-        def objects(frame: FrameRef) -> tuple[int, int]:
-            known = self.truth.get(self._image_id(frame), [])
-            moving = sum(a.get("moving", 0) and a["area"] > 150 for a in known)
-            static = sum(not a.get("moving", 0) and a["area"] > 150 for a in known)
-            return min(moving, static), moving + static
-
-        best: dict[str, FrameRef] = {}
-        for frame in self.frames:
-            if frame.segment not in best or objects(frame) > objects(best[frame.segment]):
-                best[frame.segment] = frame
-        return sorted(best.values(), key=objects, reverse=True)[:count]
-
-    def layers(self, frame: FrameRef) -> dict[str, np.ndarray]:
-        """Frame, depth, motion mask, label sets, detections and truth as pictures."""
-        image = enlarge(read_image(frame.image_path(self.data)), self.config.width)
-        output = read_npz(frame.file(self.run / "motion_val", ".npz"), ("mot_mask", "depth"))
-        layers = {
-            "frame": image,
-            "depth": enlarge(draw_depth(output["depth"].astype(np.float32)), self.config.width),
-            "motion": draw_motion(image, output["mot_mask"].astype(np.float32)),
-        }
-        sets: dict[str, Instances] = {}
-        for name in LABEL_SETS:
-            if frame.file(self.run / "evaluation" / name, ".json").is_file():
-                sets[name] = read_labels(self.run / "evaluation" / name, frame)
-        found = self.final.get(self._image_id(frame), [])
-        sets["final"] = coco_instances([a for a in found if a["score"] > self.config.score])
-        sets["truth"] = coco_instances(self.truth.get(self._image_id(frame), []))
-        colours = shared_colors(list(sets.values()))
-        for (name, instances), colour in zip(sets.items(), colours, strict=True):
-            layers[name] = draw_instances(image, instances, colors=colour)
-        return layers
-
-    def clips(self) -> list[Clip]:
-        """A few clips with their motion masks and final detections."""
-        clips = []
-        for chosen in self.telling(self.config.clips):
-            frames = [frame for frame in self.frames if frame.segment == chosen.segment]
-            drawn = [self.layers(frame) for frame in frames]
-            layers = {name: [d[name] for d in drawn] for name in ("frame", "motion", "final")}
-            clips.append(Clip(chosen.segment, layers))
-        return clips
-
-    def _image_id(self, frame: FrameRef) -> Any:
-        return self.image_ids[f"{frame.segment}/{frame.index:06d}"]
-
-
-def group_by_image(annotations: Any) -> dict[Any, list[dict[str, Any]]]:
-    """COCO annotations by the image they belong to."""
-    grouped: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in annotations:
-        grouped.setdefault(annotation["image_id"], []).append(annotation)
-    return grouped
-
-
-def coco_instances(annotations: list[dict[str, Any]]) -> Instances:
-    """COCO annotations or results of one image as instances."""
-    boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    scores = (
-        np.array([a["score"] for a in annotations]) if "score" in (annotations or [{}])[0] else None
+def build_report(
+    run: Path,
+    findings: Findings,
+    pictures: Pictures,
+    metrics: Mapping[str, Mapping[str, float]],
+    config: ReportConfig,
+) -> Report:
+    """Everything on the page."""
+    found = findings.found(config.score)
+    described = describe_sets(found)
+    telling = findings.telling(config.score)
+    timings = {name: seconds_of(run / folder) for name, folder in STAGES.items()}
+    areas = AREAS[read_manifest(run / "evaluation").get("config", {}).get("areas", "coco")]
+    return Report(
+        title=f"moduv: {run.name}",
+        subtitle="From raw video to a detector of everything that can move, without a single label.",
+        headlines=headlines(metrics, described),
+        tables=tables(metrics, described, training_labels(run)),
+        bars=[*recall_bars(metrics), *detector_bars(metrics)],
+        frames=pictures.frames(telling[: config.frames], config.extremes),
+        layer_notes={n: note.format(score=config.score) for n, note in LAYER_NOTES.items()},
+        clips=pictures.clips(telling[: config.clips], config.clip_frames),
+        curves=read_curves(training_logs(run), HELD_OUT),
+        sizes=root_areas(findings.layers(config.score)),
+        size_marks={name: low**0.5 for name, (low, _) in areas.items() if low > 0},
+        scores=scores(findings),
+        timings={name: seconds for name, seconds in timings.items() if seconds},
+        environment=environment(),
+        config=configurations(run),
     )
-    return Instances([a["segmentation"] for a in annotations], boxes, scores)
 
 
-def headlines(metrics: Mapping[str, Mapping[str, float]]) -> list[Headline]:
-    """The numbers at the top of the page."""
-    found = []
-    if "motion" in metrics:
-        motion = metrics["motion"]
-        base = f"base rate {motion['motion/base_rate']:.3f}"
-        found.append(Headline("motion-mask AP", f"{motion['motion/AP']:.3f}", base))
-    for name, detail in (("Moving2Mobile", "first detector"), ("Final", "after the last round")):
-        if name in metrics:
-            found.append(Headline(f"{name} AP50", f"{metrics[name]['box/AP50']:.3f}", detail))
-    if "Final" in metrics and "Yardstick" in metrics:
-        share = f"{ratio_to_yardstick(dict(metrics)):.2f}"  # type: ignore[arg-type]
-        found.append(
-            Headline("of the supervised AP50", share, "same network, same budget, true labels")
-        )
-    return found
-
-
-def tables(metrics: Mapping[str, Mapping[str, float]]) -> list[Table]:
-    """Motion, label sets and detectors."""
-    recalls = [
-        Column("box/recall", "recall", "share of objects found at IoU 0.5"),
-        Column("box/recall_moving", "moving"),
-        Column("box/recall_static", "static"),
-        Column("box/recall_small", "small"),
-        Column("box/recall_medium", "medium"),
-        Column("box/recall_large", "large"),
-    ]
-    precision = Column("box/precision_at_score", "precision")
-    sets = [Row(name, metrics[name]) for name in LABEL_SETS if name in metrics]
-    detectors = [
-        Row(name, metrics[name], yardstick=name == "Yardstick")
-        for name in DETECTORS
-        if name in metrics
-    ]
-    average = [Column("box/AP50", "AP50"), Column("box/AP", "AP"), Column("mask/AP50", "mask AP50")]
-    result = [
-        Table("Label sets", [precision, *recalls], sets, "All labels count, whatever their score."),
-        Table(
-            "Detectors",
-            [*average, *recalls],
-            detectors,
-            "Up to 100 detections.",
-            ratio_of="box/AP50",
-        ),
-    ]
-    if "motion" in metrics:
-        columns = [
-            Column("motion/AP", "mask AP"),
-            Column("motion/base_rate", "base rate", better=""),
-            Column("motion/best_F1", "best F1"),
-            Column("depth/abs_rel", "abs rel", "after median scaling", better="low"),
-            Column("depth/d1", "δ < 1.25"),
-        ]
-        result.insert(0, Table("Motion and depth", columns, [Row("Stage 1", metrics["motion"])]))
-    return result
-
-
-def gains(metrics: Mapping[str, Mapping[str, float]]) -> list[Chart]:
-    """Recall of moving, static and small objects from round to round."""
-    rounds = [name for name in ("L0", "L1", "L2", "Final") if name in metrics]
-    series = {
-        kind: [(float(i), metrics[name][f"box/recall_{kind}"]) for i, name in enumerate(rounds)]
-        for kind in ("moving", "static", "small", "large")
-    }
-    return [Chart("Recall, " + " → ".join(rounds), series, x_label="round", y_label="recall")]
-
-
-def logs(run: Path) -> dict[str, Path]:
+def training_logs(run: Path) -> dict[str, Path]:
     """Training logs by the name of the training."""
     found = {f"motion, {phase[2:]}": run / "motion" / phase / "log.jsonl" for phase in PHASES}
     found |= {name: run / folder / "log.jsonl" for name, folder in DETECTORS.items()}
     return {name: path for name, path in found.items() if path.is_file()}
 
 
-def sizes(run: Path, frames: list[FrameRef]) -> dict[str, list[float]]:
-    """Square roots of the areas of each label set's instances, in pixels."""
-    found: dict[str, list[float]] = {}
-    for name in LABEL_SETS:
-        if (run / "evaluation" / name).is_dir():
-            areas = [read_labels(run / "evaluation" / name, frame).areas() for frame in frames]
-            found[name] = np.sqrt(np.concatenate(areas)).tolist()
+def training_labels(run: Path) -> dict[str, dict[str, float]]:
+    """What the label stages counted on the training frames."""
+    found = {}
+    for name in ("L0", "L1", "L2"):
+        counted = read_manifest(run / f"{name}_pseudo_labels").get("results", {})
+        if not counted.get("frames"):
+            continue
+        quantiles = counted["root_area_quantiles"]
+        score = counted["mean_score"]
+        found[name] = {
+            "labels/frames": counted["frames"],
+            "labels/count": counted["instances"],
+            "labels/per_frame": counted["instances"] / counted["frames"],
+            "labels/empty": counted["empty_frames"] / counted["frames"],
+            "labels/size": quantiles[2] if quantiles else -1.0,
+            "labels/score": -1.0 if score is None else score,
+        }
     return found
+
+
+def scores(findings: Findings) -> dict[str, list[float]]:
+    """Scores of the label sets that have them, and of all detections above a tenth."""
+    sets = dict(findings.sets)
+    if findings.detections is not None:
+        sets["final"] = [above(found, 0.1) for found in findings.detections]
+    known = {
+        name: [s for found in frames if found.scores is not None for s in found.scores.tolist()]
+        for name, frames in sets.items()
+    }
+    return {name: values for name, values in known.items() if values}
+
+
+def configurations(run: Path) -> str:
+    """The resolved settings of every stage, one after the other."""
+    files = {name: run / folder / "config.yaml" for name, folder in STAGES.items()}
+    parts = [f"# {name}\n{path.read_text()}" for name, path in files.items() if path.is_file()]
+    return "\n".join(parts)

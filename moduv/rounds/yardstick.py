@@ -14,7 +14,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances
 from moduv.labels.store import statistics, write_labels
-from moduv.rounds.report import coco_instances, group_by_image
+from moduv.rounds.truth import coco_instances, group_by_image
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def _write(
     wanted = (a for a in content["annotations"] if config.ignored or not a.get("ignore"))
     grouped = group_by_image(wanted)
     for frame, image in zip(frames, content["images"], strict=True):
-        found = coco_instances(grouped.get(image["id"], []))
+        size = (image["height"], image["width"]) if "height" in image else None
+        found = coco_instances(grouped.get(image["id"], []), size)
         scored = Instances(found.masks, found.boxes, np.ones(len(found)), found.size)
         write_labels(out, frame, scored)
     return statistics(out, frames)

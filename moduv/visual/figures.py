@@ -43,16 +43,6 @@ class Chart:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class BarChart:
-    """Groups of bars, e.g. round -> {"moving": recall, "static": recall}; a missing value leaves a gap."""
-
-    title: str
-    groups: Mapping[str, Mapping[str, float]]
-    y_label: str = ""
-    note: str = ""
-
-
 def line_chart(chart: Chart) -> Markup:
     """A chart as SVG with its points for the page's hover read-out; points not finite are left out."""
     series = {name: _finite(points, chart.log_y) for name, points in chart.series.items()}
@@ -61,10 +51,11 @@ def line_chart(chart: Chart) -> Markup:
         return Markup('<p class="empty">nothing logged</p>')
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
-    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y_axis = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y, padded=True)
-    parts = [_frame(x_axis, y_axis, chart.x_label, chart.y_label)]
-    for index, points in enumerate(series.values()):
+    x_axis = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y, padded=True)
+    parts = [axes(x_axis, y_axis, chart.x_label, chart.y_label)]
+    # The first series is drawn last, so that no other hides it.
+    for index, points in reversed(list(enumerate(series.values()))):
         color = f"var(--s{index % SERIES_COLORS})"
         if chart.smooth and len(points) > 20:
             parts.append(_path(points, x_axis, y_axis, color, "raw"))
@@ -78,7 +69,7 @@ def line_chart(chart: Chart) -> Markup:
         },
     }
     return Markup('<div class="plot" data-plot="{}">{}</div>{}').format(
-        json.dumps(data), _svg(parts, chart.title), _legend(list(series))
+        json.dumps(data), svg(parts, chart.title), legend(list(series))
     )
 
 
@@ -93,119 +84,6 @@ def save_chart(chart: Chart, path: str | Path) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def bar_chart(chart: BarChart) -> Markup:
-    """Grouped bars from zero, each with its value."""
-    names = list(dict.fromkeys(name for group in chart.groups.values() for name in group))
-    values = [v for group in chart.groups.values() for v in group.values() if v >= 0]
-    if not values:
-        return Markup('<p class="empty">nothing measured</p>')
-    y_axis = _Axis(0.0, max(values) or 1.0, HEIGHT - BOTTOM, TOP + 12)
-    parts = [_frame(None, y_axis, "", chart.y_label)]
-    slot = (WIDTH - LEFT - RIGHT) / len(chart.groups)
-    bar = min(34.0, slot * 0.8 / len(names))
-    for position, (label, group) in enumerate(chart.groups.items()):
-        center = LEFT + slot * (position + 0.5)
-        for index, name in enumerate(names):
-            value = group.get(name, -1.0)
-            if not value >= 0:
-                continue
-            left = center + (index - len(names) / 2) * bar
-            top = y_axis(value)
-            parts.append(
-                Markup(
-                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2" '
-                    'fill="var(--s{})"/><text class="value" x="{:.1f}" y="{:.1f}">{}</text>'
-                ).format(
-                    left + 1,
-                    top,
-                    bar - 2,
-                    HEIGHT - BOTTOM - top,
-                    index % SERIES_COLORS,
-                    left + bar / 2,
-                    top - 4,
-                    f"{value:.2f}".removeprefix("0"),
-                )
-            )
-        parts.append(
-            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
-                center, HEIGHT - BOTTOM + 16, label
-            )
-        )
-    return _svg(parts, chart.title) + _legend(names)
-
-
-def size_histograms(
-    sizes: Mapping[str, Sequence[float]], marks: Mapping[str, float], x_label: str
-) -> Markup:
-    """Histograms one below the other over a common logarithmic axis of object sizes (pixels).
-
-    marks  name -> size above which instances carry that name; drawn as lines
-    """
-    kept = {name: np.asarray(v, float) for name, v in sizes.items()}
-    everything = np.concatenate([v[v > 0] for v in kept.values()] or [np.zeros(0)])
-    if not everything.size:
-        return Markup('<p class="empty">no instances</p>')
-    low, high = math.log2(everything.min()), math.log2(everything.max()) + 1e-6
-    edges = np.linspace(math.floor(2 * low) / 2, math.ceil(2 * high) / 2, 29)
-    counts = {name: np.histogram(np.log2(v[v > 0]), edges)[0] for name, v in kept.items()}
-    row, left = 62, 128
-    height = row * len(kept) + BOTTOM
-    x_axis = _Axis(float(edges[0]), float(edges[-1]), left, WIDTH - RIGHT)
-    parts = []
-    for index, (name, count) in enumerate(counts.items()):
-        base = row * (index + 1)
-        tallest = max(int(count.max()), 1)
-        for start, stop, number in zip(edges[:-1], edges[1:], count, strict=True):
-            bar = (row - 16) * number / tallest
-            parts.append(
-                Markup(
-                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="var(--s{})">'
-                    "<title>{}</title></rect>"
-                ).format(
-                    x_axis(start) + 0.5,
-                    base - bar,
-                    x_axis(stop) - x_axis(start) - 1,
-                    bar,
-                    index % SERIES_COLORS,
-                    f"{2**start:.0f}–{2**stop:.0f} px: {number:,}",
-                )
-            )
-        parts.append(
-            Markup(
-                '<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
-                '<text class="name" x="{3}" y="{4}">{5}</text>'
-                '<text class="tick" x="{3}" y="{6}">{7}</text>'
-            ).format(
-                left,
-                WIDTH - RIGHT,
-                base,
-                4,
-                base - 22,
-                name,
-                base - 7,
-                f"{int(count.sum()):,} instances",
-            )
-        )
-    for name, size in marks.items():
-        if not edges[0] < math.log2(size) < edges[-1]:
-            continue
-        x = x_axis(math.log2(size))
-        parts.append(
-            Markup(
-                '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="4" y2="{1}"/>'
-                '<text class="tick" x="{2:.1f}" y="12">{3}</text>'
-            ).format(x, height - BOTTOM, x + 4, name)
-        )
-    for power in range(math.ceil(edges[0]), math.floor(edges[-1]) + 1):
-        parts.append(
-            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
-                x_axis(power), height - BOTTOM + 16, 2**power
-            )
-        )
-    parts.append(_axis_label(x_label, (left + WIDTH) / 2, height - 4))
-    return _svg(parts, "sizes", height)
-
-
 def format_duration(seconds: float) -> str:
     """Seconds as people say them: 0.8 s, 47 s, 6 min 05 s, 2 h 10 min."""
     if seconds < 10:
@@ -218,8 +96,12 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class _Axis:
-    """Values to pixels, with round ticks."""
+class Axis:
+    """Values to pixels, from `start` to `stop`, with round ticks.
+
+    log     logarithmic
+    padded  with a margin at both ends, and from zero where zero is near
+    """
 
     def __init__(
         self,
@@ -234,6 +116,7 @@ class _Axis:
         self.log, self.start, self.stop = log, start, stop
         low, high = (math.log10(low), math.log10(high)) if log else (low, high)
         margin = 0.06 * (high - low) if padded else 0.0
+        self.only = [float(low)] if low == high and not log else None
         # A curve that never changes still needs an axis of some length.
         margin = margin if high > low else (abs(low) * 0.1 or 0.5)
         # From zero where zero is near: a loss that halves should look halved.
@@ -246,6 +129,9 @@ class _Axis:
         return self.start + share * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
+        """A few round values on the axis."""
+        if self.only is not None:
+            return self.only
         if self.log and self.high - self.low >= 1:
             powers = range(math.floor(self.low), math.floor(self.high) + 1)
             steps = (1,) if self.high - self.low > 3 else (1, 2, 5)
@@ -260,7 +146,8 @@ class _Axis:
         return [index * step for index in range(first, last + 1)]
 
 
-def _frame(x_axis: _Axis | None, y_axis: _Axis, x_label: str, y_label: str) -> Markup:
+def axes(x_axis: Axis | None, y_axis: Axis, x_label: str, y_label: str) -> Markup:
+    """Grid lines, ticks and labels of a chart."""
     parts = []
     for tick in y_axis.ticks():
         parts.append(
@@ -280,7 +167,7 @@ def _frame(x_axis: _Axis | None, y_axis: _Axis, x_label: str, y_label: str) -> M
             LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
         )
     )
-    parts.append(_axis_label(x_label, (LEFT + WIDTH) / 2, HEIGHT - 4))
+    parts.append(axis_label(x_label, (LEFT + WIDTH) / 2, HEIGHT - 4))
     if y_label:
         parts.append(
             Markup('<text class="label" transform="translate(12 {}) rotate(-90)">{}</text>').format(
@@ -290,11 +177,12 @@ def _frame(x_axis: _Axis | None, y_axis: _Axis, x_label: str, y_label: str) -> M
     return Markup("").join(parts)
 
 
-def _axis_label(text: str, x: float, y: float) -> Markup:
+def axis_label(text: str, x: float, y: float) -> Markup:
+    """Text centred below an axis."""
     return Markup('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y, text)
 
 
-def _path(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, color: str, kind: str) -> Markup:
+def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis, color: str, kind: str) -> Markup:
     steps = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in _thinned(points, 600))
     if len(points) == 1:
         x, y = points[0]
@@ -304,13 +192,15 @@ def _path(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, color: str, kin
     return Markup('<polyline class="{}" points="{}" stroke="{}"/>').format(kind, steps, color)
 
 
-def _svg(parts: Sequence[Markup], title: str, height: int = HEIGHT) -> Markup:
+def svg(parts: Sequence[Markup], title: str, height: int = HEIGHT) -> Markup:
+    """A drawing of its parts, as wide as all charts."""
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, height, title, Markup("").join(parts)
     )
 
 
-def _legend(names: Sequence[str]) -> Markup:
+def legend(names: Sequence[str]) -> Markup:
+    """Series names beside their colours."""
     entries = Markup("").join(
         Markup('<span><i style="background:var(--s{})"></i>{}</span>').format(
             index % SERIES_COLORS, escape(name)

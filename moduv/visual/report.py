@@ -17,15 +17,8 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 from moduv.engine.log import read_log
-from moduv.visual.figures import (
-    BarChart,
-    Chart,
-    Point,
-    bar_chart,
-    format_duration,
-    line_chart,
-    size_histograms,
-)
+from moduv.visual.bars import BarChart, bar_chart, score_histograms, size_histograms
+from moduv.visual.figures import Chart, Point, format_duration, line_chart
 
 ABSENT = "–"
 WIDTHS = (960, 720, 540, 400, 300)  # tried from the left until the page is within its budget
@@ -81,16 +74,20 @@ class Headline:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame and its layers: name -> (H, W, 3) uint8 RGB, the plain frame first."""
+    """A frame and its layers: name -> (H, W, 3) uint8 RGB, the plain frame first.
+
+    Frames that follow one another and share a `group` are shown under its name.
+    """
 
     name: str
     layers: Mapping[str, np.ndarray]
     note: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and its layers, shown side by side: name -> list of (H, W, 3) uint8 RGB."""
+    """A clip and its layers to switch between: name -> list of (H, W, 3) uint8 RGB, one a moment."""
 
     name: str
     layers: Mapping[str, Sequence[np.ndarray]]
@@ -104,6 +101,7 @@ class Report:
     curves       "training/scalar" -> [(step, value)]; those of a training share a chart
     sizes        label set -> square roots of instance areas, pixels
     size_marks   name of a size class -> its lower bound in pixels
+    scores       label set -> scores of its instances
     timings      stage -> seconds
     config       the resolved configuration as text (YAML)
     """
@@ -116,10 +114,11 @@ class Report:
     frames: list[Frame] = field(default_factory=list)
     layer_notes: dict[str, str] = field(default_factory=dict)
     clips: list[Clip] = field(default_factory=list)
-    curves: dict[str, Sequence[Point]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     charts: list[Chart] = field(default_factory=list)
-    sizes: dict[str, Sequence[float]] = field(default_factory=dict)
+    sizes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     size_marks: dict[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     config: str = ""
@@ -151,10 +150,11 @@ def write_report(path: str | Path, report: Report, *, budget_mb: float = 20.0) -
         tables=[_table_cells(table) for table in report.tables],
         bars=[(chart, bar_chart(chart)) for chart in report.bars],
         charts=[(c, line_chart(c)) for c in (*curve_charts(report.curves), *report.charts)],
-        histogram=size_histograms(report.sizes, report.size_marks, "√area in pixels")
-        if report.sizes
-        else "",
-        layers=list(dict.fromkeys(name for frame in report.frames for name in frame.layers)),
+        sizes=size_histograms(report.sizes, report.size_marks, "√area in pixels"),
+        scores=score_histograms(report.scores, "score", list(report.sizes)),
+        frame_layers=_layer_names(report.frames),
+        clip_layers=_layer_names(report.clips),
+        strip=_strip,
         encode=_Encoder(report, budget_mb),
         thumbnail=lambda picture: _jpeg(picture, THUMBNAIL),
     )
@@ -164,14 +164,35 @@ def write_report(path: str | Path, report: Report, *, budget_mb: float = 20.0) -
     return path
 
 
+def _layer_names(shown: Sequence[Frame] | Sequence[Clip]) -> list[str]:
+    return list(dict.fromkeys(name for item in shown for name in item.layers))
+
+
+def _strip(shown: Sequence[Frame] | Sequence[Clip]) -> list[tuple[str, str, np.ndarray]]:
+    """Name, group and first picture of what a viewer offers."""
+    found = []
+    for item in shown:
+        if isinstance(item, Frame):
+            found.append((item.name, item.group, next(iter(item.layers.values()))))
+        else:
+            found.append((item.name, "", next(iter(item.layers.values()))[0]))
+    return found
+
+
 def read_curves(
-    logs: Mapping[str, str | Path], scalars: Sequence[str] = ("loss",)
+    logs: Mapping[str, str | Path], held_out: Sequence[str] = ()
 ) -> dict[str, list[Point]]:
-    """Curves of trainings from their `log.jsonl`: training -> path gives "training/scalar"."""
+    """Curves of trainings from their `log.jsonl`: training -> path gives "training/scalar".
+
+    The loss comes first, then its terms; of the metrics that a training measured on held-out
+    frames, `val/…`, those in `held_out`.
+    """
     curves: dict[str, list[Point]] = {}
     for training, path in logs.items():
         entries = read_log(path)
-        for scalar in scalars:
+        names = dict.fromkeys(name for entry in entries for name in entry)
+        terms = [n for n in names if "/" not in n and n not in {"step", "learning_rate", "loss"}]
+        for scalar in ("loss", *terms, *held_out):
             points = [(float(e["step"]), float(e[scalar])) for e in entries if scalar in e]
             if points:
                 curves[f"{training}/{scalar}"] = points
@@ -189,7 +210,8 @@ def curve_charts(curves: Mapping[str, Sequence[Point]]) -> list[Chart]:
         values = np.array([y for points in series.values() for _, y in points])
         values = values[np.isfinite(values)]
         log = bool(values.size and values.min() > 0 and values.max() > 30 * values.min())
-        charts.append(Chart(training, series, x_label="step", log_y=log, smooth=True))
+        title = training.replace("/val/", ", held-out ")
+        charts.append(Chart(title, series, x_label="step", log_y=log, smooth=True))
     return charts
 
 

@@ -1,0 +1,135 @@
+"""Label sets as COCO JSON, the form that annotation tools and evaluations read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json
+from moduv.engine.log import progress, say
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
+from moduv.frames.splits import read_split
+from moduv.labels.instances import Instances
+from moduv.labels.store import SUFFIX, labelled
+
+CATEGORIES = [{"id": 1, "name": "object"}]
+
+
+def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
+    """Write a label set as COCO JSON, for other tools and for `evaluate`.
+
+    Args:
+        labels: label root.
+        split: frames to export; those without labels are left out.
+        data: folder of the frames, for the size of their images; one a segment is read.
+        out: the file to write.
+    """
+    frames = labelled(labels, read_split(split))
+    examples = {frame.segment: frame for frame in frames}
+    sizes = {
+        segment: read_image(frame.image_path(data)).shape[:2]
+        for segment, frame in progress(examples.items(), desc="sizes", unit="segment")
+    }
+    content = to_coco(labels, frames, {frame: sizes[frame.segment] for frame in frames})
+    write_json(out, content)
+    say(f"{out}: {len(content['annotations'])} instances in {len(frames)} frames")
+
+
+def to_coco(
+    root: str | Path,
+    frames: Sequence[FrameRef],
+    image_sizes: Mapping[FrameRef, tuple[int, int]] | tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """A label set as a COCO data set of one category, at the images' size.
+
+    Args:
+        root: label root.
+        frames: which frames; image ids count them from 1.
+        image_sizes: (height, width) of every frame's image, or of all; None: the masks' size.
+
+    Annotations carry a `score` (1 for labels without), so that the list is also one of COCO results;
+    images whose labels have none say `scored: false`. Labels that were imported keep their ids.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    kept: list[int | None] = []
+    for image_id, frame in enumerate(frames, 1):
+        instances, ids = read_labels_and_ids(root, frame)
+        size = image_sizes[frame] if isinstance(image_sizes, Mapping) else image_sizes
+        height, width = size or instances.size or (0, 0)
+        images.append(
+            {"id": image_id, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
+            | ({"height": int(height), "width": int(width)} if height else {})
+            | ({"scored": False} if instances.scores is None else {})
+        )
+        annotations += coco_results(instances, image_id, (height, width))
+        kept += ids or [None] * len(instances)
+    numbered = [
+        {"id": number, "iscrowd": 0, **entry}
+        for number, entry in zip(_numbers(kept), annotations, strict=True)
+    ]
+    return {"images": images, "annotations": numbered, "categories": CATEGORIES}
+
+
+def coco_results(
+    instances: Instances, image_id: int, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """COCO results of one frame's labels, brought to an image of (height, width)."""
+    instances = instances.resized(*size)
+    scores = np.ones(len(instances)) if instances.scores is None else instances.scores
+    corners = instances.boxes.astype(float)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": box,
+            "area": area,
+            "segmentation": mask,
+            "score": score,
+        }
+        for mask, box, area, score in zip(
+            instances.masks,
+            boxes.tolist(),
+            instances.areas().tolist(),
+            scores.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def read_labels_and_ids(root: str | Path, frame: FrameRef) -> tuple[Instances, list[int] | None]:
+    """A frame's labels and, of imported ones, their COCO ids.
+
+    Raises InputError naming the file when it is missing or broken.
+    """
+    path = frame.file(root, SUFFIX)
+    content = read_json(path)
+    instances = Instances.from_json(content, path)
+    ids = content.get("ids")
+    if ids is None:
+        return instances, None
+    whole = isinstance(ids, list) and all(type(number) is int for number in ids)
+    if not whole or len(ids) != len(instances):
+        raise InputError(
+            f"{path}: 'ids' is not one whole number per mask; import the labels again."
+        )
+    return instances, ids
+
+
+def _numbers(kept: list[int | None]) -> list[int]:
+    """Ids that occur once stay; the others follow the largest of them."""
+    free = max((number for number in kept if number is not None), default=0) + 1
+    numbers: list[int] = []
+    used: set[int] = set()
+    for number in kept:
+        if number is None or number in used:
+            number, free = free, free + 1
+        used.add(number)
+        numbers.append(number)
+    return numbers

@@ -1,0 +1,373 @@
+"""Label sets leave as COCO JSON, are edited elsewhere, and come back as they are meant."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moduv.cli import main
+from moduv.engine.errors import InputError
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, write_image
+from moduv.frames.splits import write_split
+from moduv.labels import rle
+from moduv.labels.exported import export_labels, to_coco
+from moduv.labels.imported import frame_names, import_labels, read_coco
+from moduv.labels.instances import Instances
+from moduv.labels.store import check, read_labels, write_labels
+from moduv.visual.sheet import show_labels
+
+HEIGHT, WIDTH = 24, 36
+FRAMES = [FrameRef("train/a", 3), FrameRef("train/a", 4), FrameRef("train/b", 12)]
+
+
+def rectangle(left: int, top: int, width: int, height: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def scored(*scores: float) -> Instances:
+    masks = [rle.encode(rectangle(3 + 9 * i, 4, 7, 5)) for i in range(len(scores))]
+    boxes = np.array([[3.25 + 9 * i, 4.5, 10.75 + 9 * i, 9] for i in range(len(scores))])
+    return Instances(masks, boxes.reshape(-1, 4), np.array(scores))
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Two objects, none, and one."""
+    for frame, instances in zip(FRAMES, (scored(0.5, 0.75), scored(), scored(0.9)), strict=True):
+        write_labels(tmp_path / "L1", frame, instances)
+    return tmp_path / "L1"
+
+
+def exported(labels: Path) -> dict[str, Any]:
+    return to_coco(labels, FRAMES, (HEIGHT, WIDTH))
+
+
+def save(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def label_files(root: Path) -> dict[str, Any]:
+    """Content of all label files, without the ids that an import adds."""
+    files = {p.relative_to(root).as_posix(): json.loads(p.read_text()) for p in root.glob("*/*/*")}
+    for content in files.values():
+        content.pop("ids", None)
+    return files
+
+
+@st.composite
+def label_sets(draw: st.DrawFn) -> list[Instances]:
+    """Labels of every frame: any masks and boxes, with scores or, as L0, whole pixels without."""
+    sets = []
+    for _ in FRAMES:
+        count = draw(st.integers(0, 3))
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        masks = [rle.encode(rng.random((HEIGHT, WIDTH)) < rng.random()) for _ in range(count)]
+        corners = rng.uniform(0, WIDTH, (count, 2, 2)).astype(np.float32)
+        boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+        if draw(st.booleans()):
+            sets.append(Instances(masks, np.round(boxes) + np.array([0, 0, 1, 1])))
+        else:
+            scores = draw(st.lists(st.floats(0, 1, width=32), min_size=count, max_size=count))
+            sets.append(Instances(masks, boxes, np.array(scores)))
+    return sets
+
+
+@settings(max_examples=30, deadline=None)
+@given(sets=label_sets(), data=st.data())
+def test_round_trip_changes_nothing_but_what_was_edited(
+    sets: list[Instances], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("round_trip")
+    for frame, instances in zip(FRAMES, sets, strict=True):
+        write_labels(root / "before", frame, instances)
+    content = exported(root / "before")
+    import_labels(save(root / "all.json", content), root / "same")
+    assert label_files(root / "same") == label_files(root / "before")
+
+    removed = data.draw(st.sets(st.sampled_from([a["id"] for a in content["annotations"]] or [0])))
+    edited = copy.deepcopy(content)
+    edited["annotations"] = [a for a in content["annotations"] if a["id"] not in removed]
+    import_labels(save(root / "edited.json", edited), root / "after")
+    assert exported(root / "after") == edited
+    for frame, instances in zip(FRAMES, sets, strict=True):
+        image_id = FRAMES.index(frame) + 1
+        ids = [a["id"] for a in content["annotations"] if a["image_id"] == image_id]
+        expected = instances[np.array([i not in removed for i in ids], bool)]
+        assert read_labels(root / "after", frame).to_json() == expected.to_json()
+
+
+def test_new_annotations_join_and_ids_stay(labels: Path, tmp_path: Path) -> None:
+    content = exported(labels)
+    assert [a["id"] for a in content["annotations"]] == [1, 2, 3]
+    polygon = [[10.0, 6.0, 20.0, 6.0, 20.0, 14.0, 10.0, 14.0]]
+    new = {"id": 70, "image_id": 2, "category_id": 5, "segmentation": polygon}
+    content["annotations"] = [content["annotations"][2], content["annotations"][0], new]
+    import_labels(save(tmp_path / "edited.json", content), tmp_path / "L1_edited")
+    added = read_labels(tmp_path / "L1_edited", FRAMES[1])
+    assert (added.decode()[0] == rectangle(10, 6, 10, 8)).all()
+    assert added.boxes.tolist() == [[10, 6, 20, 14]]
+    assert added.scores is not None
+    assert added.scores.tolist() == [1]
+    again = exported(tmp_path / "L1_edited")
+    assert [a["id"] for a in again["annotations"]] == [1, 70, 3]
+    assert again["annotations"][2] == content["annotations"][0]
+
+
+def test_masks_in_every_form_are_the_same(labels: Path, tmp_path: Path) -> None:
+    content = exported(labels)
+    mask = rectangle(3, 4, 7, 5)
+    column_by_column = mask.T.reshape(-1).astype(int)
+    changes = np.flatnonzero(np.diff(column_by_column)) + 1
+    runs = np.diff([0, *changes, mask.size]).tolist()
+    forms: list[Any] = [
+        rle.encode(mask),
+        {"size": [HEIGHT, WIDTH], "counts": runs},
+        [[3, 4, 10, 4, 10, 9, 3, 9]],
+        [[3, 4, 6, 4, 6, 9, 3, 9], [6, 4, 10, 4, 10, 9, 6, 9]],
+    ]
+    for number, form in enumerate(forms):
+        content["annotations"] = [{"id": 8, "image_id": 1, "segmentation": form, "iscrowd": 1}]
+        (found, *_) = read_coco(save(tmp_path / f"{number}.json", content))
+        assert (found.instances.decode()[0] == mask).all()
+        assert found.instances.boxes.tolist() == [[3, 4, 10, 9]]
+
+
+def test_labels_of_smaller_masks_come_back_at_the_size_of_the_images(tmp_path: Path) -> None:
+    labels, data, split = tmp_path / "L0", tmp_path / "data", tmp_path / "split.txt"
+    boxes = np.array([[3, 4, 10, 9]])
+    write_labels(labels, FRAMES[0], Instances([rle.encode(rectangle(3, 4, 7, 5))], boxes))
+    write_image(FRAMES[0].image_path(data), np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.uint8))
+    write_split(split, FRAMES[:1])
+    export_labels(labels, split, data, tmp_path / "L0.json")
+    import_labels(tmp_path / "L0.json", tmp_path / "back", split=split)
+    found = read_labels(tmp_path / "back", FRAMES[0])
+    assert found.scores is None
+    assert found.size == (2 * HEIGHT, 2 * WIDTH)
+    assert found.boxes.tolist() == [[6, 8, 20, 18]]
+    again = to_coco(tmp_path / "back", FRAMES[:1])
+    assert again == json.loads((tmp_path / "L0.json").read_text())
+
+
+@pytest.mark.parametrize("box", [[3, 4, 6.5, 5], [3, 4, 0, 5]])
+def test_boxes_that_labels_without_scores_cannot_hold_are_kept(
+    tmp_path: Path, box: list[float]
+) -> None:
+    write_labels(
+        tmp_path,
+        FRAMES[0],
+        Instances([rle.encode(rectangle(3, 4, 7, 5))], np.array([[3, 4, 10, 9]])),
+    )
+    content = to_coco(tmp_path, FRAMES[:1])
+    content["annotations"][0]["bbox"] = box
+    import_labels(save(tmp_path / "edited.json", content), tmp_path / "back")
+    again = to_coco(tmp_path / "back", FRAMES[:1])
+    assert again["annotations"] == content["annotations"]
+
+
+def test_images_of_other_names_are_mapped(labels: Path, tmp_path: Path) -> None:
+    content = exported(labels)
+    for number, image in enumerate(content["images"]):
+        image["file_name"] = f"upload-{number}.png"
+    coco = save(tmp_path / "tool.json", content)
+    with pytest.raises(InputError, match=r"images\[0\]: 'upload-0.png' is not named as exported"):
+        import_labels(coco, tmp_path / "none")
+    lines = ["train/a 3", "train/a 4", "train/b 12"]
+    names = save(tmp_path / "names.json", {f"upload-{i}.png": line for i, line in enumerate(lines)})
+    import_labels(coco, tmp_path / "mapped", names)
+    assert len(read_labels(tmp_path / "mapped", FRAMES[0])) == 2
+    assert len(read_labels(tmp_path / "mapped", FrameRef("train/b", 12))) == 1
+    for wrong in ("train/a", "train/a x", "../a 3", 7):
+        path = save(tmp_path / "wrong.json", {"upload-0.png": wrong})
+        with pytest.raises(InputError, match=r"'upload-0\.png' is given as"):
+            frame_names(path)
+    few = save(tmp_path / "few.json", {"upload-0.png": "train/a 3"})
+    with pytest.raises(InputError, match=r"'upload-1\.png' is not among --names"):
+        import_labels(coco, tmp_path / "none", few)
+
+
+def test_names_with_backslashes_are_read(labels: Path, tmp_path: Path) -> None:
+    content = exported(labels)
+    content["images"][0]["file_name"] = "train\\a\\000003.jpg"
+    assert read_coco(save(tmp_path / "windows.json", content))[0].frame == FRAMES[0]
+
+
+def change(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda annotation: annotation.update(values)
+
+
+def square(*numbers: float) -> Callable[[dict[str, Any]], None]:
+    return change(segmentation=[list(numbers)])
+
+
+def runs(size: list[int], counts: Any) -> Callable[[dict[str, Any]], None]:
+    return change(segmentation={"size": size, "counts": counts})
+
+
+SIZE = [HEIGHT, WIDTH]
+BROKEN = {
+    "no mask": (change(segmentation=[]), "has no 'segmentation'"),
+    "text": (change(segmentation="mask"), "has no 'segmentation'"),
+    "cut runs": (runs(SIZE, "P`0"), "runs that do not fill its mask"),
+    "few runs": (runs(SIZE, [100, 7]), "runs that do not fill its mask"),
+    "negative run": (runs(SIZE, [-1, HEIGHT * WIDTH + 1]), "runs that do not fill its mask"),
+    "no size": (change(segmentation={"counts": [1, 2]}), "a mask without 'size'"),
+    "size": (runs([4, 4], [8, 8]), "a mask of 4 x 4 on an image of 24 x 36"),
+    "empty": (runs(SIZE, [HEIGHT * WIDTH]), "covers no pixel"),
+    "line": (square(1, 1, 5, 5), r"a polygon that is not \[x, y"),
+    "odd": (square(1, 1, 5, 5, 7, 7, 8), r"a polygon that is not \[x, y"),
+    "not a number": (square(1, 1, 5, 5, 7, float("nan")), r"a polygon that is not \[x, y"),
+    "far": (square(1, 1, 500, 5, 7, 9), "far outside its image"),
+    "outside": (square(40, 30, 45, 30, 45, 35), "covers no pixel"),
+    "box": (change(bbox=[1, 2, -3, 4]), "has the 'bbox'"),
+    "short box": (change(bbox=[1, 2, 3]), "has the 'bbox'"),
+    "score": (change(score=1.5), "has the score 1.5"),
+    "no score": (change(score="high"), "has the score 'high'"),
+    "image": (change(image_id=99), r"belongs to no image of the file \(image_id 99\)"),
+    "same id": (change(id=1), "has an id that another one has"),
+    "no id": (change(id=None), "lacks a whole number as 'id'"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_annotation_is_named_and_nothing_is_written(
+    labels: Path, tmp_path: Path, kind: str
+) -> None:
+    damage, words = BROKEN[kind]
+    content = exported(labels)
+    damage(content["annotations"][1])
+    name = {"same id": "with id 1", "no id": "at position 1"}.get(kind, "with id 2")
+    coco = save(tmp_path / "edited.json", content)
+    with pytest.raises(InputError, match=rf"edited.json: annotation {name} .*{words}.*\.$"):
+        import_labels(coco, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.json"))
+    damage(content["annotations"][2])
+    with pytest.raises(InputError, match=rf"{words}.* \([23] annotations are broken\)"):
+        import_labels(save(coco, content), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"file_name": None}, "lacks 'id' or 'file_name'"),
+        ({"file_name": "000001.jpg"}, "is not named as exported"),
+        ({"file_name": "/train/a/000001.jpg"}, "is not named as exported"),
+        ({"file_name": "../a/000001.jpg"}, "is not named as exported"),
+        ({"file_name": "train/a/000003.png"}, "occurs twice"),
+        ({"id": 1}, "occurs twice"),
+        ({"file_name": "train/a/000009.jpg"}, "which is not in the split"),
+        ({"width": 0}, "give both in pixels"),
+        ({"height": None}, "give both in pixels"),
+    ],
+)
+def test_a_broken_image_is_named(
+    labels: Path, tmp_path: Path, values: dict[str, Any], words: str
+) -> None:
+    content = exported(labels)
+    content["images"][1].update(values)
+    write_split(tmp_path / "split.txt", [FrameRef("train/a", 3), FrameRef("train/a", 4)])
+    coco = save(tmp_path / "edited.json", content)
+    with pytest.raises(InputError, match=rf"images\[1\].*{words}"):
+        import_labels(coco, tmp_path / "out", split=tmp_path / "split.txt")
+    assert not list(tmp_path.glob("out/**/*.json"))
+
+
+def test_results_without_images_are_refused(labels: Path, tmp_path: Path) -> None:
+    results = save(tmp_path / "results.json", exported(labels)["annotations"])
+    with pytest.raises(InputError, match="export it as a COCO data set, not as results"):
+        import_labels(results, tmp_path / "out")
+
+
+def test_ignored_annotations_are_left_out_unless_wanted(labels: Path, tmp_path: Path) -> None:
+    content = exported(labels)
+    content["annotations"][0]["ignore"] = 1
+    coco = save(tmp_path / "edited.json", content)
+    assert [len(found.ids) for found in read_coco(coco)] == [1, 0, 1]
+    assert [len(found.ids) for found in read_coco(coco, ignored=True)] == [2, 0, 1]
+
+
+def test_commands_export_and_import(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = FRAMES[:2]
+    for frame in frames:
+        write_image(frame.image_path(tmp_path / "data"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    write_split(tmp_path / "split.txt", frames)
+    coco, back = str(tmp_path / "L1.json"), str(tmp_path / "back")
+    split = ["--split", str(tmp_path / "split.txt")]
+    main(
+        [
+            "labels",
+            "export",
+            "--labels",
+            str(labels),
+            *split,
+            "--data",
+            str(tmp_path / "data"),
+            "--out",
+            coco,
+        ]
+    )
+    command = ["labels", "import", "--coco", coco, "--out", back, *split]
+    main(command)
+    assert "2 instances in 2 frames" in capsys.readouterr().out
+    assert check(back, frames) == []
+    # Labels that a detector was trained on do not change under it.
+    content = json.loads(Path(coco).read_text())
+    content["annotations"].pop()
+    save(Path(coco), content)
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert "made with another inputs" in capsys.readouterr().err
+    assert len(read_labels(back, frames[0])) == 2
+
+
+@pytest.fixture
+def world(labels: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Labels, a split and grey frames."""
+    for frame in FRAMES:
+        grey = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+        write_image(frame.image_path(tmp_path / "data").with_suffix(".png"), grey)
+    write_split(tmp_path / "split.txt", FRAMES)
+    return labels, tmp_path / "split.txt", tmp_path / "data"
+
+
+def test_labels_are_drawn_where_they_are(world: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    show_labels(*world, tmp_path / "shown", count=0, width=WIDTH)
+    names = sorted(path.name for path in (tmp_path / "shown").iterdir())
+    assert names == ["train-a-000003.jpg", "train-a-000004.jpg", "train-b-000012.jpg"]
+    first, empty = (read_image(tmp_path / "shown" / name).astype(int) for name in names[:2])
+    assert abs(empty - 90).max() < 12
+    for left in (3, 12):
+        assert (abs(first[6:8, left + 2 : left + 5] - 90).max(-1) > 40).all()
+    assert abs(first[18:, 24:] - 90).max() < 30
+
+
+def test_a_sheet_shows_chosen_frames_and_sure_labels(
+    world: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheets = []
+    for number, score in enumerate((0.0, 0.6, 0.95)):
+        out = tmp_path / f"sheet{number}.png"
+        show_labels(*world, out, frames="train/a 3,  train/b 12", score=score, width=72, columns=2)
+        sheets.append(read_image(out).astype(int))
+    assert sheets[0].shape[1] == 2 * 72 + 3 * 8
+    assert "2 of 3 labelled frames" in capsys.readouterr().out
+    coloured = [(np.ptp(sheet, axis=-1) > 30).sum() for sheet in sheets]
+    assert coloured[0] > coloured[1] > coloured[2] == 0
+    with pytest.raises(InputError, match="has no labelled frame 'train/a 9'"):
+        show_labels(*world, tmp_path / "none", frames="train/a 9")
+    with pytest.raises(InputError, match="--columns is 0"):
+        show_labels(*world, tmp_path / "none.png", columns=0)
