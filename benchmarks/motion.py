@@ -6,8 +6,9 @@
 The baseline is a mode of the same code: disparity of all three frames although the losses read one,
 structural similarity by average pooling, the ground plane by a loop over the batch and its tries, single
 precision, gradients for modules that a phase does not train, and every loss term read on the host at every
-step. Both modes run in turn in one process, so
-that whatever else the machine does meets both. `--baseline` runs that mode alone, e.g. for a profiler.
+step. Both modes run in turn in one process, so that whatever else the machine does meets both. `--baseline`
+runs that mode alone, e.g. for a profiler. The last column is the ratio of the multiplications in convolutions
+and matrix products: what could be gained at most if both ran at the speed of the machine's arithmetic.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from moduv import geometry
 from moduv.engine import distributed
@@ -149,6 +151,13 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def arithmetic(training: Training) -> float:
+    """Floating-point operations of the convolutions and matrix products of one step."""
+    with FlopCounterMode(display=False) as counter:
+        training.step()
+    return float(counter.get_total_flops())
+
+
 def seconds_of(training: Training) -> float:
     """Wall time of one step, with everything the device had to do for it."""
     start = time.perf_counter()
@@ -173,22 +182,27 @@ def main() -> None:
     ours = "compile" if options.compile else "ours"
     modes = ["baseline"] if options.baseline else [ours, "baseline"]
     print(
-        f"| {options.phase} | batch | " + " | ".join(f"{m}, images/s" for m in modes) + " | ratio |"
+        f"| {options.phase} | batch | "
+        + " | ".join(f"{m}, images/s" for m in modes)
+        + " | ratio | arithmetic |"
     )
-    print("|---|---|" + "---|" * (len(modes) + 1))
+    print("|---|---|" + "---|" * (len(modes) + 2))
     for network, size, batch in product(options.networks, options.sizes, options.batches):
         height, width = (int(side) for side in size.split("x"))
         runs = {m: Training(network, (height, width), batch, options.phase, m) for m in modes}
         times: dict[str, list[float]] = {mode: [] for mode in modes}
-        for repeat in range(options.repeat + 1):
+        # The first step allocates and compiles, so it is not timed.
+        operations = {mode: arithmetic(training) for mode, training in runs.items()}
+        for _ in range(options.repeat):
             for mode, training in runs.items():
-                seconds = seconds_of(training)
-                if repeat:  # the first step allocates and compiles
-                    times[mode].append(seconds)
+                times[mode].append(seconds_of(training))
         rates = [batch / statistics.median(times[mode]) for mode in modes]
         ratio = f"{rates[0] / rates[-1]:.2f}" if len(modes) > 1 else ""
+        work = f"{operations[modes[-1]] / operations[modes[0]]:.2f}"
         cells = " | ".join(f"{rate:.2f}" for rate in rates)
-        print(f"| {network}, {height} x {width} | {batch} | {cells} | {ratio} |", flush=True)
+        print(
+            f"| {network}, {height} x {width} | {batch} | {cells} | {ratio} | {work} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 import typing
 from collections.abc import Callable
@@ -26,9 +27,14 @@ class Command:
     function: str
     section: str | None
     help: str
+    words: str = ""
+    """The argument that takes the words after the command."""
 
 
 COMMANDS = {
+    "run": Command(
+        "moduv.rounds.run:run_videos", None, "clips in, detector out: every stage", words="sources"
+    ),
     "street render": Command(
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
@@ -128,15 +134,18 @@ def with_exit_codes(work: Callable[[], Any]) -> None:
 
 def run_command(name: str, arguments: list[str]) -> Any:
     """Parse the options of a command and call its function."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     command = COMMANDS[name]
     function = load_function(command.function)
-    parser = ArgumentParser(
-        prog=f"moduv {name}", description=inspect.getdoc(function), exit_on_error=True
-    )
+    summary = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
+    words = f" {command.words.upper()} …" if command.words else ""
+    usage = f"moduv {name}{words} [options]"
+    parser = ArgumentParser(prog=f"moduv {name}", usage=usage, description=summary)
     parser.add_argument("--cfg", action="config", help="YAML file with options of this command")
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    arguments = normalised(arguments, function, command.words)
     if command.section is not None:
         parser.add_argument(
             "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
@@ -147,6 +156,31 @@ def run_command(name: str, arguments: list[str]) -> Any:
     options = parser.instantiate(parser.parse_args(arguments))
     values = vars(options)
     return function(**{key: values[key] for key in inspect.signature(function).parameters})
+
+
+def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
+    """Arguments as people type them in the form that the parser takes.
+
+    Words before the first option become the list `words`; `--some-flag` becomes `--some_flag`, and
+    `true` follows where a flag of the function stands alone.
+    """
+    count = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if words and count:
+        arguments = [f"--{words}={json.dumps(arguments[:count])}", *arguments[count:]]
+    hints = typing.get_type_hints(function)
+    result = []
+    for position, word in enumerate(arguments):
+        name, equals, value = word.removeprefix("--").partition("=")
+        known = name.replace("-", "_") in hints
+        if not word.startswith("--") or not known:
+            result.append(word)
+            continue
+        name = name.replace("-", "_")
+        result.append(f"--{name}{equals}{value}")
+        last = position + 1 == len(arguments) or arguments[position + 1].startswith("--")
+        if hints[name] is bool and not equals and last:
+            result.append("true")
+    return result
 
 
 def load_function(path: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from moduv.labels.store import read_labels
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 
-ASPECT_TOLERANCE = 0.02
+ASPECT_TOLERANCE = 0.12
 """Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
 
 

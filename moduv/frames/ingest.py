@@ -104,7 +104,7 @@ def name_clips(sources: Sequence[Path]) -> dict[str, Path]:
         for clip in found:
             name = _name(clip, source)
             if len(sources) > 1 and clip != source:
-                name = f"{source.resolve().name}-{name}"
+                name = "_".join(f"{source.resolve().name}-{name}".split())
             if name in named:
                 raise InputError(
                     f"{clip}: its segment would be called {name!r} like that of {named[name]}; rename one."
@@ -214,6 +214,8 @@ def _known_camera(clip: Path) -> Path:
 
 
 def _name(clip: Path, source: Path) -> str:
-    """The segment's name: the way from the source, in one word."""
-    way = clip.relative_to(source).with_suffix("").as_posix() if clip != source else clip.stem
-    return way.replace("/", "-").strip(".") or clip.stem
+    """The segment's name: the way from the source, in one word, for split files have a frame a line."""
+    way = clip.relative_to(source) if clip != source else Path(clip.name)
+    if not clip.is_dir():
+        way = way.with_suffix("")
+    return "_".join(way.as_posix().replace("/", "-").split()).strip(".") or "clip"

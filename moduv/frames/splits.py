@@ -44,6 +44,26 @@ def read_split(path: str | Path) -> list[FrameRef]:
     return frames
 
 
+def hold_out(frames: Iterable[FrameRef], every: int = 10) -> tuple[list[FrameRef], list[FrameRef]]:
+    """Frames to train on and frames to look at afterwards.
+
+    Every `every`-th segment is held out; where there are fewer segments, the last frames of each are.
+    """
+    frames = list(frames)
+    segments = list(dict.fromkeys(frame.segment for frame in frames))
+    if len(segments) >= every:
+        held = set(segments[every - 1 :: every])
+        kept = [frame for frame in frames if frame.segment not in held]
+        return kept, [frame for frame in frames if frame.segment in held]
+    train, val = [], []
+    for segment in segments:
+        own = [frame for frame in frames if frame.segment == segment]
+        cut = len(own) - max(1, len(own) // every)
+        train += own[:cut]
+        val += own[cut:]
+    return train, val
+
+
 def write_split(path: str | Path, frames: Iterable[FrameRef]) -> None:
     """Write a split file, atomically."""
     with atomic_path(path) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,12 @@ def _predict(
         field_of_view=training.field_of_view,
         focal_factor=manifest["results"].get("focal_factor", 1.0),
     )
+    start = time.monotonic()
     for frame, arrays in predict_frames(model, triplets, training, config):
         write_npz(frame.file(out, ".npz"), **arrays)
     distributed.barrier()
+    if todo:
+        say(f"  {len(todo) / (time.monotonic() - start):.1f} frames a second")
     return {"frames": len(frames), "edges": edges}
 
 

@@ -22,6 +22,7 @@ from moduv.motion.data import Triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.networks.learned_camera import LearnedCamera
+from moduv.motion.networks.motion_fields import MotionFieldDecoder
 from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES, MotionConfig, Phase
 
@@ -118,6 +119,10 @@ def _train(
     scratch = load_initial_weights(model, config.resnet_weights, config.litemono_weights)
     if scratch:
         say(f"  from scratch: {', '.join(scratch)}")
+    if config.losses.flow_parametrisation == "residual":
+        decoder = model.motion_dec
+        if isinstance(decoder, MotionFieldDecoder):
+            decoder.quieten()  # its noise would hide the ego flow that it is added to
     if config.learn_focal and guessed:
         model.camera = LearnedCamera()
     model.to(distributed.device())

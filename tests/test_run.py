@@ -1,0 +1,225 @@
+"""`moduv run`: from video files to a detector, a report and a diagnosis."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from moduv.cli import main
+from moduv.engine.config import read_preset
+from moduv.engine.files import read_json
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import hold_out, read_split
+from moduv.rounds.run import duration, motion_size
+
+
+def write_video(path: Path, step: int, frames: int = 9, brightness: float = 1.0) -> None:
+    """A textured street that shifts by `step` of 160 pixels a frame, with a square that moves more."""
+    noise = np.random.default_rng(len(path.name)).integers(0, 255, (12, 60, 3)).astype(np.uint8)
+    wide = cv2.resize(noise, (800, 96), interpolation=cv2.INTER_CUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height, stream.bit_rate = 160, 96, 4_000_000
+        for index in range(frames):
+            image = wide[:, step * index : step * index + 160].copy()
+            image[40:70, 20 + 9 * index : 50 + 9 * index] = (200, 40, 40)
+            image = (image * brightness).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 12)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset of a few steps, in which whatever the networks say becomes a label."""
+    sections = read_preset("street")
+    motion = sections["motion"]
+    loops = {
+        name: {**loop, "steps": 2, "batch_size": 2, "halve_every": 0, "warmup": 0}
+        for name, loop in motion["loops"].items()
+    }
+    sections["motion"] = {**motion, "height": 64, "width": 96, "loops": loops}
+    everything = {"motion_threshold": 0.0, "eps": 1e6, "min_samples": 1, "snap": False}
+    sections["initial_labels"] = {**sections["initial_labels"], **everything, "workers": 1}
+    for name in ("moving2mobile", "large", "small", "final"):
+        sections[name] = {**sections[name]}
+        sections[name]["loop"] = {**sections[name]["loop"], "steps": 2, "batch_size": 2}
+    sections["mobile_labels"]["score_threshold"] = 0.02
+    sections["aggregated_labels"] |= {"large_score": 0.02, "small_score": 0.02}
+    limits = {"triplets": 8, "covered": 1.1, "relief": 0.0, "labels": 0.0}
+    sections["run"] = {"max_width": 480, "score": 0.1, "limits": limits}
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for name, step in (("morning", 3), ("evening drive", 4)):
+        write_video(folder / f"{name}.mp4", step)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(videos: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "mine"
+    main(["run", str(videos), "--out", str(out), "--preset", str(tiny), "--every", "1"])
+    return out
+
+
+def test_videos_become_a_detector_labels_and_a_report(finished: Path) -> None:
+    detections = read_json(finished / "detections.json")
+    frames = read_split(finished / "frames/splits/train_files.txt")
+    names = {image["file_name"] for image in detections["images"]}
+    assert names == {f"{frame.segment}/{frame.index:06d}.jpg" for frame in frames}
+    assert (finished / "R3_Final/weights.pth").is_file()
+    metrics = read_json(finished / "evaluation/metrics.json")
+    assert {"L0", "L1", "L2", "Final"} <= set(metrics)
+    assert -1 <= metrics["L0"]["labels/consistency"] <= 1
+    page = (finished / "report.html").read_text()
+    assert "moduv: mine" in page
+    assert "https://" not in page
+
+
+def test_held_out_frames_are_not_trained_on(finished: Path) -> None:
+    train, val = (read_split(finished / f"splits/{name}_files.txt") for name in ("train", "val"))
+    assert val
+    assert not set(train) & set(val)
+    labelled = {p.stem for p in (finished / "L1_pseudo_labels").rglob("0*.json")}
+    assert labelled == {f"{frame.index:06d}" for frame in train}
+
+
+def test_the_same_command_again_changes_nothing(
+    finished: Path, videos: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = (finished / "R3_Final/weights.pth").stat().st_mtime_ns
+    arguments = ["run", str(videos), "--out", str(finished), "--every", "1"]
+    main([*arguments, "--preset", str(tiny)])
+    told = capsys.readouterr().out
+    assert "round train: finished before" in told
+    assert "[13/13] report: open" in told
+    assert (finished / "R3_Final/weights.pth").stat().st_mtime_ns == weights
+    assert refused([*arguments, "--preset", "paper"], capsys).count("was started with preset") == 1
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("moduv: error: ")
+    return told
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    videos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", str(videos), "--out", str(tmp_path / "out"), "--preset", str(tiny), "--dry-run"])
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[2:]] == [
+        *("frames", "motion", "motion_outputs", "L0", "moving2mobile", "L1", "large", "small"),
+        *("L2", "final", "detections", "evaluation", "report", "together"),
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("clip", "sentence"),
+    [
+        ({"step": 0}, "the camera moves in only 0%"),
+        ({"step": 3, "frames": 6}, "only 4 frames have both neighbours"),
+        ({"step": 3, "brightness": 0.1}, "frames are darker than grey level 25"),
+    ],
+)
+def test_unsuitable_videos_are_refused_with_their_figure(
+    clip: dict,
+    sentence: str,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_video(tmp_path / "in/clip.mp4", **{"frames": 12, **clip})
+    out = tmp_path / "out"
+    arguments = ["run", str(tmp_path / "in"), "--out", str(out), "--preset", str(tiny)]
+    told = refused([*arguments, "--every", "1"], capsys)
+    assert sentence in told
+    assert "--insist" in told
+    assert not (out / "motion").exists()
+
+
+def test_missing_weights_are_named_before_any_work(
+    videos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refused(["run", str(videos), "--out", "out", "--preset", "paper"], capsys)
+    assert "ckpts/" in told
+    assert "0_download_ckpts.sh" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_of_the_same_name_from_two_sources_are_kept_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moduv.frames.ingest import name_clips
+
+    for folder in ("one", "two"):
+        write_video(tmp_path / folder / "drive.mp4", 3, frames=3)
+    named = name_clips([tmp_path / "one", tmp_path / "two"])
+    assert set(named) == {"one-drive", "two-drive"}
+    told = refused(["run", str(tmp_path / "none"), "--out", str(tmp_path / "out")], capsys)
+    assert "no such folder or video" in told
+
+
+def test_every_tenth_segment_is_held_out() -> None:
+    many = [FrameRef(f"clip{s}", i) for s in range(25) for i in range(3)]
+    train, val = hold_out(many)
+    assert {frame.segment for frame in val} == {"clip9", "clip19"}
+    assert sorted(train + val) == sorted(many)
+    few = [FrameRef(f"clip{s}", i) for s in range(2) for i in range(20)]
+    train, val = hold_out(few)
+    assert [frame.index for frame in val] == [18, 19, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("frame", "size"),
+    [
+        ((96, 160), (96, 160)),
+        ((1080, 1920), (96, 160)),
+        ((1920, 1080), (160, 96)),
+        ((480, 640), (96, 128)),
+        ((1080, 1080), (128, 128)),
+    ],
+)
+def test_stage_1_sees_frames_in_about_their_aspect(
+    frame: tuple[int, int], size: tuple[int, int]
+) -> None:
+    assert motion_size((96, 160), frame) == size
+    assert motion_size((320, 480), (1280, 1920)) == (320, 480)
+    assert motion_size((320, 480), (720, 1280)) == (288, 512)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4, "4 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")]
+)
+def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_preset_is_proposed_by_the_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    from moduv.engine.hardware import propose_preset
+
+    name, why = propose_preset()
+    assert name in {"paper", "street"}
+    assert why
