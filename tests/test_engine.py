@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,41 @@ def test_accumulated_gradients_are_averaged(tmp_path: Path) -> None:
         return network.weight.detach()
 
     assert torch.allclose(weights(6, 1), weights(2, 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [0, 2])
+def test_averaged_weights_survive_a_stop(tmp_path: Path, stop_at: int) -> None:
+    plain = LoopConfig(steps=5, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
+    seen: list[Tensor] = []
+
+    def run(folder: str, config: LoopConfig, stop: int = 0) -> Tensor:
+        torch.manual_seed(0)
+        network = nn.Linear(3, 1)
+
+        def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+            if stop and state.step == stop:
+                raise KeyboardInterrupt
+            if folder == "plain" and state.step:
+                seen.append(network.weight.detach().clone())
+            return {"loss": network(batch).square().mean()}
+
+        fit(network, step, Numbers(), config, tmp_path / folder, label="numbers")
+        return network.weight.detach()
+
+    seen.append(run("plain", plain))
+    averaging = replace(plain, ema=0.5)
+    if stop_at:
+        with pytest.raises(KeyboardInterrupt):
+            run("averaged", averaging, stop_at)
+    found = run("averaged", averaging)
+    assert torch.equal(run("averaged", averaging), found)  # loaded, not averaged again
+    # The first weights count whole; later ones (1 + n) / (10 + n) less, half at most.
+    average = seen[0]
+    for number, weights in enumerate(seen[1:], 1):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weights
+    torch.testing.assert_close(found, average)
+    assert not torch.allclose(found, seen[-1])
 
 
 def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path: Path) -> None:

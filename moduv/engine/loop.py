@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from moduv.engine import checkpoint, distributed
+from moduv.engine.averaging import Average
 from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.log import JsonLines, WandbRun, say
+from moduv.engine.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class LoopConfig:
     """Batches whose gradients are averaged into one step."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0: not clipped."""
+    ema: float = 0.0
+    """Decay of the moving average that the weights are replaced by at the end; 0: they stay as they are."""
     bf16: bool = False
     workers: int = 0
     save_every: int = 500
@@ -209,10 +213,11 @@ def fit(
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
     optimizer = make_optimizer(modules, config)
-    start, sums = _resume(modules, optimizer, config, run_dir)
+    average = Average(modules, config.ema) if config.ema else None
+    start, sums = _resume(modules, optimizer, average, config, run_dir)
     if start >= config.steps:
         return
-    tally = _Tally(label, next(modules.parameters()).device, sums)
+    tally = Tally(label, next(modules.parameters()).device, sums)
     log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
     wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
     loader: DataLoader = DataLoader(
@@ -237,6 +242,10 @@ def fit(
     for index in bar:
         tally.add(index, _optimise(modules, optimizer, step, batches, index, config))
         done = index + 1
+        if average is not None:
+            average.update(modules)
+            if done == config.steps:
+                modules.load_state_dict(average.model.module.state_dict())
         logs = done % config.log_every == 0 or done == config.steps
         saves = done % config.save_every == 0 or done == config.steps
         if logs or saves:
@@ -253,56 +262,9 @@ def fit(
                 wandb_run.log(means, done)
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         if saves:
-            _save(modules, optimizer, config, run_dir, done, tally.values())
+            _save(modules, optimizer, average, config, run_dir, done, tally.values())
     if wandb_run is not None:
         wandb_run.finish()
-
-
-class _Tally:
-    """Sums of the logged terms since the last log line, kept on the device.
-
-    Reading a number waits for everything the device has still to do, so numbers are read only when a
-    line is logged or a state saved; a loss that was not finite in between is remembered.
-    """
-
-    def __init__(self, label: str, device: torch.device, sums: dict[str, float]) -> None:
-        self.label = label
-        self._sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in sums.items()
-        }
-        self._first_bad = torch.tensor(torch.iinfo(torch.int64).max, device=device)
-
-    def add(self, index: int, terms: dict[str, Tensor]) -> None:
-        """Count a step's terms."""
-        bad = torch.where(terms["loss"].isfinite(), self._first_bad, index)
-        self._first_bad = torch.minimum(self._first_bad, bad)
-        ones = torch.ones_like(terms["loss"], dtype=torch.float64)
-        for name, value in {**terms, "steps": ones}.items():
-            before = self._sums.get(name)
-            self._sums[name] = value.double() if before is None else before + value
-
-    def check(self) -> None:
-        """Raise InputError when a loss was not finite."""
-        step = int(self._first_bad)
-        if step == torch.iinfo(torch.int64).max:
-            return
-        bad = [name for name, value in self.values().items() if not math.isfinite(value)]
-        raise InputError(
-            f"{self.label}: the loss is not finite at step {step} ({', '.join(bad)}); "
-            "check the data or lower the learning rate; the last saved state is kept."
-        )
-
-    def values(self) -> dict[str, float]:
-        """The sums so far and the number of `steps` behind them."""
-        return {name: float(value) for name, value in self._sums.items()}
-
-    def means(self) -> dict[str, float]:
-        """The means since the last call, and a new start."""
-        sums = self.values()
-        self._sums = {}
-        count = sums.pop("steps")
-        return {name: value / count for name, value in sums.items()}
 
 
 def _optimise(
@@ -348,6 +310,7 @@ def _generator(seed: int, step: int, part: int, device: torch.device) -> torch.G
 def _save(
     modules: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: Average | None,
     config: LoopConfig,
     run_dir: Path,
     step: int,
@@ -361,12 +324,18 @@ def _save(
             "config": _identity(config),
             "sums": sums,
         }
+        if average is not None:
+            state["average"] = average.model.state_dict()
         checkpoint.save(run_dir / "train_state.pt", state)
     distributed.barrier()
 
 
 def _resume(
-    modules: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig, run_dir: Path
+    modules: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    config: LoopConfig,
+    run_dir: Path,
 ) -> tuple[int, dict[str, float]]:
     path = run_dir / "train_state.pt"
     if not path.is_file():
@@ -378,10 +347,15 @@ def _resume(
         )
     checkpoint.load_strict(modules, state["modules"], path)
     optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.model.load_state_dict(state["average"])
     return int(state["step"]), dict(state["sums"])
 
 
 def _identity(config: LoopConfig) -> dict[str, Any]:
     """The settings that decide the weights; how often is saved and logged does not."""
     loose = {"save_every", "log_every", "workers"}
-    return {key: value for key, value in to_dict(config).items() if key not in loose}
+    settings = {key: value for key, value in to_dict(config).items() if key not in loose}
+    if not config.ema:  # states from before there was one
+        del settings["ema"]
+    return settings
