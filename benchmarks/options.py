@@ -1,0 +1,82 @@
+"""What each option of the detector's recipe is worth: the final round of a finished run, seed by seed.
+
+    bash scripts/quickstart.sh
+    python benchmarks/options.py --run save/street --data data/street [--options plain ema] [--seeds 0 1 2]
+
+Everything but the option is as in the preset `street`: labels L2, network, length. Trainings are kept under
+`--out` and not repeated. Prints mean and standard deviation over the seeds on the held-out frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from moduv.detector.predict import detections_to_coco, predict
+from moduv.detector.train import load_detector
+from moduv.engine.config import load_preset
+from moduv.engine.files import read_json, write_json
+from moduv.evaluation.coco import select_images
+from moduv.evaluation.detection import evaluate
+from moduv.frames.splits import read_split
+from moduv.rounds.recipe import Recipe, train_round
+
+METRICS = ("box/AP50", "box/AP", "mask/AP50", "box/recall_small", "box/recall_static")
+
+
+def recipes() -> dict[str, Recipe]:
+    """The final round's recipe with one option at a time."""
+    plain = load_preset(Recipe, "street", "final")
+    return {
+        "plain": plain,
+        "ema": replace(plain, loop=replace(plain.loop, ema=0.99)),
+    }
+
+
+def measure(recipe: Recipe, run: Path, data: Path, out: Path) -> dict[str, float]:
+    """Train a detector on the run's L2, unless it is there, and measure it on held-out frames."""
+    train_round(data, data / "splits/train_files.txt", run / "L2_pseudo_labels", out, recipe)
+    if (out / "metrics.json").is_file():
+        return read_json(out / "metrics.json")
+    frames = read_split(data / "splits/val_files.txt")
+    names = [frame.image_path(data).relative_to(data).as_posix() for frame in frames]
+    truth = select_images(data / "annotations/val.json", names)
+    numbers = {image["file_name"]: image["id"] for image in truth["images"]}
+    results = []
+    found = predict(load_detector(out), frames, data, batch_size=8)
+    for (_, predictions), name in zip(found, names, strict=True):
+        results += detections_to_coco(predictions, numbers[name])
+    metrics = evaluate(truth, results, areas="street")
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("save/street"))
+    parser.add_argument("--data", type=Path, default=Path("data/street"))
+    parser.add_argument("--out", type=Path, default=Path("save/options"))
+    parser.add_argument("--options", nargs="+", choices=list(recipes()), default=list(recipes()))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    table: dict[str, list[dict[str, float]]] = {}
+    for seed in options.seeds:
+        for name in options.options:
+            recipe = recipes()[name]
+            recipe = replace(recipe, loop=replace(recipe.loop, seed=seed))
+            metrics = measure(recipe, options.run, options.data, options.out / f"{name}_{seed}")
+            table.setdefault(name, []).append(metrics)
+    print("| option | " + " | ".join(METRICS) + " |")
+    print("|---|" + "---|" * len(METRICS))
+    for name, rows in table.items():
+        values = [[row[metric] for row in rows] for metric in METRICS]
+        cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" for v in values]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
