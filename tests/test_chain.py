@@ -210,6 +210,26 @@ def test_empty_split_and_missing_intrinsics_are_refused(
     assert not (motion.out / "weights").exists()
 
 
+def test_a_run_without_truth_is_measured_and_reported(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copy / "run/evaluation")
+    shutil.rmtree(copy / "street/truth")
+    for link in chain(copy)[-2:]:
+        position = link.arguments.index("--annotations")
+        main(link.arguments[:position] + link.arguments[position + 2 :])
+    table = capsys.readouterr().out
+    assert "kept" in table
+    assert "AP50" not in table
+    metrics = read_json(copy / "run/evaluation/metrics.json")
+    assert set(metrics) == {"L0", "L1", "L2", "Final"}
+    assert metrics["L2"]["labels/count"] > 0
+    assert len(read_json(copy / "run/evaluation/images.json")["images"]) == 3
+    page = (copy / "out/report.html").read_text()
+    assert "From round to round" in page
+    assert 'data-switch="truth"' not in page
+
+
 def test_unknown_commands_list_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["motion", "dance"])
