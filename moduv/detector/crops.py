@@ -119,9 +119,9 @@ class CropMasks:
     def resized(self, height: int, width: int) -> CropMasks:
         """The masks at another image size, each pixel as torchvision resizes full-size masks."""
         rows, columns = _nearest(self.size[0], height), _nearest(self.size[1], width)
-        left, right = (torch.searchsorted(columns, self.places[:, side]) for side in (0, 2))
-        top, bottom = (torch.searchsorted(rows, self.places[:, side]) for side in (1, 3))
-        places = torch.stack([left, top, right, bottom], 1)
+        x, y = self.places[:, 0::2].contiguous(), self.places[:, 1::2].contiguous()
+        places = torch.stack([torch.searchsorted(columns, x), torch.searchsorted(rows, y)], 2)
+        places = places.reshape(-1, 4)  # left, top, right, bottom
         device = self.pixels.device
         rows, columns = rows.to(device), columns.to(device)
         parts = [

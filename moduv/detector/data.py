@@ -100,4 +100,6 @@ def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> Labe
             f"{image.shape[1]}, another aspect; make the labels from these frames."
         )
     boxes = instances.boxes_at(*image.shape[:2])
-    return LabelledFrame(image, boxes, [MaskCrop.decode(rle) for rle in instances.masks], (height, width))
+    return LabelledFrame(
+        image, boxes, [MaskCrop.decode(rle) for rle in instances.masks], (height, width)
+    )

@@ -129,9 +129,7 @@ class Canvas:
 
     @classmethod
     def grey(cls, height: int, width: int) -> Canvas:
-        return cls(
-            np.full((height, width, 3), GREY, np.uint8), [], np.zeros((0, 4), np.float32)
-        )
+        return cls(np.full((height, width, 3), GREY, np.uint8), [], np.zeros((0, 4), np.float32))
 
     @property
     def size(self) -> tuple[int, int]:
