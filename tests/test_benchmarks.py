@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from moduv.detector.config import PAPER
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def motion() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("motion_benchmark", ROOT / "benchmarks/motion.py")
+def load(name: str) -> ModuleType:
+    path = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def motion() -> ModuleType:
+    return load("motion")
+
+
+@pytest.fixture(scope="module")
+def detector() -> ModuleType:
+    return load("detector")
 
 
 @pytest.mark.parametrize("phase", ["disp_init", "mask_init", "fine_tune"])
@@ -31,9 +44,11 @@ def test_both_modes_of_a_training_step_have_the_same_losses(motion: ModuleType, 
         for mode in ("ours", "baseline")
     }
     assert terms["ours"].keys() == terms["baseline"].keys()
+    # Ours runs in half precision where the machine is fast at it.
+    precision = 0.05 if motion.has_fast_bf16(torch.device("cpu")) else 1e-3
     for name, value in terms["ours"].items():
         if name not in {"loss", "above_ground"}:  # the ground is found by other random draws
-            torch.testing.assert_close(value, terms["baseline"][name], rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(value, terms["baseline"][name], rtol=precision, atol=1e-6)
 
 
 def test_the_looped_ground_plane_is_the_same_plane(motion: ModuleType) -> None:
@@ -42,3 +57,49 @@ def test_the_looped_ground_plane_is_the_same_plane(motion: ModuleType) -> None:
     points = torch.stack([x, 0.1 * x - 0.05 * z + 0.4, z], 1)  # (1, 3, 400)
     plane = motion.looped_plane(points, generator)
     torch.testing.assert_close(plane, torch.tensor([[0.1, -0.05, 0.4]]), atol=1e-3, rtol=0)
+
+
+def test_both_ways_to_a_sample_have_the_same_objects(detector: ModuleType, tmp_path: Path) -> None:
+    refs = detector.write_frames(tmp_path, (128, 192), 2)
+    places = (tmp_path / "frames", refs, tmp_path / "labels", detector.Augmentation())
+    frames, dense = (kind(*places) for kind in (detector.LabelledFrames, detector.DenseFrames))
+    for seed in range(6):
+        (image, target), (same_image, same) = frames[(seed % 2, seed)], dense[(seed % 2, seed)]
+        assert torch.equal(target["boxes"], same["boxes"])
+        masks, same_masks = target["masks"].dense().bool(), same["masks"].bool()
+        overlap = (masks & same_masks).sum((1, 2)) / (masks | same_masks).sum((1, 2))
+        assert overlap.mean() > 0.8  # of small discs, whose nearest pixels are rounded otherwise
+        assert (image / 255 - same_image).abs().mean() < 0.05
+
+
+def test_both_modes_of_a_detector_step_have_the_same_losses(
+    detector: ModuleType, tmp_path: Path
+) -> None:
+    refs = detector.write_frames(tmp_path, (128, 192), 1)
+    frames = detector.LabelledFrames(
+        tmp_path / "frames", refs, tmp_path / "labels", detector.Augmentation()
+    )
+    config = replace(PAPER, min_size=96, max_size=144, proposals_train=200, box_hidden=64)
+    terms = {
+        mode: detector.Training(config, [frames[(0, 0)]], mode).step()
+        for mode in ("ours", "baseline")
+    }
+    assert terms["ours"].keys() == terms["baseline"].keys()
+    for name, value in terms["ours"].items():
+        torch.testing.assert_close(value, terms["baseline"][name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_detector_benchmark_prints_its_table(
+    detector: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["detector.py", "--quick"])
+    threads = torch.get_num_threads()
+    detector.main()
+    torch.set_num_threads(threads)
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows][:3] == [
+        "sample, flip",
+        "sample, flip, jitter 0.5 to 1",
+        "step, street, float32, batch 2 / 1",
+    ]
+    assert all(float(row[column]) > 0 for row in rows for column in (1, 2, 3))

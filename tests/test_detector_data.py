@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from detector_world import HEIGHT, WIDTH, instances_of, paint, write_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moduv.detector.crops import CropMasks, MaskCrop
 from moduv.detector.data import LabelledFrames, labelled_frame
 from moduv.detector.transforms import (
     GREY,
@@ -20,7 +22,7 @@ from moduv.detector.transforms import (
     LabelledFrame,
     Placement,
     augment,
-    boxes_of_masks,
+    jitter_colours,
     place_objects,
 )
 from moduv.engine.errors import InputError
@@ -40,6 +42,15 @@ def frame_of(boxes: list[tuple[int, int, int, int]]) -> LabelledFrame:
     return labelled_frame(paint(boxes, np.random.default_rng(0)), instances_of(boxes), "a.json")
 
 
+def tight_boxes(masks: CropMasks) -> np.ndarray:
+    """Continuous boxes around the pixels of full-size masks."""
+    boxes = []
+    for mask in masks.dense().numpy():
+        ys, xs = np.nonzero(mask)
+        boxes.append([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+    return np.array(boxes).reshape(-1, 4)
+
+
 def no_other(_: np.random.Generator) -> LabelledFrame:
     raise AssertionError("no other frame is needed")
 
@@ -52,11 +63,10 @@ def test_flip_mirrors_boxes_with_the_image(
     frame = frame_of(boxes)
     config = Augmentation(flip=1.0, jitter=0.0)
     image, target = augment(frame, config, np.random.default_rng(seed), no_other)
-    mirrored = torch.from_numpy(frame.image[:, ::-1].copy()).permute(2, 0, 1) / 255
-    torch.testing.assert_close(image, mirrored)
+    assert torch.equal(image, torch.from_numpy(frame.image[:, ::-1].copy()).permute(2, 0, 1))
     expected = [(WIDTH - right, top, WIDTH - left, bottom) for left, top, right, bottom in boxes]
     np.testing.assert_allclose(target["boxes"], expected)
-    np.testing.assert_array_equal(boxes_of_masks(target["masks"].numpy().astype(bool)), expected)
+    np.testing.assert_array_equal(tight_boxes(target["masks"]), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,11 +77,11 @@ def test_scale_jitter_keeps_size_and_agreement_of_boxes_and_masks(
     config = Augmentation(flip=flip, jitter_min=factor, jitter_max=factor)
     image, target = augment(frame_of(boxes), config, np.random.default_rng(seed), no_other)
     assert image.shape == (3, HEIGHT, WIDTH)
-    assert target["masks"].shape == (len(target["boxes"]), HEIGHT, WIDTH)
+    assert target["masks"].dense().shape == (len(target["boxes"]), HEIGHT, WIDTH)
     assert target["labels"].tolist() == [1] * len(target["boxes"])
     sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
     assert (sides > config.min_side).all()
-    tight = boxes_of_masks(target["masks"].numpy().astype(bool))
+    tight = tight_boxes(target["masks"])
     # A mask of whole pixels can miss the exact box by half a pixel on either side.
     np.testing.assert_allclose(target["boxes"], tight, atol=0.51)
 
@@ -82,8 +92,8 @@ def test_the_canvas_around_a_shrunken_frame_is_grey(factor: float, seed: int) ->
     config = Augmentation(jitter_min=factor, jitter_max=factor)
     white = LabelledFrame(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), np.zeros((0, 4)), [], (1, 1))
     image, target = augment(white, config, np.random.default_rng(seed), no_other)
-    content = (image == 1).all(dim=0)
-    assert ((image == 1) | (image == GREY)).all()
+    content = (image == 255).all(dim=0)
+    assert ((image == 255) | (image == GREY)).all()
     assert content.sum() == round(HEIGHT * factor) * round(WIDTH * factor)
     assert len(target["boxes"]) == 0
 
@@ -121,8 +131,8 @@ def test_enlarged_frames_are_cropped_and_boxes_fit_what_is_left() -> None:
     placed = Placement(2 * HEIGHT, 2 * WIDTH, top=0, left=-100)
     masks, boxes = place_objects(frame, placed, (HEIGHT, WIDTH))
     assert boxes[0].tolist() == [0, 0, 60, 96]
-    assert masks[0].sum() == 60 * 96
-    assert not masks[1].any()
+    assert masks[0].pixels.sum() == 60 * 96
+    assert not masks[1].pixels.any()
 
 
 def test_too_small_and_hidden_objects_are_no_targets() -> None:
@@ -140,7 +150,7 @@ def test_masks_of_another_size_land_where_their_boxes_do() -> None:
         labelled_frame(image, small, "a.json"), PLAIN, np.random.default_rng(0), no_other
     )
     np.testing.assert_array_equal(target["boxes"], boxes)
-    np.testing.assert_array_equal(boxes_of_masks(target["masks"].numpy().astype(bool)), boxes)
+    np.testing.assert_array_equal(tight_boxes(target["masks"]), boxes)
 
 
 def test_shrinking_the_mask_of_a_large_frame_equals_resizing_it() -> None:
@@ -150,11 +160,11 @@ def test_shrinking_the_mask_of_a_large_frame_equals_resizing_it() -> None:
         [instances_of([(0, 0, 1, 1)]).masks[0]], np.array([[40, 10, 101, 71]]), None
     )
     frame = labelled_frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), instances, "a.json")
-    frame.masks[0] = type(frame.masks[0])(0, 0, disc)
-    masks, _ = place_objects(frame, Placement(HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH))
+    frame.masks[0] = MaskCrop(0, 0, disc)
+    (small,), _ = place_objects(frame, Placement(HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH))
     resized = cv2.resize(disc.astype(np.float32), (WIDTH // 2, HEIGHT // 2)) > 0.5
-    overlap = (masks[0][: HEIGHT // 2, : WIDTH // 2] & resized).sum()
-    assert overlap / (masks[0][: HEIGHT // 2, : WIDTH // 2] | resized).sum() > 0.95
+    assert small.pixels.shape == resized.shape
+    assert (small.pixels & resized).sum() / (small.pixels | resized).sum() > 0.95
 
 
 def test_mosaic_fills_the_canvas_with_other_frames() -> None:
@@ -173,20 +183,50 @@ def test_pasted_objects_hide_what_is_below_them() -> None:
         frame_of([(30, 0, 60, 60), (95, 5, 120, 30)]), Placement(HEIGHT, WIDTH), np.array([0, 1])
     )
     assert canvas.boxes.tolist() == [[10, 10, 30, 50], [30, 0, 60, 60], [95, 5, 120, 30]]
-    assert not (canvas.masks[0] & canvas.masks[1]).any()
-    red = (np.abs(canvas.image - np.array([220, 40, 30]) / 255) < 1e-6).all(axis=2)
-    np.testing.assert_array_equal(red[:, :90], canvas.masks[:2].any(axis=0)[:, :90])
+    masks = CropMasks.pack(canvas.masks, canvas.size).dense().bool()
+    assert not (masks[0] & masks[1]).any()
+    red = (canvas.image == (220, 40, 30)).all(axis=2)
+    np.testing.assert_array_equal(red[:, :90], masks[:2].any(0)[:, :90])
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 0.9), st.integers(0, 10**6))
-def test_colours_stay_in_range_and_geometry_stays(strength: float, seed: int) -> None:
+def test_colours_are_brightness_contrast_and_saturation(strength: float, seed: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    brightness, contrast, saturation = np.random.default_rng(seed).uniform(
+        1 - strength, 1 + strength, 3
+    )
+    brighter = image * brightness
+    harder = brighter.mean() + (brighter - brighter.mean()) * contrast
+    grey = harder.mean(axis=2, keepdims=True)
+    expected = np.clip(grey + (harder - grey) * saturation, 0, 255)
+    changed = jitter_colours(image, strength, np.random.default_rng(seed))
+    assert changed.dtype == np.uint8
+    np.testing.assert_allclose(changed, expected, atol=1)
+
+
+def test_colours_leave_the_geometry() -> None:
     boxes = [(10, 10, 50, 50)]
-    config = Augmentation(flip=0.0, jitter=0.0, colour=strength)
-    image, target = augment(frame_of(boxes), config, np.random.default_rng(seed), no_other)
-    assert image.min() >= 0
-    assert image.max() <= 1
+    config = Augmentation(flip=0.0, jitter=0.0, colour=0.5)
+    image, target = augment(frame_of(boxes), config, np.random.default_rng(0), no_other)
+    assert image.shape == (3, HEIGHT, WIDTH)
     assert target["boxes"].tolist() == [list(map(float, boxes[0]))]
+
+
+def test_no_mask_is_made_at_the_size_of_a_large_frame() -> None:
+    """20 full-size masks would take 49 MB, twice as much as all of a sample's work may."""
+    height, width = 1280, 1920
+    rng = np.random.default_rng(0)
+    lefts, tops = rng.integers(0, 1500, 20).tolist(), rng.integers(0, 1000, 20).tolist()
+    boxes = [(x, y, x + 200, y + 150) for x, y in zip(lefts, tops, strict=True)]
+    labels = instances_of(boxes, height, width)
+    image = np.zeros((height, width, 3), np.uint8)
+    config = Augmentation(flip=1.0, jitter_min=0.9, jitter_max=0.9)
+    tracemalloc.start()
+    augment(labelled_frame(image, labels, "a.json"), config, rng, no_other)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 25e6
 
 
 def test_a_sample_depends_on_its_seed_only(tmp_path: Path) -> None:
@@ -199,7 +239,8 @@ def test_a_sample_depends_on_its_seed_only(tmp_path: Path) -> None:
         image, target = first[(0, seed)]
         same_image, same_target = second[(0, seed)]
         assert torch.equal(image, same_image)
-        assert all(torch.equal(target[key], same_target[key]) for key in target)
+        assert torch.equal(target["boxes"], same_target["boxes"])
+        assert torch.equal(target["masks"].dense(), same_target["masks"].dense())
     assert not torch.equal(first[(0, 1)][0], first[(0, 2)][0])
 
 
@@ -215,7 +256,7 @@ def test_frames_without_labels_are_negatives(tmp_path: Path) -> None:
     refs = write_world(tmp_path)
     _, target = LabelledFrames(tmp_path / "frames", refs, None, PLAIN)[(0, 0)]
     assert target["boxes"].shape == (0, 4)
-    assert target["masks"].shape == (0, HEIGHT, WIDTH)
+    assert target["masks"].dense().shape == (0, HEIGHT, WIDTH)
 
 
 def test_missing_labels_and_other_aspects_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torchvision.ops import roi_align
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from moduv.detector.config import PRESETS
 from moduv.detector.model import ENCODER, build_detector, load_weights
@@ -144,10 +144,10 @@ box = st.tuples(*[st.floats(0, 100) for _ in range(2)], *[st.floats(2, 60) for _
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(box, max_size=4), min_size=2, max_size=2).filter(any))
-def test_table_look_up_is_roi_align(groups: list[list[tuple[float, ...]]]) -> None:
+def test_table_look_up_is_aligned_roi_align(groups: list[list[tuple[float, ...]]]) -> None:
     torch.manual_seed(0)
     levels = {str(n): torch.randn(2, 3, 24 >> n, 40 >> n) for n in range(3)}
-    pool = TableRoIAlign([*levels], 5, 1, canonical_scale=56)
+    pool = TableRoIAlign([*levels], 5, 1, canonical_scale=56, half_pixels=True)
     boxes = [
         torch.tensor([(x, y, x + w, y + h) for x, y, w, h in group]).reshape(-1, 4)
         for group in groups
@@ -166,3 +166,26 @@ def test_table_look_up_is_roi_align(groups: list[list[tuple[float, ...]]]) -> No
             torch.testing.assert_close(pooled[position], expected, atol=2e-4, rtol=1e-4)
             position += 1
     assert position == len(pooled)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(box, max_size=4), min_size=2, max_size=2).filter(any), st.integers(1, 3))
+def test_table_look_up_is_the_published_roi_align_and_its_gradient(
+    groups: list[list[tuple[float, ...]]], samples: int
+) -> None:
+    torch.manual_seed(0)
+    boxes = [
+        # Clipped to the image, as proposals are; some are then thinner than a cell.
+        torch.tensor([(x, y, min(x + w, 160), min(y + h, 96)) for x, y, w, h in group if y < 96])
+        for group in groups
+    ]
+    boxes = [group.reshape(-1, 4) for group in boxes]
+    results = []
+    for kind in (TableRoIAlign, MultiScaleRoIAlign):
+        torch.manual_seed(1)
+        levels = {str(n): torch.randn(2, 3, 24 >> n, 40 >> n, requires_grad=True) for n in range(3)}
+        pooled = kind([*levels], 5, samples, canonical_scale=56)(levels, boxes, [(96, 160)] * 2)
+        (pooled * torch.randn(pooled.shape)).sum().backward()
+        results.append((pooled, *(level.grad for level in levels.values())))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)

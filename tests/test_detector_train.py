@@ -74,6 +74,21 @@ def test_a_few_steps_on_two_frames_lower_every_loss(tmp_path: Path) -> None:
     assert history[-1]["objectness"] < 0.5 * history[0]["objectness"]
 
 
+def test_half_precision_hardly_changes_the_losses(tmp_path: Path) -> None:
+    refs = write_world(tmp_path, 3)[:2]
+    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", Augmentation())
+    batch = dataset.collate([dataset[(0, 0)], dataset[(1, 0)]])
+    model = start_detector(SHORT)
+    losses = []
+    for bf16 in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            terms = detector_step(model)(batch, StepState(0, 1, torch.Generator()))
+        terms["loss"].backward()
+        losses.append(terms["loss"].detach())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0)
+
+
 def test_a_killed_training_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

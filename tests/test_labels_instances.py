@@ -53,6 +53,23 @@ def test_run_lengths_equal_pycocotools(height: int, width: int, density: float, 
     assert np.array_equal(rle.decode(encoded), mask)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 1), st.integers(0, 1000))
+@example(1, 1, 0.0, 0)
+@example(3, 4, 1.0, 0)
+def test_crops_are_the_bounding_rectangle(
+    height: int, width: int, density: float, seed: int
+) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < density
+    top, left, crop = rle.decode_crop(rle.encode(mask))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not mask.any():
+        assert crop.shape == (0, 0)
+        return
+    assert (top, left) == (rows[0], columns[0])
+    assert np.array_equal(crop, mask[top : rows[-1] + 1, left : columns[-1] + 1])
+
+
 def test_long_runs_survive() -> None:
     mask = block(1000, 300, 1900, 1280, (1280, 1920))
     assert np.array_equal(rle.decode(rle.encode(mask)), mask)

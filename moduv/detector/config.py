@@ -45,7 +45,8 @@ class DetectorConfig:
     mask_layers: tuple[int, ...] = (256, 256, 256, 256)
     score_threshold: float = 0.05
     roi_samples: int = 2
-    """Points read per bin and axis of a region; with 1, regions are read by table look-up."""
+    """Points read per bin and axis of a region; with 1, pixel centres lie at half-integer coordinates,
+    otherwise at whole ones, as published."""
     max_detections: int = 100
 
 

@@ -1,4 +1,4 @@
-"""Frames with pseudo-labels for the training loop: decoded once, kept packed, masks as crops."""
+"""Frames with pseudo-labels for the training loop: masks decoded inside their rectangles only."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from moduv.detector.transforms import Augmentation, LabelledFrame, MaskCrop, augment
+from moduv.detector.crops import MaskCrop
+from moduv.detector.transforms import Augmentation, LabelledFrame, Sample, Target, augment
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.labels.instances import Instances
 from moduv.labels.store import read_labels
-
-Sample = tuple[Tensor, dict[str, Tensor]]
 
 ASPECT_TOLERANCE = 0.12
 """Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
@@ -56,13 +54,13 @@ class LabelledFrames:
         return len(self.frames)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """Image (3, H, W) float32 in [0, 1] and torchvision's target for (index, sample seed)."""
+        """Image (3, H, W) uint8 and the detector's target for (index, sample seed)."""
         index, seed = item
         rng = np.random.default_rng(seed)
         return augment(self.frame(index), self.augmentation, rng, self._other)
 
     @staticmethod
-    def collate(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    def collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
         """A batch as torchvision's detectors take it: lists of images and of targets."""
         images, targets = zip(*samples, strict=True)
         return list(images), list(targets)
@@ -102,11 +100,6 @@ def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> Labe
             f"{image.shape[1]}, another aspect; make the labels from these frames."
         )
     boxes = instances.boxes_at(*image.shape[:2])
-    return LabelledFrame(image, boxes, [crop_mask(rle) for rle in instances.masks], (height, width))
-
-
-def crop_mask(rle: dict) -> MaskCrop:
-    """Decode a COCO RLE mask and keep its bounding rectangle only."""
-    left, top, width, height = (int(side) for side in coco_mask.toBbox(rle))
-    pixels = coco_mask.decode(rle)[top : top + height, left : left + width]
-    return MaskCrop(top, left, np.ascontiguousarray(pixels.astype(bool)))
+    return LabelledFrame(
+        image, boxes, [MaskCrop.decode(rle) for rle in instances.masks], (height, width)
+    )

@@ -10,10 +10,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d
 
 from moduv.detector.backbone import StreetBackbone
 from moduv.detector.config import DetectorConfig, detector_config
+from moduv.detector.heads import CropRoIHeads, CropTransform
 from moduv.detector.pooling import TableRoIAlign
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
@@ -44,7 +45,7 @@ def build_detector(
         tuple((size,) for size in config.anchor_sizes),
         (config.anchor_ratios,) * len(config.anchor_sizes),
     )
-    return MaskRCNN(
+    model = MaskRCNN(
         backbone,
         min_size=config.min_size,
         max_size=config.max_size,
@@ -67,6 +68,9 @@ def build_detector(
         mask_head=MaskRCNNHeads(channels, config.mask_layers, dilation=1),
         mask_predictor=MaskRCNNPredictor(config.mask_layers[-1], config.mask_layers[-1], CLASSES),
     )
+    model.transform = CropTransform.adopt(model.transform)
+    model.roi_heads = CropRoIHeads.adopt(model.roi_heads)
+    return model
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -122,9 +126,14 @@ def _box_head(config: DetectorConfig) -> nn.Module:
     return head
 
 
-def _roi_pool(levels: list[str], resolution: int, config: DetectorConfig) -> MultiScaleRoIAlign:
-    pool = TableRoIAlign if config.roi_samples == 1 else MultiScaleRoIAlign
-    return pool(levels, resolution, config.roi_samples, canonical_scale=config.roi_scale)
+def _roi_pool(levels: list[str], resolution: int, config: DetectorConfig) -> TableRoIAlign:
+    return TableRoIAlign(
+        levels,
+        resolution,
+        config.roi_samples,
+        canonical_scale=config.roi_scale,
+        half_pixels=config.roi_samples == 1,
+    )
 
 
 def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
-"""Features of regions, read with one table look-up: RoIAlign for the street detector on CPUs."""
+"""Features of regions, read with one table look-up: RoIAlign where torchvision's operator is slow."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,15 +10,39 @@ from torch.nn import functional
 from torchvision.ops import MultiScaleRoIAlign
 
 FIRST_STRIDE = 4
+LEVEL_MARGIN = 1e-6
+"""Torchvision adds this before rounding a level down."""
 
 
 class TableRoIAlign(MultiScaleRoIAlign):
-    """RoIAlign (He et al. 2017) with one bilinear sample per bin, over all levels at once.
+    """RoIAlign (He et al. 2017) over all levels at once.
 
-    The levels of all images form one table of feature vectors; a bin is the weighted sum of four of
-    its rows. On CPUs this is several times as fast as torchvision's operator, whose backward pass is
-    one thread that adds single numbers. Pixel centres lie at half-integer coordinates.
+    The levels of all images form one table of feature vectors; a bin is a weighted sum of its rows,
+    four for each bilinear sample. On CPUs this is several times as fast as torchvision's operator, whose
+    backward pass is one thread that adds single numbers.
+
+    Args:
+        featmap_names: levels at strides 4, 8, 16, …
+        output_size: R, bins in either direction.
+        sampling_ratio: samples per bin and axis.
+        canonical_scale: regions of this size are read from the level of stride 16.
+        half_pixels: pixel centres lie at half-integer coordinates and the border is repeated. Otherwise
+            values are those of torchvision's `MultiScaleRoIAlign`, whose operator is used on GPUs.
     """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int,
+        sampling_ratio: int,
+        *,
+        canonical_scale: int = 224,
+        half_pixels: bool = False,
+    ) -> None:
+        super().__init__(
+            list(featmap_names), output_size, sampling_ratio, canonical_scale=canonical_scale
+        )
+        self.half_pixels = half_pixels
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -24,51 +50,75 @@ class TableRoIAlign(MultiScaleRoIAlign):
         """Pool regions.
 
         Args:
-            x: levels (N, C, H_l, W_l) at strides 4, 8, 16, …
+            x: levels (N, C, H_l, W_l).
             boxes: per image (K_n, 4) XYXY in pixels of the network's input.
-            image_shapes: not needed, the strides being known.
+            image_shapes: not needed on CPUs, the strides being known.
 
         Returns:
             (sum of K_n, C, R, R).
         """
         levels = [x[name] for name in self.featmap_names]
+        if levels[0].is_cuda and not self.half_pixels:
+            return super().forward(x, boxes, image_shapes)
         channels = levels[0].shape[1]
         table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in levels])
         rows, weights = self._look_up([level.shape for level in levels], boxes)
-        bins = functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+        # Under autocast the levels have half precision, sums and weights do not.
+        bins = functional.embedding_bag(rows, table.float(), per_sample_weights=weights, mode="sum")
         side = self.output_size[0]
-        return bins.view(-1, side, side, channels).permute(0, 3, 1, 2).contiguous()
+        pooled = bins.view(-1, side, side, channels).permute(0, 3, 1, 2).contiguous()
+        return pooled.to(levels[0].dtype)
 
     def _look_up(self, shapes: list[torch.Size], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows of the table and their weights, (bins, 4) each, for every region in turn."""
+        """Rows of the table and their weights, (bins, 4 samples²) each, for every region in turn."""
         regions = torch.cat(boxes)  # (K, 4)
-        device, side = regions.device, self.output_size[0]
+        device = regions.device
         counts = torch.tensor([len(group) for group in boxes], device=device)
         image = torch.arange(len(boxes), device=device).repeat_interleave(counts)  # (K,)
-        size = ((regions[:, 2:] - regions[:, :2]).clamp(min=1e-3)).prod(dim=1).sqrt()
-        level = torch.floor(self.canonical_level - 2 + torch.log2(size / self.canonical_scale))
-        level = level.clamp(0, len(shapes) - 1).long()  # (K,)
-
-        heights = torch.tensor([shape[2] for shape in shapes], device=device)[level]  # (K,)
+        level = self._levels(regions, len(shapes))  # (K,)
+        heights = torch.tensor([shape[2] for shape in shapes], device=device)[level]
         widths = torch.tensor([shape[3] for shape in shapes], device=device)[level]
         cells = [shape[0] * shape[2] * shape[3] for shape in shapes]
         starts = torch.tensor([sum(cells[:n]) for n in range(len(cells))], device=device)[level]
-        stride = (FIRST_STRIDE * 2**level).to(regions.dtype)
-
-        steps = (torch.arange(side, device=device) + 0.5) / side  # (R,)
-        x = regions[:, :1] + steps * (regions[:, 2:3] - regions[:, :1])  # (K, R)
-        y = regions[:, 1:2] + steps * (regions[:, 3:] - regions[:, 1:2])
-        x_pair, x_weight = _neighbours(x / stride[:, None] - 0.5, widths)  # (K, R, 2)
-        y_pair, y_weight = _neighbours(y / stride[:, None] - 0.5, heights)
+        scaled = regions / (FIRST_STRIDE * 2**level)[:, None]
+        x_pair, x_weight = self._axis(scaled[:, 0], scaled[:, 2], widths)  # (K, R, 2 samples)
+        y_pair, y_weight = self._axis(scaled[:, 1], scaled[:, 3], heights)
         first = (starts + image * heights * widths)[:, None, None]
-        line = (first + y_pair * widths[:, None, None])[:, :, None, :, None]  # (K, R, 1, 2, 1)
-        rows = line + x_pair[:, None, :, None, :]  # (K, R, R, 2, 2)
+        line = (first + y_pair * widths[:, None, None])[:, :, None, :, None]
+        rows = line + x_pair[:, None, :, None, :]  # (K, R, R, 2 samples, 2 samples)
         weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-        return rows.reshape(-1, 4), weights.reshape(-1, 4)
+        width = (2 * self.sampling_ratio) ** 2
+        return rows.reshape(-1, width), weights.reshape(-1, width)
+
+    def _levels(self, regions: Tensor, count: int) -> Tensor:
+        """The pyramid level of regions (K, 4) by their size (Lin et al. 2017, equation 1)."""
+        size = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
+        scale = torch.log2(size / self.canonical_scale)
+        level = torch.floor(self.canonical_level + scale + LEVEL_MARGIN) - 2
+        return level.clamp(0, count - 1).long()
+
+    def _axis(self, start: Tensor, end: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells that regions read along one axis, and their weights: (K, R, 2 samples) each.
+
+        Args:
+            start, end: (K,) in cells of each region's level.
+            count: (K,) cells of the level.
+        """
+        extent = end - start if self.half_pixels else (end - start).clamp(min=1)
+        points = self.output_size[0] * self.sampling_ratio
+        steps = (torch.arange(points, device=start.device) + 0.5) / points
+        position = start[:, None] + steps * extent[:, None]  # (K, points)
+        if self.half_pixels:
+            position = position - 0.5
+        pair, weight = _neighbours(position, count)
+        if not self.half_pixels:
+            weight = weight * (position <= count[:, None])[..., None]
+        shape = (len(start), self.output_size[0], 2 * self.sampling_ratio)
+        return pair.reshape(shape), weight.reshape(shape) / self.sampling_ratio
 
 
 def _neighbours(position: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells beside positions (K, R) on axes of `count` (K,) cells, and their weights."""
+    """The two cells beside positions (K, P) on axes of `count` (K,) cells, and their weights."""
     last = (count - 1)[:, None]
     position = position.clamp(min=0).minimum(last.to(position.dtype))
     lower = position.floor().long()

@@ -120,7 +120,7 @@ def _detections(
 
 
 class _Images(Dataset):
-    """The frames' images as float tensors (3, H, W) in [0, 1]."""
+    """The frames' images as tensors (3, H, W) uint8, which the detector scales."""
 
     def __init__(self, refs: Sequence[FrameRef], root: Path) -> None:
         self.refs, self.root = refs, root
@@ -133,7 +133,7 @@ class _Images(Dataset):
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).permute(2, 0, 1).float().div_(255)
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def _same_size(images: list[Tensor]) -> Iterator[list[Tensor]]:

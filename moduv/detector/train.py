@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN
 from moduv.detector.config import DetectorConfig, detector_config
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector, load_weights
-from moduv.detector.transforms import Augmentation
+from moduv.detector.transforms import Augmentation, Target
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import build, to_dict
 from moduv.engine.errors import InputError
@@ -64,6 +64,8 @@ def train_detector(
     """
     run_dir = Path(run_dir)
     model = start_detector(config).to(distributed.device())
+    if distributed.device().type == "cuda":  # measured: no gain on CPUs
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     dataset = LabelledFrames(
         frames_root, refs, label_root, config.augmentation, cache_bytes=config.cache_bytes
     )
@@ -105,10 +107,13 @@ def load_detector(folder: str | Path) -> MaskRCNN:
 def detector_step(model: MaskRCNN) -> Step:
     """The step function of `fit`: the plain sum of torchvision's five losses on a batch."""
 
-    def step(batch: tuple[list[Tensor], list[dict[str, Tensor]]], _: StepState) -> dict[str, Any]:
+    def step(batch: tuple[list[Tensor], list[Target]], _: StepState) -> dict[str, Any]:
         device = next(model.parameters()).device
         images = [image.to(device, non_blocking=True) for image in batch[0]]
-        targets = [{key: value.to(device) for key, value in t.items()} for t in batch[1]]
+        targets = [
+            {key: value.to(device, non_blocking=True) for key, value in target.items()}
+            for target in batch[1]
+        ]
         losses = model(images, targets)
         terms = {key.removeprefix("loss_"): value.detach() for key, value in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **terms}

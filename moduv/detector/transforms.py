@@ -1,24 +1,33 @@
 """From a labelled frame to a training sample: flip, scale jitter, and what improves on them.
 
 Every geometric change is one `Placement` of the frame on a canvas. Boxes follow it exactly; masks are
-read through it pixel by pixel from the size they are stored at, so nothing is resampled twice.
+read through it pixel by pixel from the size they are stored at, so nothing is resampled twice. They stay
+crops; only pasting needs one map of the canvas's size. Images stay 8 bit, for the network to scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from moduv.detector.crops import CropMasks, MaskCrop
 from moduv.engine.errors import InputError
 from moduv.frames.images import resize_image
 
-GREY = 0.5
+GREY = 128
+"""The published canvas is 0.5, which 8 bits meet to within 0.002."""
 VISIBLE = 0.3
 """Share of an object that must stay visible below pasted ones for it to remain a target."""
+
+Target = dict[str, Any]
+"""What the detector is trained towards: `boxes`, `labels` and `masks`."""
+Sample = tuple[Tensor, Target]
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,6 @@ class Augmentation:
             raise InputError(
                 f"augmentation: colour {self.colour} is not in [0, 1); mend the value."
             )
-
-
-@dataclass(frozen=True)
-class MaskCrop:
-    """A mask inside its bounding rectangle: `pixels` (h, w) bool with its corner at (top, left)."""
-
-    top: int
-    left: int
-    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,15 @@ class Placement:
 
 @dataclass
 class Canvas:
-    """A sample being composed: `image` (H, W, 3) float32 in [0, 1], `masks` (N, H, W), `boxes` (N, 4)."""
+    """A sample being composed: `image` (H, W, 3) uint8, N `masks`, `boxes` (N, 4) float32."""
 
     image: np.ndarray
-    masks: np.ndarray
+    masks: list[MaskCrop]
     boxes: np.ndarray
 
     @classmethod
     def grey(cls, height: int, width: int) -> Canvas:
-        return cls(
-            np.full((height, width, 3), GREY, np.float32),
-            np.zeros((0, height, width), bool),
-            np.zeros((0, 4), np.float32),
-        )
+        return cls(np.full((height, width, 3), GREY, np.uint8), [], np.zeros((0, 4), np.float32))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,56 +145,50 @@ class Canvas:
         """Lay `chosen` (indices) objects of a frame over the canvas; what they hide is cut away."""
         rows, columns = placement.visible(self.size)
         masks, boxes = place_objects(frame, placement, self.size)
-        masks, boxes = masks[chosen], boxes[chosen]
-        cover = masks.any(axis=0)
+        masks = [masks[index] for index in chosen]
+        cover = np.zeros(self.size, bool)
+        for mask in masks:
+            cover[mask.inside] |= mask.pixels
         pixels = _placed_image(frame.image, placement, rows, columns)
         self.image[rows, columns][cover[rows, columns]] = pixels[cover[rows, columns]]
-        before = self.masks.sum(axis=(1, 2))
-        self.masks &= ~cover
-        after = self.masks.sum(axis=(1, 2))
-        cut = (after < before) & (after > 0)
-        self.boxes[cut] = boxes_of_masks(self.masks[cut])
-        seen = after >= VISIBLE * before
-        self.masks, self.boxes = self.masks[seen], self.boxes[seen]
-        self._append(masks, boxes)
+        self._hide(cover)
+        self._append(masks, boxes[chosen])
 
-    def _append(self, masks: np.ndarray, boxes: np.ndarray) -> None:
-        self.masks = np.concatenate([self.masks, masks])
+    def _hide(self, cover: np.ndarray) -> None:
+        """Cut what `cover` (H, W) hides from the objects; drop those of which too little is left."""
+        kept = []
+        for index, mask in enumerate(self.masks):
+            left = MaskCrop(mask.top, mask.left, mask.pixels & ~cover[mask.inside])
+            before, after = int(mask.pixels.sum()), int(left.pixels.sum())
+            if 0 < after < before:
+                self.boxes[index] = left.box()
+            if after >= VISIBLE * before:
+                self.masks[index] = left
+                kept.append(index)
+        self.masks, self.boxes = [self.masks[index] for index in kept], self.boxes[kept]
+
+    def _append(self, masks: list[MaskCrop], boxes: np.ndarray) -> None:
+        self.masks = self.masks + masks
         self.boxes = np.concatenate([self.boxes, boxes])
 
 
 def place_objects(
     frame: LabelledFrame, placement: Placement, canvas: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (N, H, W) bool and boxes (N, 4) of a frame's objects on a canvas.
+) -> tuple[list[MaskCrop], np.ndarray]:
+    """N masks and boxes (N, 4) of a frame's objects on a canvas; masks may be empty.
 
     Boxes are clipped to the canvas; where the border cuts an object, its box is fitted to the mask.
     """
-    masks = np.zeros((len(frame.masks), *canvas), bool)
     rows, columns = placement.sources(canvas, frame.mask_size)
     corner = placement.visible(canvas)
-    for mask, crop in zip(masks, frame.masks, strict=True):
-        height, width = crop.pixels.shape
-        ys = np.flatnonzero((rows >= crop.top) & (rows < crop.top + height))
-        xs = np.flatnonzero((columns >= crop.left) & (columns < crop.left + width))
-        if len(ys) and len(xs):
-            patch = crop.pixels[rows[ys, None] - crop.top, columns[None, xs] - crop.left]
-            y, x = corner[0].start + ys[0], corner[1].start + xs[0]
-            mask[y : y + len(ys), x : x + len(xs)] = patch
+    top, left = corner[0].start, corner[1].start
+    masks = [crop.read(rows, columns, top, left) for crop in frame.masks]
     boxes = placement.boxes(frame.boxes, (frame.image.shape[0], frame.image.shape[1]))
     clipped = np.clip(boxes, 0, np.array([canvas[1], canvas[0]] * 2, np.float32))
-    cut = (np.abs(clipped - boxes) > 1).any(axis=1) & masks.any(axis=(1, 2))
-    clipped[cut] = boxes_of_masks(masks[cut])
+    for index in np.flatnonzero((np.abs(clipped - boxes) > 1).any(axis=1)):
+        if masks[index].pixels.any():
+            clipped[index] = masks[index].box()
     return masks, clipped
-
-
-def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
-    """Continuous XYXY boxes (N, 4) float32 around non-empty masks (N, H, W)."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for box, mask in zip(boxes, masks, strict=True):
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box[:] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-    return boxes
 
 
 def augment(
@@ -206,7 +196,7 @@ def augment(
     config: Augmentation,
     rng: np.random.Generator,
     other: Callable[[np.random.Generator], LabelledFrame],
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Sample:
     """Turn a frame into a sample for the detector.
 
     Args:
@@ -216,8 +206,8 @@ def augment(
         other: draws another frame, for mosaic and paste.
 
     Returns:
-        The image (3, H, W) float32 in [0, 1] and torchvision's target: `boxes` (N, 4) float32,
-        `labels` (N,) int64, all 1, `masks` (N, H, W) uint8; N may be 0.
+        The image (3, H, W) uint8 and the detector's target: `boxes` (N, 4) float32, `labels` (N,)
+        int64, all 1, `masks` as `CropMasks`; N may be 0.
     """
     height, width = frame.image.shape[:2]
     canvas = Canvas.grey(height, width)
@@ -233,9 +223,9 @@ def augment(
         chosen = np.flatnonzero(rng.random(len(giver.masks)) < 0.5)
         scale = float(rng.uniform(config.jitter_min, config.jitter_max))
         canvas.paste(giver, draw_placement(height, width, scale, config.flip, rng), chosen)
-    image = torch.from_numpy(canvas.image).permute(2, 0, 1).contiguous()
     if config.colour:
-        image = jitter_colours(image, config.colour, rng)
+        canvas.image = jitter_colours(canvas.image, config.colour, rng)
+    image = torch.from_numpy(canvas.image).permute(2, 0, 1)
     return image, _target(canvas, config.min_side)
 
 
@@ -250,14 +240,14 @@ def draw_placement(
     return Placement(h, w, top, left, mirrored)
 
 
-def jitter_colours(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Random brightness, contrast and saturation of an image (3, H, W) in [0, 1]."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).tolist()
-    image = image * brightness
-    mean = image.mean()
-    image = mean + (image - mean) * contrast
-    grey = image.mean(dim=0, keepdim=True)
-    return (grey + (image - grey) * saturation).clamp(0, 1)
+def jitter_colours(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, then contrast, then saturation of an image (H, W, 3) uint8."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    # All three are linear in a pixel's colours: one matrix, and the mean that contrast turns about.
+    mix = saturation * np.eye(3) + (1 - saturation) / 3
+    shift = (1 - contrast) * brightness * np.mean(cv2.mean(image)[:3])
+    matrix = np.column_stack([brightness * contrast * mix, np.full(3, shift)])
+    return cv2.transform(image, matrix)
 
 
 def _fill_mosaic(
@@ -283,22 +273,22 @@ def _fill_mosaic(
 def _placed_image(
     image: np.ndarray, placement: Placement, rows: slice, columns: slice
 ) -> np.ndarray:
-    """The pixels (h, w, 3) float32 that a placed image shows in the canvas's rows and columns.
+    """The pixels (h, w, 3) uint8 that a placed image shows in the canvas's rows and columns.
 
     Shrinking averages; the published code does or does not, depending on its torchvision.
     """
     resized = resize_image(image, placement.height, placement.width)
-    resized = resized[:, ::-1] if placement.flip else resized
+    resized = cv2.flip(resized, 1) if placement.flip else resized
     y, x = rows.start - placement.top, columns.start - placement.left
-    part = resized[y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
-    return part.astype(np.float32) / np.float32(255)
+    return resized[y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
 
 
-def _target(canvas: Canvas, min_side: float) -> dict[str, Tensor]:
+def _target(canvas: Canvas, min_side: float) -> Target:
     sides = canvas.boxes[:, 2:] - canvas.boxes[:, :2]
-    kept = (sides.min(axis=1, initial=np.inf) > min_side) & canvas.masks.any(axis=(1, 2))
+    seen = np.array([mask.pixels.any() for mask in canvas.masks], bool)
+    kept = np.flatnonzero((sides.min(axis=1, initial=np.inf) > min_side) & seen)
     return {
         "boxes": torch.from_numpy(canvas.boxes[kept]),
-        "labels": torch.ones(int(kept.sum()), dtype=torch.int64),
-        "masks": torch.from_numpy(canvas.masks[kept].view(np.uint8)),
+        "labels": torch.ones(len(kept), dtype=torch.int64),
+        "masks": CropMasks.pack([canvas.masks[index] for index in kept], canvas.size),
     }

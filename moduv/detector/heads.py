@@ -1,0 +1,123 @@
+"""Torchvision's Mask R-CNN with masks as crops; parameters, detections and losses are the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from moduv.detector.crops import CropMasks
+from moduv.detector.transforms import Target
+
+
+class CropTransform(GeneralizedRCNNTransform):
+    """Normalises and resizes images, 8 bit or float in [0, 1], and targets with masks as crops."""
+
+    @classmethod
+    def adopt(cls, transform: GeneralizedRCNNTransform) -> CropTransform:
+        """The transform with the same settings."""
+        return cls(
+            transform.min_size,
+            transform.max_size,
+            transform.image_mean,
+            transform.image_std,
+            size_divisible=transform.size_divisible,
+        )
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> (3, H, W) float."""
+        return super().normalize(image if image.is_floating_point() else image.float() / 255)
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """Resize an image and its target, which is a copy, to the network's input."""
+        if target is None or isinstance(target["masks"], Tensor):
+            return super().resize(image, target)
+        masks = target.pop("masks")
+        image, resized = super().resize(image, target)
+        assert resized is not None
+        resized["masks"] = masks.resized(*image.shape[-2:])
+        return image, resized
+
+
+class CropRoIHeads(RoIHeads):
+    """Box and mask heads whose mask loss reads its targets from crops."""
+
+    @classmethod
+    def adopt(cls, heads: RoIHeads) -> CropRoIHeads:
+        """The heads with the same modules and settings."""
+        return cls(
+            box_roi_pool=heads.box_roi_pool,
+            box_head=heads.box_head,
+            box_predictor=heads.box_predictor,
+            fg_iou_thresh=heads.proposal_matcher.high_threshold,
+            bg_iou_thresh=heads.proposal_matcher.low_threshold,
+            batch_size_per_image=heads.fg_bg_sampler.batch_size_per_image,
+            positive_fraction=heads.fg_bg_sampler.positive_fraction,
+            bbox_reg_weights=heads.box_coder.weights,
+            score_thresh=heads.score_thresh,
+            nms_thresh=heads.nms_thresh,
+            detections_per_img=heads.detections_per_img,
+            mask_roi_pool=heads.mask_roi_pool,
+            mask_head=heads.mask_head,
+            mask_predictor=heads.mask_predictor,
+        )
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[Target] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections in evaluation, losses in training.
+
+        Args:
+            features: pyramid levels (B, C, H_l, W_l).
+            proposals: per image (K, 4) XYXY in pixels of the network's input.
+            image_shapes: height and width of each image in the network's input.
+            targets: per image, in pixels of the network's input; training only.
+        """
+        if not self.training or targets is None or isinstance(targets[0]["masks"], Tensor):
+            return super().forward(features, proposals, image_shapes, targets)
+        proposals, matched, labels, box_targets = self.select_training_samples(proposals, targets)
+        pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
+        classifier, box_reg = fastrcnn_loss(*self.box_predictor(pooled), labels, box_targets)
+        positive = [label > 0 for label in labels]
+        regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
+        pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
+        mask = mask_loss(
+            self.mask_predictor(pooled),
+            regions,
+            [index[chosen] for index, chosen in zip(matched, positive, strict=True)],
+            torch.cat([label[chosen] for label, chosen in zip(labels, positive, strict=True)]),
+            [target["masks"] for target in targets],
+        )
+        return [], {"loss_classifier": classifier, "loss_box_reg": box_reg, "loss_mask": mask}
+
+
+def mask_loss(
+    logits: Tensor,
+    regions: list[Tensor],
+    matched: list[Tensor],
+    labels: Tensor,
+    masks: list[CropMasks],
+) -> Tensor:
+    """Mean cross entropy of the mask of each region's class (He et al. 2017); 0 without regions.
+
+    Args:
+        logits: (sum of K, classes, M, M).
+        regions: per image (K, 4) XYXY.
+        matched: per image (K,): the object that a region belongs to.
+        labels: (sum of K,): the regions' classes.
+        masks: per image.
+    """
+    if not len(labels):
+        return logits.sum() * 0
+    side = logits.shape[-1]
+    targets = torch.cat(
+        [m.targets(boxes, i, side) for m, boxes, i in zip(masks, regions, matched, strict=True)]
+    )
+    chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+    return functional.binary_cross_entropy_with_logits(chosen.float(), targets)
