@@ -110,7 +110,9 @@ def make_world(root: Path, *, kind: str = "runs", measured: bool = True) -> Worl
             )
     write_json(folder / "R3_Final.json", results)
     write_json(folder / "images.json", {**truth, "annotations": []})
-    metrics = {"Final": evaluate(truth, results), "L0": {"labels/count": 9}} if measured else {}
+    metrics = (
+        {"Final": evaluate(truth, results)} if measured else {"L1": {"labels/consistency": 0.625}}
+    )
     write_json(folder / "metrics.json", metrics)
     return world
 
@@ -168,10 +170,20 @@ def test_without_truth_the_rounds_are_compared(tmp_path: Path) -> None:
     rows = re.findall(r'<th scope="row">(\w+).*?</tr>', table, re.S)
     assert rows[:3] == ["L0", "L1", "final"]
     values = re.findall(r'class="number">([^<]*)<', table)
-    # Labels, a frame, empty, size, score, kept, new, IoU.
-    assert values[:8] == ["9", "1.00", "0.000", "12.0", "–", "–", "–", "–"]
-    assert values[8:16] == ["18", "2.00", "0.000", "12.0", "0.750", "1.000", "0.500", "1.000"]
-    assert values[16:24] == ["18", "2.00", "0.000", "12.0", "0.800", "0.667", "0.333", "1.000"]
+    # Labels, a frame, empty, size, score, kept, new, IoU, in time.
+    assert values[:9] == ["9", "1.00", "0.000", "12.0", *"–––––"]
+    assert values[9:17] == ["18", "2.00", "0.000", "12.0", "0.750", "1.000", "0.500", "1.000"]
+    assert values[17:26] == [
+        "0.625",
+        "18",
+        "2.00",
+        "0.000",
+        "12.0",
+        "0.800",
+        "0.667",
+        "0.333",
+        "1.000",
+    ]
 
 
 def test_clips_hold_every_layer_of_every_moment(tmp_path: Path) -> None:

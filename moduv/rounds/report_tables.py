@@ -22,6 +22,7 @@ AGREEMENT = (
     Column("labels/kept", "kept", "share of the set before that is found again", better=""),
     Column("labels/new", "new", "share that the set before lacks", better=""),
     Column("labels/iou", "IoU", "mean overlap of masks that are in both", better=""),
+    Column("labels/consistency", "in time", "share found again in the next frame", better=""),
 )
 
 
@@ -95,7 +96,11 @@ def tables(metrics: Metrics, described: Metrics, trained_on: Metrics) -> list[Ta
     ]
     precision = Column("box/precision_at_score", "precision")
     stage1 = [Row("Stage 1", metrics["motion"])] if "motion" in metrics else []
-    made = [Row(name, numbers) for name, numbers in described.items()]
+    made = [
+        # `measure` follows labels through time and names the last set by its detector.
+        Row(name, {**metrics.get("Final" if name == "final" else name, {}), **numbers})
+        for name, numbers in described.items()
+    ]
     trained = [Row(name, numbers) for name, numbers in trained_on.items()]
     frames = Column("labels/frames", "frames", bar=False, better="")
     every = [
