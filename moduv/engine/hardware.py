@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from moduv.engine.errors import InputError
+
 PAPER_MEMORY = 10.0
 """GiB of GPU memory that the published networks train in, one frame at 1280 x 1920 at a time."""
 
@@ -29,6 +31,33 @@ def gpus() -> list[Gpu]:
         memory = properties.total_memory / 2**30
         found.append(Gpu(properties.name, memory, properties.major >= 8))
     return found
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises InputError for other names and for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (index.isdigit() or name == "cuda")):
+        raise InputError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; choose cpu or auto, "
+            "and see what moduv doctor says."
+        )
+    return torch.device(name)
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """The 16-bit floating point type that suits a GPU. Raises InputError for a CPU."""
+    if device.type != "cuda":
+        raise InputError(
+            f"half precision needs a CUDA device, and this is {device.type!r}; leave out half."
+        )
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
 def cores() -> int:
