@@ -99,6 +99,7 @@ COMMANDS = {
     ),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),
+    "demo": Command("moduv.rounds.demo:demo", None, "detect in images and videos of your own"),
 }
 
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,27 +51,35 @@ def write_video(path: Path, frames: Iterable[Timed], rate: Fraction) -> int:
         raise InputError(
             f"{path}: this PyAV has no H.264 encoder; install its wheel with pip install 'moduv[video]'."
         )
-    count, start, last = 0, 0.0, -1
-    with atomic_path(path) as temporary:
-        with av.open(str(temporary), "w") as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.time_base = Fraction(1, TICKS)
-            for time, image in frames:
-                even = _with_even_sides(image)
-                if count == 0:
-                    stream.height, stream.width = even.shape[:2]
-                    start = time or 0.0
-                ticks = -1 if time is None else round((time - start) * TICKS)
-                last = ticks if ticks > last else last + max(1, round(TICKS / rate)) if count else 0
-                frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-                frame.pts, frame.time_base = last, Fraction(1, TICKS)
-                container.mux(stream.encode(frame))
-                count += 1
+    count = 0
+    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, TICKS)
+        for ticks, image in _in_ticks(frames, rate):
+            even = _with_even_sides(image)
             if count == 0:
-                raise InputError(f"{path}: there are no frames to write; give a video with frames.")
-            container.mux(stream.encode())
+                stream.height, stream.width = even.shape[:2]
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+            frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
+            count += 1
+        if count == 0:
+            raise InputError(f"{path}: there are no frames to write; give a video with frames.")
+        container.mux(stream.encode())
     return count
+
+
+def _in_ticks(frames: Iterable[Timed], rate: Fraction) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames with their growing times, the first at 0."""
+    start, last = 0.0, -1
+    for time, image in frames:
+        if last < 0:
+            start, last = time or 0.0, 0
+        else:
+            ticks = last if time is None else round((time - start) * TICKS)
+            last = ticks if ticks > last else last + max(1, round(TICKS / rate))
+        yield last, image
 
 
 def _with_even_sides(image: np.ndarray) -> np.ndarray:
