@@ -6,16 +6,17 @@ The function's arguments become options, its docstring the help; `--preset` fill
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
+import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from moduv.engine import distributed
 from moduv.engine.config import load_preset, preset_names, to_dict
 from moduv.engine.errors import InputError
 
@@ -32,6 +33,9 @@ class Command:
 
 
 COMMANDS = {
+    "doctor": Command(
+        "moduv.rounds.doctor:doctor", None, "what this machine can do, what is missing"
+    ),
     "run": Command(
         "moduv.rounds.run:run_videos", None, "clips in, detector out: every stage", words="sources"
     ),
@@ -99,6 +103,19 @@ COMMANDS = {
     ),
     "labels stats": Command("moduv.labels.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.labels.store:check_labels", None, "find broken label files"),
+    "demo": Command("moduv.rounds.demo:demo", None, "detect in images and videos of your own"),
+    "checkpoints list": Command(
+        "moduv.rounds.checkpoints:list_checkpoints", None, "official checkpoints and their sources"
+    ),
+    "checkpoints fetch": Command(
+        "moduv.rounds.checkpoints:fetch_checkpoints",
+        None,
+        "download and verify them",
+        words="names",
+    ),
+    "checkpoints verify": Command(
+        "moduv.rounds.checkpoints:verify_checkpoints", None, "compare with record", words="names"
+    ),
 }
 
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
@@ -120,14 +137,36 @@ def main(arguments: list[str] | None = None) -> None:
 def with_exit_codes(work: Callable[[], Any]) -> None:
     """Run `work`; bad input becomes one sentence and exit code 2, an interrupt exit code 130."""
     try:
-        distributed.start()
-        work()
+        with _group():
+            work()
     except InputError as error:
         print(f"moduv: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "moduv":
+            raise
+        print(
+            f"moduv: error: the package {error.name!r} is missing; install the requirements with "
+            "pip install -e . and see what moduv doctor says.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("moduv: interrupted; the same command continues from here.", file=sys.stderr)
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def _group() -> Iterator[None]:
+    """The process group that torchrun describes; a single process has none, and loads no torch for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from moduv.engine import distributed
+
+    try:
+        distributed.start()
+        yield
     finally:
         distributed.stop()
 

@@ -66,9 +66,7 @@ def street_frames(count: int, seed: int = 0, step: int = 3) -> list[np.ndarray]:
     return [wide[:, step * index : step * index + 160] for index in range(count)]
 
 
-def write_video(
-    path: Path, frames: list[np.ndarray], times: list[int] | None = None, rotation: int = 0
-) -> None:
+def write_video(path: Path, frames: list[np.ndarray], times: list[int] | None = None) -> None:
     """An mp4 with the given times in units of 1/100 s."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:

@@ -96,8 +96,13 @@ def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
+    return digest(path, "sha256")
+
+
+def digest(path: str | Path, kind: str) -> str:
+    """Hexadecimal hash of a file's content, of a kind that `hashlib` knows."""
+    state = hashlib.new(kind, usedforsecurity=False)
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+            state.update(chunk)
+    return state.hexdigest()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+from moduv.engine.errors import InputError
 
 PAPER_MEMORY = 10.0
 """GiB of GPU memory that the published networks train in, one frame at 1280 x 1920 at a time."""
@@ -31,11 +34,49 @@ def gpus() -> list[Gpu]:
     return found
 
 
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises InputError for other names and for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (index.isdigit() or name == "cuda")):
+        raise InputError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices; choose cpu or auto, "
+            "and see what moduv doctor says."
+        )
+    return torch.device(name)
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """The 16-bit floating point type that suits a GPU. Raises InputError for a CPU."""
+    if device.type != "cuda":
+        raise InputError(
+            f"half precision needs a CUDA device, and this is {device.type!r}; leave out half."
+        )
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
 def cores() -> int:
     """Processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory() -> float | None:
+    """GiB of main memory that this process may use; None where the system does not tell."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    told = limit.read_text().strip() if limit.is_file() else ""
+    return min(pages * size, int(told) if told.isdigit() else pages * size) / 2**30
 
 
 def propose_preset() -> tuple[str, str]:

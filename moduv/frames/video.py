@@ -50,7 +50,7 @@ def read_clip(path: Path) -> Iterator[Timed]:
 
 
 def _read_video(path: Path) -> Iterator[Timed]:
-    av = _decoder(path)
+    av = decoder(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -66,7 +66,7 @@ def _read_video(path: Path) -> Iterator[Timed]:
         ) from None
 
 
-def _decoder(path: Path) -> Any:
+def decoder(path: Path) -> Any:
     """PyAV, which is asked for only where there are videos."""
     try:
         import av
@@ -156,11 +156,16 @@ def count_frames(path: Path) -> int:
     """Frames of a folder, or of a video as its file says them; decoded where it does not."""
     if path.is_dir():
         return sum(item.suffix.lower() in IMAGE_SUFFIXES for item in path.iterdir())
-    av = _decoder(path)
+    return told_frames(path) or sum(1 for _ in _read_video(path))
+
+
+def told_frames(path: Path) -> int | None:
+    """Frames of a video as its file says them; None where it does not."""
+    av = decoder(path)
     try:
         with av.open(str(path)) as container:
             if container.streams.video and container.streams.video[0].frames:
                 return int(container.streams.video[0].frames)
     except av.FFmpegError:
         pass  # decoding tells the user what is wrong
-    return sum(1 for _ in _read_video(path))
+    return None

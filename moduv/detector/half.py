@@ -1,0 +1,38 @@
+"""A detector's convolutions in half precision, for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torchvision.models.detection import MaskRCNN
+
+PARTS = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.mask_head")
+"""Nearly all of the arithmetic. What holds coordinates is not among them: a position of 1,000 pixels is
+off by as much as 4 in bfloat16."""
+
+
+def run_in_half(model: MaskRCNN, dtype: torch.dtype) -> None:
+    """From now on run the heavy parts of a detector in a 16-bit type; they give float32 as before."""
+    kind = next(model.parameters()).device.type
+    for name in PARTS:
+        part = model.get_submodule(name)
+        part.forward = _in_half(part.forward, kind, dtype)
+
+
+def _in_half(forward: Callable[..., Any], kind: str, dtype: torch.dtype) -> Callable[..., Any]:
+    def halved(*inputs: Any) -> Any:
+        with torch.autocast(kind, dtype):
+            result = forward(*inputs)
+        return _in_float(result)
+
+    return halved
+
+
+def _in_float(result: Any) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result.float()
+    if isinstance(result, dict):
+        return {name: _in_float(value) for name, value in result.items()}
+    return type(result)(_in_float(value) for value in result)

@@ -1,0 +1,333 @@
+"""The official checkpoints: what each is, where its authors publish it, whether it is still the same file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv.engine.download import download, is_archive, unpack
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path, digest, read_json, sha256, write_json
+from moduv.engine.log import say
+from moduv.motion.phases import MODULES
+
+RECORD = "checksums.json"
+FOLDER = Path("ckpts")
+BEGINNINGS = (b"PK\x03\x04", b"\x80\x02")
+"""Of PyTorch's files, now and before 1.6."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One official checkpoint."""
+
+    name: str
+    group: str
+    what: str
+    files: tuple[str, ...]
+    """What it becomes below `ckpts/`."""
+    licence: str
+    page: str
+    """Where its authors publish it."""
+    sources: tuple[str, ...] = ()
+    """Public links, in the order they are tried; none: it is not public."""
+    access: str = ""
+    """What to do where it is not public."""
+    published: str = ""
+    """The beginning of its hash as its authors give it: `md5:…` or `sha256:…`."""
+
+
+def _moduv(name: str, what: str) -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        group="moduv",
+        what=f"MOD-UV, {what} (Mask R-CNN)",
+        files=(f"{name}.pth",),
+        licence="non-commercial, trained on Waymo Open",
+        page="https://github.com/YihongSun/MOD-UV",
+        access="fill in the authors' form, https://forms.gle/gy2SpDSegMLDkm2o7",
+    )
+
+
+def _dynamo_depth(name: str, what: str, licence: str, drive: str = "") -> Checkpoint:
+    return Checkpoint(
+        name=name,
+        group="dynamo-depth",
+        what=f"Dynamo-Depth, {what}",
+        files=tuple(f"{name}/{module}.pth" for module in MODULES),
+        licence=licence,
+        page="https://github.com/YihongSun/Dynamo-Depth",
+        sources=(f"https://drive.google.com/uc?id={drive}",) if drive else (),
+        access="" if drive else "write to the authors as their README asks",
+    )
+
+
+KITTI = "MIT; trained on KITTI (CC BY-NC-SA 3.0)"
+NUSCENES = "MIT; trained on nuScenes (CC BY-NC-SA 4.0)"
+WAYMO = "non-commercial, trained on Waymo Open"
+CATALOGUE = (
+    Checkpoint(
+        name="moco",
+        group="paper",
+        what="MoCo-v2 ResNet-50, 800 epochs: backbone of the detectors",
+        files=("moco_v2_800ep_pretrain.pth.tar",),
+        licence="MIT by its LICENSE, CC BY-NC 4.0 by its README",
+        page="https://github.com/facebookresearch/moco",
+        sources=(
+            "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/"
+            "moco_v2_800ep_pretrain.pth.tar",
+        ),
+        published="md5:a04e12f8",
+    ),
+    Checkpoint(
+        name="resnet18",
+        group="paper",
+        what="ResNet-18 on ImageNet: encoders of ego-motion and motion",
+        files=("resnet18-f37072fd.pth",),
+        licence="BSD-3-Clause (torchvision)",
+        page="https://docs.pytorch.org/vision/stable/models.html",
+        sources=("https://download.pytorch.org/models/resnet18-f37072fd.pth",),
+        published="sha256:f37072fd",
+    ),
+    Checkpoint(
+        name="litemono",
+        group="paper",
+        what="Lite-Mono-8M on ImageNet: encoder of depth",
+        files=("lite-mono-8m-pretrain.pth",),
+        licence="MIT",
+        page="https://github.com/noahzn/Lite-Mono",
+        # The second is the copy that Dynamo-Depth's authors fetch.
+        sources=(
+            "https://surfdrive.surf.nl/files/index.php/s/oil2ME6ymoLGDlL/download",
+            "https://drive.google.com/uc?id=1ULWgnlgSaE6UMA8_MBHZMUuGkcBe4C5j",
+        ),
+    ),
+    _moduv("moduv_final", "final detector"),
+    _moduv("moduv_m2m", "Moving2Mobile"),
+    _moduv("moduv_l2s_l", "Large2Small, large"),
+    _moduv("moduv_l2s_s", "Large2Small, small"),
+    _dynamo_depth("K_Dynamo-Depth", "KITTI", KITTI, "1b1kwxqUquFbSMU9WLAr6_pIbj1HxoWLJ"),
+    _dynamo_depth(
+        "K_Dynamo-Depth_MD2", "KITTI, Monodepth2", KITTI, "1SLQcCQplfAtqeWUD4TQc42aGpevViTGX"
+    ),
+    _dynamo_depth("N_Dynamo-Depth", "nuScenes", NUSCENES, "1oqQVFyGxo_SxclpinrBlwGSE1gEfVAZY"),
+    _dynamo_depth(
+        "N_Dynamo-Depth_MD2", "nuScenes, Monodepth2", NUSCENES, "1t0Z_2hD0raAi4vDK_VZFXIcwcTFx0elU"
+    ),
+    _dynamo_depth("W_Dynamo-Depth", "Waymo Open", WAYMO),
+    _dynamo_depth("W_Dynamo-Depth_MD2", "Waymo Open, Monodepth2", WAYMO),
+)
+
+
+def choose(names: Sequence[str]) -> list[Checkpoint]:
+    """The checkpoints of names and groups. Raises InputError for an unknown word."""
+    for name in names:
+        if not any(name in (item.name, item.group) for item in CATALOGUE):
+            groups = list(dict.fromkeys(item.group for item in CATALOGUE))
+            known = ", ".join([*groups, *(item.name for item in CATALOGUE)])
+            raise InputError(f"checkpoint {name!r} is unknown; choose among {known}.")
+    return [item for item in CATALOGUE if item.name in names or item.group in names]
+
+
+def list_checkpoints(folder: Path = FOLDER) -> None:
+    """Print what official checkpoints there are, where they are published, and which are here.
+
+    Args:
+        folder: where they lie.
+    """
+    for item in CATALOGUE:
+        say(f"{item.name:<20} {folder / _place(item)}: {state(item, folder)}")
+        say(f"{'':<20} {item.what}; licence: {item.licence}")
+        say(f"{'':<20} published at {item.page}" + (f"; {item.access}" if item.access else ""))
+    groups = ", ".join(dict.fromkeys(item.group for item in CATALOGUE))
+    say(f"\nmoduv checkpoints fetch NAME … takes names and groups ({groups}).")
+
+
+def is_here(item: Checkpoint, folder: Path = FOLDER) -> bool:
+    """Whether all files of a checkpoint are here."""
+    return all(path.is_file() for path in _paths(item, folder))
+
+
+def state(item: Checkpoint, folder: Path = FOLDER) -> str:
+    """Whether a checkpoint is here, in words."""
+    sizes = [path.stat().st_size for path in _paths(item, folder) if path.is_file()]
+    if len(sizes) == len(item.files):
+        return f"here, {sum(sizes) / 1e6:.0f} MB"
+    if sizes:
+        return f"{len(item.files) - len(sizes)} of {len(item.files)} files are missing"
+    return "to be fetched" if item.sources else "not public"
+
+
+def fetch_checkpoints(
+    names: list[str] | None = None, folder: Path = FOLDER, source: str = ""
+) -> None:
+    """Fetch official checkpoints; those that are here are verified and kept.
+
+    Args:
+        names: names and groups as `moduv checkpoints list` shows them; what the preset `paper` starts
+            from, where none is given.
+        folder: where they go.
+        source: a file, a zip or a link to take them from instead of their public one, e.g. what came
+            by mail.
+
+    Raises:
+        InputError: when one cannot be had or is another file than before; the others are fetched first.
+    """
+    chosen = choose(names or ["paper"])
+    missing = [item for item in chosen if not is_here(item, folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as room:
+        given = _given(source, missing, Path(room))
+        for item in chosen:
+            try:
+                if item not in missing:
+                    verify(item, folder)
+                    say(f"{item.name}: kept {folder / _place(item)}")
+                elif given is not None:
+                    _take(item, folder, given, source)
+                else:
+                    _fetch(item, folder, Path(room))
+            except InputError as error:
+                problems.append(str(error))
+    _raise_first(problems)
+
+
+def verify_checkpoints(names: list[str] | None = None, folder: Path = FOLDER) -> None:
+    """Compare the checkpoints that are here with their record; those without one are recorded.
+
+    Args:
+        names: names and groups; all that are here, where none is given.
+        folder: where they lie.
+
+    Raises:
+        InputError: when a file is not the one that was recorded, or a named checkpoint is not here.
+    """
+    problems = []
+    for item in choose(names) if names else CATALOGUE:
+        present = [path for path in _paths(item, folder) if path.is_file()]
+        try:
+            if not present and not names:
+                continue
+            if len(present) < len(item.files):
+                raise InputError(
+                    f"{folder / _place(item)}: {state(item, folder)}; run moduv checkpoints fetch {item.name}."
+                )
+            verify(item, folder)
+            say(f"{item.name}: {folder / _place(item)} is as recorded")
+        except InputError as error:
+            problems.append(str(error))
+    _raise_first(problems)
+
+
+def verify(item: Checkpoint, folder: Path) -> None:
+    """Compare a checkpoint's files with what is known of them, and record what is not.
+
+    Raises InputError naming the file that is another one.
+    """
+    for name, path in zip(item.files, _paths(item, folder), strict=True):
+        _remember(name, _checked(item, name, path, folder, path), folder, "by hand")
+
+
+def _given(source: str, missing: list[Checkpoint], room: Path) -> Path | None:
+    """What the user gave to take checkpoints from."""
+    if not source or not missing:
+        return None
+    given = room / "given"
+    download(source, given)
+    if len(missing) > 1 and not is_archive(given):
+        raise InputError(f"{source}: is one file; name the one checkpoint that it is.")
+    return given
+
+
+def _fetch(item: Checkpoint, folder: Path, room: Path) -> None:
+    """Take a checkpoint from its public links in turn."""
+    how = item.access
+    for origin in item.sources:
+        try:
+            fetched = room / item.name
+            download(origin, fetched)
+            return _take(item, folder, fetched, origin)
+        except InputError as error:
+            say(f"{item.name}: {error}")
+            how = f"none of its links works; fetch it by hand from {item.page}"
+    raise InputError(
+        f"{item.name}: {how}, then run moduv checkpoints fetch {item.name} --source FILE_OR_LINK."
+    )
+
+
+def _take(item: Checkpoint, folder: Path, got: Path, origin: str) -> None:
+    """Check a fetched file or archive and put its parts in their places."""
+    if is_archive(got):
+        parts = unpack(got, item.files, got.with_name(f"{item.name}-parts"))
+    elif len(item.files) == 1:
+        parts = [got]
+    else:
+        raise InputError(f"{origin}: is no zip; {item.name} needs {', '.join(item.files)}.")
+    places = list(zip(item.files, parts, _paths(item, folder), strict=True))
+    facts = [_checked(item, name, part, folder, origin) for name, part, _ in places]
+    for (name, part, place), fact in zip(places, facts, strict=True):
+        with atomic_path(place) as temporary:
+            shutil.copyfile(part, temporary)
+        _remember(name, fact, folder, origin)
+    say(f"{item.name}: {folder / _place(item)} from {origin}")
+
+
+def _checked(
+    item: Checkpoint, name: str, path: Path, folder: Path, origin: str | Path
+) -> dict[str, Any]:
+    """Size and hash of a file, when nothing that is known of it says otherwise."""
+    with path.open("rb") as stream:
+        if not stream.read(4).startswith(BEGINNINGS):
+            raise InputError(f"{origin}: {name} is no PyTorch checkpoint; fetch it again.")
+    kind, _, beginning = item.published.partition(":")
+    if beginning and not (found := digest(path, kind)).startswith(beginning):
+        raise InputError(
+            f"{origin}: the {kind} hash of {name} begins with {found[:8]}, and its authors publish "
+            f"{beginning}; delete it and fetch it again."
+        )
+    facts = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    known = _record(folder).get(name, facts)
+    if any(known.get(key) != value for key, value in facts.items()):
+        raise InputError(
+            f"{origin}: {name} has {facts['bytes']} bytes and the hash {facts['sha256'][:8]}…, and "
+            f"{folder / RECORD} says {known.get('bytes')} and {str(known.get('sha256'))[:8]}…; fetch it "
+            "again, or take its entry out of the record if the new file is right."
+        )
+    return facts
+
+
+def _remember(name: str, facts: dict[str, Any], folder: Path, origin: str) -> None:
+    """Record a file on its first use."""
+    record = _record(folder)
+    if name not in record:
+        write_json(folder / RECORD, {**record, name: {**facts, "from": origin}}, indent=1)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict) or not all(isinstance(v, dict) for v in record.values()):
+        raise InputError(
+            f"{path}: holds no record of files; delete it, and files are recorded anew."
+        )
+    return record
+
+
+def _paths(item: Checkpoint, folder: Path) -> list[Path]:
+    return [folder / name for name in item.files]
+
+
+def _place(item: Checkpoint) -> str:
+    """The checkpoint's file, or its folder."""
+    return item.files[0].partition("/")[0]
+
+
+def _raise_first(problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more)

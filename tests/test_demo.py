@@ -1,0 +1,291 @@
+"""The demo on images and videos: overlays, detections, identities, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from detector_world import HEIGHT, WIDTH
+
+from moduv.cli import main
+from moduv.detector.half import run_in_half
+from moduv.detector.model import build_detector
+from moduv.detector.predict import predict_images
+from moduv.engine import checkpoint
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
+from moduv.frames.images import read_image, write_image
+from moduv.frames.video import read_clip
+from moduv.frames.video_writer import frame_rate, write_video
+from moduv.rounds.demo import Demo, run_demo
+from moduv.visual.drawing import instance_color
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained street detector: it finds something everywhere, with spread scores."""
+    folder = tmp_path_factory.mktemp("round")
+    torch.manual_seed(3)
+    checkpoint.save_weights(folder / "weights.pth", build_detector("street").state_dict())
+    return folder
+
+
+def street(seed: int = 0) -> np.ndarray:
+    """A smooth picture (H, W, 3)."""
+    noise = np.random.default_rng(seed).integers(0, 255, (12, 20, 3)).astype(np.uint8)
+    return cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
+def write_frames(path: Path, images: list[np.ndarray]) -> None:
+    """A video at 10 frames a second."""
+    write_video(path, [(0.1 * t, image) for t, image in enumerate(images)], Fraction(10))
+
+
+def detections(out: Path) -> dict[str, Any]:
+    return read_json(out / "detections.json")
+
+
+def shown(content: dict[str, Any], threshold: float = 0.5) -> list[list[dict[str, Any]]]:
+    """Annotations above the threshold, frame by frame."""
+    return [
+        [
+            item
+            for item in content["annotations"]
+            if item["image_id"] == image["id"] and item["score"] > threshold
+        ]
+        for image in content["images"]
+    ]
+
+
+def test_identities_last_and_differ_between_videos_and_colours_follow_them(
+    weights: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        write_frames(tmp_path / f"in/{name}.mp4", [street()] * 4)
+    run_demo(weights, tmp_path / "in", tmp_path / "all", Demo(batch_size=3))
+    content = detections(tmp_path / "all")
+    names = [str(tmp_path / f"in/{name}.mp4") for name in ("a", "b")]
+    size = {"width": WIDTH, "height": HEIGHT}
+    assert content["videos"] == [{"id": i, "name": n, **size} for i, n in enumerate(names, 1)]
+    assert [image["frame_index"] for image in content["images"]] == [0, 1, 2, 3] * 2
+    assert [image["time"] for image in content["images"][:4]] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert all(("track_id" in a) == (a["score"] > 0.5) for a in content["annotations"])
+    found = [[item["track_id"] for item in frame] for frame in shown(content)]
+    assert all(len(set(identities)) == len(identities) > 3 for identities in found)
+    lasting = [set.intersection(*map(set, found[start : start + 4])) for start in (0, 4)]
+    assert all(len(identities) > 3 for identities in lasting)
+    assert not lasting[0] & lasting[1]
+
+    # With the best detection alone, the first video's object is number 1, the second one's number 2.
+    best, second = sorted((a["score"] for a in content["annotations"][:100]), reverse=True)[:2]
+    run_demo(weights, tmp_path / "in", tmp_path / "best", Demo(threshold=(best + second) / 2))
+    for name, identity in (("a", 1), ("b", 2)):
+        for _, picture in read_clip(tmp_path / f"best/{name}.mp4"):
+            changed = np.abs(picture.astype(int) - street()).max(-1) > 60
+            colours = picture[changed].astype(int)
+            near = {i: (np.abs(colours - instance_color(i)).max(-1) < 40).mean() for i in range(4)}
+            assert max(near, key=lambda i: near[i]) == identity
+            assert near[identity] > 0.2
+
+
+def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
+    write_frames(tmp_path / "cut.mp4", [street()] * 3 + [255 - street()] * 3)
+    run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", Demo())
+    found = [{item["track_id"] for item in frame} for frame in shown(detections(tmp_path / "out"))]
+    assert found[0] & found[2]
+    assert found[3] & found[5]
+    assert not found[2] & found[3]
+
+
+def test_a_turned_video_is_shown_upright(weights: Path, tmp_path: Path) -> None:
+    write_frames(tmp_path / "phone.mp4", [np.rot90(street(), -1)] * 3)
+    turn_by_metadata(tmp_path / "phone.mp4")
+    run_demo(weights, tmp_path / "phone.mp4", tmp_path / "out", Demo(threshold=1.0))
+    content = detections(tmp_path / "out")
+    assert {(i["height"], i["width"]) for i in content["images"]} == {(HEIGHT, WIDTH)}
+    ((_, picture), *_) = read_clip(tmp_path / "out/phone.mp4")
+    assert np.abs(picture.astype(int) - street()).mean() < 8
+
+
+def turn_by_metadata(path: Path) -> None:
+    """Give the track of an mp4 a matrix that turns it by 90 degrees against the clock."""
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
+    one, corner = 1 << 16, 1 << 30
+    turned = [0, -one, 0, one, 0, 0, 0, 0, corner]
+    content[matrix : matrix + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in turned)
+    path.write_bytes(bytes(content))
+
+
+def test_folders_of_images_and_videos_are_walked(weights: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    write_image(source / "a/one.png", street())
+    write_image(source / "a/two.JPG", np.zeros((50, 120, 3), np.uint8))
+    write_frames(source / "b/one.mp4", [street()] * 2)
+    write_frames(source / "b/two.mkv", [street()] * 2)
+    out = source / "overlays"
+    for _ in range(2):  # a second run does not take the first one's overlays for images
+        run_demo(weights, source, out, Demo(batch_size=3))
+        names = {path.name for path in out.iterdir()}
+        assert names == {"a-one.png", "a-two.JPG", "b-one.mp4", "b-two.mkv.mp4", "detections.json"}
+    content = detections(out)
+    assert [image.get("video_id") for image in content["images"]] == [None, None, 1, 1, 2, 2]
+    numbers = [item["id"] for item in content["annotations"]]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not any("track_id" in item for frame in shown(content)[:2] for item in frame)
+    picture = read_image(out / "a-one.png")
+    assert picture.shape == street().shape
+    assert (picture != street()).any()
+
+
+def test_batches_change_nothing(weights: Path, tmp_path: Path) -> None:
+    write_frames(tmp_path / "drive.mp4", [street(seed) for seed in range(5)])
+    for size in (1, 3):
+        run_demo(weights, tmp_path / "drive.mp4", tmp_path / str(size), Demo(batch_size=size))
+    one, three = (detections(tmp_path / name)["annotations"] for name in ("1", "3"))
+    assert len(one) == len(three) > 100
+    for first, second in zip(one, three, strict=True):
+        assert first["bbox"] == pytest.approx(second["bbox"], abs=0.05)
+        assert first.get("track_id") == second.get("track_id")
+
+
+def test_broken_files_are_named_after_the_others_are_done(weights: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_frames(source / "whole.mp4", [street()] * 2)
+    (source / "broken.mp4").write_bytes(b"no video" * 100)
+    (source / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.jpg: .*\(and 1 more\)"):
+        run_demo(weights, source, out, Demo())
+    assert {path.name for path in out.iterdir()} == {"whole.mp4", "detections.json"}
+    assert len(detections(out)["images"]) == 2
+
+
+def test_what_would_overwrite_or_is_missing_is_refused(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in/a.png", np.zeros((40, 60, 3), np.uint8))
+    before = (tmp_path / "in/a.png").read_bytes()
+    with pytest.raises(InputError, match=r"a\.png: the overlay would replace it"):
+        run_demo(weights, tmp_path / "in", tmp_path / "in", Demo())
+    assert (tmp_path / "in/a.png").read_bytes() == before
+    write_image(tmp_path / "in/b/c.png", np.zeros((40, 60, 3), np.uint8))
+    write_image(tmp_path / "in/b-c.png", np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(InputError, match="another file's overlay"):
+        run_demo(weights, tmp_path / "in", tmp_path / "out", Demo())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        run_demo(weights, tmp_path / "empty", tmp_path / "out", Demo())
+    with pytest.raises(InputError, match="no such image, video or folder"):
+        run_demo(weights, tmp_path / "none", tmp_path / "out", Demo())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--half"], "half precision needs a CUDA device"),
+        (["--device", "cuda"], "torch finds 0 CUDA devices"),
+        (["--device", "tpu"], "'tpu' is unknown"),
+        (["--batch_size", "0"], "batch_size is 0"),
+    ],
+)
+def test_senseless_options_end_with_a_sentence(
+    weights: Path,
+    tmp_path: Path,
+    option: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_image(tmp_path / "a.png", street())
+    command = ["demo", "--load_ckpt", str(weights), "--input", str(tmp_path / "a.png")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--out", str(tmp_path / "out"), *option])
+    assert stopped.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("moduv: error:") == 1
+    assert sentence in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_draws_with_the_options_of_the_original(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", street())
+    command = ["demo", "--load_ckpt", str(weights), "--input", str(tmp_path / "a.png")]
+    for threshold in ("0.3", "1"):
+        out = str(tmp_path / threshold)
+        main([*command, "--vis_conf_thrd", threshold, "--out", out, "--device=cpu"])
+    assert (read_image(tmp_path / "1/a.png") == street()).all()
+    assert (read_image(tmp_path / "0.3/a.png") != street()).any()
+
+
+def test_videos_without_pyav_name_the_package(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_frames(tmp_path / "in/drive.mp4", [street()] * 2)
+    write_image(tmp_path / "in/a.png", street())
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    with pytest.raises(InputError, match=r"drive\.mp4: video files need PyAV; install it with pip"):
+        run_demo(weights, tmp_path / "in", tmp_path / "out", Demo())
+    assert (tmp_path / "out/a.png").is_file()
+
+
+def test_half_precision_finds_the_same_object_at_the_same_place(weights: Path) -> None:
+    state = checkpoint.load_weights(weights / "weights.pth")
+    best = []
+    for half in (False, True):
+        model = build_detector("street")
+        model.load_state_dict(state)
+        if half:
+            run_in_half(model, torch.bfloat16)
+        found = predict_images(model, [street()])[0]
+        assert found.boxes.dtype == found.masks.dtype == torch.float32
+        best.append((found.boxes[0], found.scores[0]))
+    (box, score), (halved_box, halved_score) = best
+    assert (box - halved_box).abs().max() < 1.5
+    assert abs(score - halved_score) < 0.02
+    assert score != halved_score
+
+
+# --- video files ------------------------------------------------------------------------------------
+
+
+def test_videos_keep_their_times_and_odd_sides_become_even(tmp_path: Path) -> None:
+    times = [0.5, 0.54, 0.6, 1.0]
+    images = [np.full((41, 61, 3), 60 * index, np.uint8) for index in range(4)]
+    count = write_video(
+        tmp_path / "v.mp4", list(zip(times, images, strict=True)), Fraction(30000, 1001)
+    )
+    assert count == 4
+    read = list(read_clip(tmp_path / "v.mp4"))
+    assert [time for time, _ in read] == pytest.approx([0, 0.04, 0.1, 0.5], abs=1e-4)
+    assert [image.shape for _, image in read] == [(42, 62, 3)] * 4
+    assert all(
+        np.abs(image.astype(int) - 60 * index).max() < 4 for index, (_, image) in enumerate(read)
+    )
+
+
+def test_frames_without_times_follow_at_the_rate(tmp_path: Path) -> None:
+    frames = [(time, np.zeros((40, 60, 3), np.uint8)) for time in (None, None, 0.01, None)]
+    write_video(tmp_path / "v.mp4", frames, Fraction(25))
+    assert [time for time, _ in read_clip(tmp_path / "v.mp4")] == pytest.approx(
+        [0, 0.04, 0.08, 0.12], abs=1e-4
+    )
+    assert frame_rate(tmp_path / "v.mp4") == 25
+
+
+def test_a_video_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Any:
+        yield 0.0, np.zeros((40, 60, 3), np.uint8)
+        raise InputError("broken")
+
+    with pytest.raises(InputError, match="broken"):
+        write_video(tmp_path / "v.mp4", broken(), Fraction(25))
+    with pytest.raises(InputError, match="no frames"):
+        write_video(tmp_path / "v.mp4", [], Fraction(25))
+    assert not list(tmp_path.iterdir())
+    assert "libx264" in av.codecs_available
