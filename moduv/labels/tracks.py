@@ -57,7 +57,7 @@ class Tracker:
         for track, position in self._matches(boxes):
             track.move(boxes[position], self.config.steadiness)
             identities[position] = track.identity
-        for position in np.flatnonzero(identities == 0):
+        for position in np.flatnonzero(identities == 0).tolist():
             identities[position] = self.next_identity
             self._tracks.append(_Track(self.next_identity, boxes[position]))
             self.next_identity += 1

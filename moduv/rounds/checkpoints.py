@@ -290,7 +290,7 @@ def _checked(
             f"{origin}: the {kind} hash of {name} begins with {found[:8]}, and its authors publish "
             f"{beginning}; delete it and fetch it again."
         )
-    facts = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     known = _record(folder).get(name, facts)
     if any(known.get(key) != value for key, value in facts.items()):
         raise InputError(

@@ -24,9 +24,9 @@ from moduv.frames.clip import IMAGE_SUFFIXES
 from moduv.frames.images import read_image, write_image
 from moduv.frames.video import VIDEO_SUFFIXES, Timed, read_clip, scenes, told_frames
 from moduv.frames.video_writer import frame_rate, write_video
+from moduv.labels.exported import coco_results
 from moduv.labels.instances import Instances
 from moduv.labels.predicted import from_predictions
-from moduv.labels.store import coco_results
 from moduv.labels.tracks import TrackConfig, Tracker
 from moduv.visual.drawing import draw_instances, instance_color
 
