@@ -118,10 +118,10 @@ def test_images_of_8_bits_are_scaled() -> None:
 
 @pytest.mark.parametrize("objects", [3, 0])
 def test_losses_and_gradients_are_those_of_full_size_masks(tmp_path: Path, objects: int) -> None:
-    refs = write_world(tmp_path, 3)[:2]
+    refs = write_world(tmp_path, 3)[:1]
     labels = tmp_path / "labels" if objects else None
     dataset = LabelledFrames(tmp_path / "frames", refs, labels, Augmentation())
-    images, targets = dataset.collate([dataset[(index, 7)] for index in range(2)])
+    images, targets = dataset.collate([dataset[(0, 7)]])
     dense = [{**target, "masks": target["masks"].dense()} for target in targets]
     torch.manual_seed(0)
     model = build_detector("street")

@@ -21,11 +21,13 @@ class MaskCrop:
     top: int
     left: int
     pixels: np.ndarray
+    score: float = 1.0
+    """Of the label."""
 
     @classmethod
-    def decode(cls, mask: rle.Rle) -> MaskCrop:
+    def decode(cls, mask: rle.Rle, score: float = 1.0) -> MaskCrop:
         """Decode a COCO RLE mask inside its bounding rectangle."""
-        return cls(*rle.decode_crop(mask))
+        return cls(*rle.decode_crop(mask), score)
 
     @property
     def inside(self) -> tuple[slice, slice]:
@@ -42,9 +44,9 @@ class MaskCrop:
         y = np.flatnonzero((rows >= self.top) & (rows < self.top + height))
         x = np.flatnonzero((columns >= self.left) & (columns < self.left + width))
         if not len(y) or not len(x):
-            return MaskCrop(0, 0, np.zeros((0, 0), bool))
+            return MaskCrop(0, 0, np.zeros((0, 0), bool), self.score)
         pixels = self.pixels[rows[y, None] - self.top, columns[None, x] - self.left]
-        return MaskCrop(top + int(y[0]), left + int(x[0]), pixels)
+        return MaskCrop(top + int(y[0]), left + int(x[0]), pixels, self.score)
 
     def box(self) -> tuple[int, int, int, int]:
         """The continuous XYXY box around the mask, which is not empty."""

@@ -54,10 +54,11 @@ class LabelledFrames:
         return len(self.frames)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """Image (3, H, W) uint8 and the detector's target for (index, sample seed)."""
+        """Image (3, H, W) uint8 and the detector's target, with its `seed`, for (index, sample seed)."""
         index, seed = item
         rng = np.random.default_rng(seed)
-        return augment(self.frame(index), self.augmentation, rng, self._other)
+        image, target = augment(self.frame(index), self.augmentation, rng, self._other)
+        return image, {**target, "seed": seed}
 
     @staticmethod
     def collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
@@ -100,6 +101,6 @@ def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> Labe
             f"{image.shape[1]}, another aspect; make the labels from these frames."
         )
     boxes = instances.boxes_at(*image.shape[:2])
-    return LabelledFrame(
-        image, boxes, [MaskCrop.decode(rle) for rle in instances.masks], (height, width)
-    )
+    scores = [1.0] * len(instances) if instances.scores is None else instances.scores.tolist()
+    masks = [MaskCrop.decode(*pair) for pair in zip(instances.masks, scores, strict=True)]
+    return LabelledFrame(image, boxes, masks, (height, width))

@@ -1,12 +1,17 @@
-"""Torchvision's Mask R-CNN with masks as crops; parameters, detections and losses are the same."""
+"""Torchvision's Mask R-CNN with masks as crops; parameters and detections are the same.
+
+So are the losses of one image. Those of a batch are the mean over its images, where torchvision weighs
+images by their number of regions: thus processes that share a batch get what one would.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import box_iou
 
 from moduv.detector.crops import CropMasks
 from moduv.detector.transforms import Target
@@ -43,6 +48,11 @@ class CropTransform(GeneralizedRCNNTransform):
 
 class CropRoIHeads(RoIHeads):
     """Box and mask heads whose mask loss reads its targets from crops."""
+
+    drop_below: float = 0.0
+    """IoU with a label below which background does not count."""
+    soft: float = 0.0
+    """Power of a label's score by which it counts."""
 
     @classmethod
     def adopt(cls, heads: RoIHeads) -> CropRoIHeads:
@@ -82,8 +92,13 @@ class CropRoIHeads(RoIHeads):
         if not self.training or targets is None or isinstance(targets[0]["masks"], Tensor):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, matched, labels, box_targets = self.select_training_samples(proposals, targets)
+        counts = [
+            self._counts(*region)
+            for region in zip(proposals, labels, matched, targets, strict=True)
+        ]
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        classifier, box_reg = fastrcnn_loss(*self.box_predictor(pooled), labels, box_targets)
+        logits, regression = self.box_predictor(pooled)
+        classifier, box_reg = box_losses(logits, regression, labels, box_targets, counts)
         positive = [label > 0 for label in labels]
         regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
         pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
@@ -93,8 +108,45 @@ class CropRoIHeads(RoIHeads):
             [index[chosen] for index, chosen in zip(matched, positive, strict=True)],
             torch.cat([label[chosen] for label, chosen in zip(labels, positive, strict=True)]),
             [target["masks"] for target in targets],
+            [count[chosen] for count, chosen in zip(counts, positive, strict=True)],
         )
         return [], {"loss_classifier": classifier, "loss_box_reg": box_reg, "loss_mask": mask}
+
+    def _counts(self, regions: Tensor, labels: Tensor, matched: Tensor, target: Target) -> Tensor:
+        """How much each region (K, 4) of an image counts, (K,)."""
+        counts = torch.ones_like(labels, dtype=torch.float32)
+        if self.soft and len(target["scores"]):
+            counts = torch.where(labels > 0, target["scores"][matched] ** self.soft, counts)
+        if self.drop_below:
+            overlap = box_iou(regions, target["boxes"])
+            nearest = overlap.amax(1) if overlap.shape[1] else torch.zeros_like(counts)
+            counts = counts * ((labels > 0) | (nearest >= self.drop_below))
+        return counts
+
+
+def box_losses(
+    logits: Tensor,
+    regression: Tensor,
+    labels: list[Tensor],
+    targets: list[Tensor],
+    counts: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Losses of the regions' classes and boxes (Ren et al. 2015), the mean over images.
+
+    Args:
+        logits: (sum of K, classes).
+        regression: (sum of K, 4 classes).
+        labels: per image (K,), 0 for background.
+        targets: per image (K, 4), in the box coder's units.
+        counts: per image (K,), how much each region counts.
+    """
+    shares = torch.cat([count / max(1, len(count)) for count in counts]) / len(counts)
+    label, target = torch.cat(labels), torch.cat(targets)
+    classes = functional.cross_entropy(logits.float(), label, reduction="none")
+    positive = torch.where(label > 0)[0]
+    chosen = regression.float().view(len(label), -1, 4)[positive, label[positive]]
+    offsets = functional.smooth_l1_loss(chosen, target[positive], beta=1 / 9, reduction="none")
+    return (classes * shares).sum(), (offsets.sum(1) * shares[positive]).sum()
 
 
 def mask_loss(
@@ -103,8 +155,9 @@ def mask_loss(
     matched: list[Tensor],
     labels: Tensor,
     masks: list[CropMasks],
+    counts: list[Tensor],
 ) -> Tensor:
-    """Mean cross entropy of the mask of each region's class (He et al. 2017); 0 without regions.
+    """Cross entropy of the mask of each region's class (He et al. 2017), the mean over images.
 
     Args:
         logits: (sum of K, classes, M, M).
@@ -112,6 +165,7 @@ def mask_loss(
         matched: per image (K,): the object that a region belongs to.
         labels: (sum of K,): the regions' classes.
         masks: per image.
+        counts: per image (K,), how much each region counts.
     """
     if not len(labels):
         return logits.sum() * 0
@@ -120,4 +174,6 @@ def mask_loss(
         [m.targets(boxes, i, side) for m, boxes, i in zip(masks, regions, matched, strict=True)]
     )
     chosen = logits[torch.arange(len(labels), device=labels.device), labels]
-    return functional.binary_cross_entropy_with_logits(chosen.float(), targets)
+    errors = functional.binary_cross_entropy_with_logits(chosen.float(), targets, reduction="none")
+    shares = torch.cat([count / max(1, len(count)) for count in counts]) / len(counts)
+    return (errors.mean((1, 2)) * shares).sum()

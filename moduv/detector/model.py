@@ -16,6 +16,7 @@ from moduv.detector.backbone import StreetBackbone
 from moduv.detector.config import DetectorConfig, detector_config
 from moduv.detector.heads import CropRoIHeads, CropTransform
 from moduv.detector.pooling import TableRoIAlign
+from moduv.detector.sampling import ImageSampler
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 
@@ -70,6 +71,8 @@ def build_detector(
     )
     model.transform = CropTransform.adopt(model.transform)
     model.roi_heads = CropRoIHeads.adopt(model.roi_heads)
+    model.rpn.fg_bg_sampler = ImageSampler(config.rpn_samples, 0.5)
+    model.roi_heads.fg_bg_sampler = ImageSampler(config.box_samples, config.box_positive)
     return model
 
 

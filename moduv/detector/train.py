@@ -36,6 +36,11 @@ class DetectorTraining:
     backbone_weights: str | None = None
     """MoCo-v2 checkpoint that the ResNet-50 starts from; the street detector starts from nothing."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    drop_below: float = 0.0
+    """Regions that overlap no label by this IoU are not called background, because the labels cannot
+    vouch for them (drop loss; Wang et al. 2023); 0: they are, as published."""
+    soft: float = 0.0
+    """Power of a label's score by which it counts in the losses of boxes and masks; 0: all count alike."""
     cache_bytes: int = 1 << 29
     """Memory for decoded frames, per loading process."""
 
@@ -66,6 +71,7 @@ def train_detector(
     model = start_detector(config).to(distributed.device())
     if distributed.device().type == "cuda":  # measured: no gain on CPUs
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.roi_heads.drop_below, model.roi_heads.soft = config.drop_below, config.soft
     dataset = LabelledFrames(
         frames_root, refs, label_root, config.augmentation, cache_bytes=config.cache_bytes
     )
@@ -110,8 +116,10 @@ def detector_step(model: MaskRCNN) -> Step:
     def step(batch: tuple[list[Tensor], list[Target]], _: StepState) -> dict[str, Any]:
         device = next(model.parameters()).device
         images = [image.to(device, non_blocking=True) for image in batch[0]]
+        seeds = [target["seed"] for target in batch[1]]
+        model.rpn.fg_bg_sampler.seeds = model.roi_heads.fg_bg_sampler.seeds = seeds
         targets = [
-            {key: value.to(device, non_blocking=True) for key, value in target.items()}
+            {k: v.to(device, non_blocking=True) for k, v in target.items() if k != "seed"}
             for target in batch[1]
         ]
         losses = model(images, targets)

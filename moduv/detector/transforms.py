@@ -8,7 +8,7 @@ crops; only pasting needs one map of the canvas's size. Images stay 8 bit, for t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -26,7 +26,7 @@ VISIBLE = 0.3
 """Share of an object that must stay visible below pasted ones for it to remain a target."""
 
 Target = dict[str, Any]
-"""What the detector is trained towards: `boxes`, `labels` and `masks`."""
+"""What the detector is trained towards: `boxes`, `labels`, `masks` and the labels' `scores`."""
 Sample = tuple[Tensor, Target]
 
 
@@ -158,7 +158,7 @@ class Canvas:
         """Cut what `cover` (H, W) hides from the objects; drop those of which too little is left."""
         kept = []
         for index, mask in enumerate(self.masks):
-            left = MaskCrop(mask.top, mask.left, mask.pixels & ~cover[mask.inside])
+            left = replace(mask, pixels=mask.pixels & ~cover[mask.inside])
             before, after = int(mask.pixels.sum()), int(left.pixels.sum())
             if 0 < after < before:
                 self.boxes[index] = left.box()
@@ -207,7 +207,7 @@ def augment(
 
     Returns:
         The image (3, H, W) uint8 and the detector's target: `boxes` (N, 4) float32, `labels` (N,)
-        int64, all 1, `masks` as `CropMasks`; N may be 0.
+        int64, all 1, `masks` as `CropMasks`, `scores` (N,) of the labels; N may be 0.
     """
     height, width = frame.image.shape[:2]
     canvas = Canvas.grey(height, width)
@@ -291,4 +291,5 @@ def _target(canvas: Canvas, min_side: float) -> Target:
         "boxes": torch.from_numpy(canvas.boxes[kept]),
         "labels": torch.ones(len(kept), dtype=torch.int64),
         "masks": CropMasks.pack([canvas.masks[index] for index in kept], canvas.size),
+        "scores": torch.tensor([canvas.masks[index].score for index in kept]),
     }

@@ -1,0 +1,176 @@
+"""A batch is the mean of its images, so processes that share it train what one would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detector_world import write_world
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from moduv.detector.config import DetectorConfig
+from moduv.detector.data import LabelledFrames
+from moduv.detector.model import build_detector
+from moduv.detector.train import detector_step
+from moduv.detector.transforms import Augmentation
+from moduv.engine import checkpoint
+from moduv.engine.loop import StepState
+
+FROZEN = DetectorConfig(
+    min_size=64,
+    max_size=96,
+    anchor_sizes=(8, 16, 32, 48, 64),
+    fpn_channels=256,
+    proposals_train=60,
+    box_samples=32,
+    box_hidden=32,
+    mask_layers=(16,),
+)
+"""The published network in small; its batch normalisation is frozen, so images do not mix there."""
+STATE = StepState(0, 1, torch.Generator())
+
+
+def detector() -> MaskRCNN:
+    torch.manual_seed(0)
+    return build_detector(FROZEN).train()
+
+
+def samples(root: Path, count: int = 2) -> list:
+    refs = write_world(root, count + 1)[:count]
+    dataset = LabelledFrames(root / "frames", refs, root / "labels", Augmentation(jitter=0.0))
+    return [dataset[(index, 7 + index)] for index in range(count)]
+
+
+def gradients(model: MaskRCNN, batch: list) -> dict[str, Tensor]:
+    model.zero_grad()
+    terms = detector_step(model)(LabelledFrames.collate(batch), STATE)
+    terms["loss"].backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {**found, "loss": terms["loss"].detach()}
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_images(tmp_path: Path) -> None:
+    model, frames = detector(), samples(tmp_path)
+    # One image has twice the objects of the other: weighing by regions would not be the mean.
+    parts = [gradients(model, [frame]) for frame in frames]
+    whole = gradients(model, frames)
+    assert whole["loss"] > 0
+    for name, value in whole.items():
+        mean = (parts[0][name] + parts[1][name]) / 2
+        torch.testing.assert_close(
+            value, mean, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_what_is_sampled_of_an_image_depends_on_its_seed_only(tmp_path: Path) -> None:
+    model, frames = detector(), samples(tmp_path)
+    first = gradients(model, frames[:1])["loss"]
+    torch.manual_seed(5)
+    assert gradients(model, frames[:1])["loss"] == first
+    image, target = frames[0]
+    others = {float(gradients(model, [(image, {**target, "seed": s})])["loss"]) for s in range(4)}
+    assert len(others) > 1
+
+
+@pytest.mark.parametrize("drop_below", [0.0, 0.01])
+def test_drop_loss_forgives_what_no_label_is_near_to(tmp_path: Path, drop_below: float) -> None:
+    """Without labels nothing can be vouched for: the classifier is taught nothing."""
+    model = detector()
+    model.roi_heads.drop_below = drop_below
+    ((image, target),) = samples(tmp_path, 1)
+    nothing = {
+        "boxes": target["boxes"][:0],
+        "labels": target["labels"][:0],
+        "masks": target["masks"].pack([], target["masks"].size),
+        "scores": target["scores"][:0],
+        "seed": 1,
+    }
+    terms = detector_step(model)(LabelledFrames.collate([(image, nothing)]), STATE)
+    assert (terms["classifier"] == 0) == (drop_below > 0)
+
+
+def test_labels_count_by_their_score(tmp_path: Path) -> None:
+    model = detector()
+    ((image, target),) = samples(tmp_path, 1)
+    batch = [(image, {**target, "scores": torch.full_like(target["scores"], 0.25)})]
+    plain = detector_step(model)(LabelledFrames.collate(batch), STATE)
+    model.roi_heads.soft = 0.5
+    soft = detector_step(model)(LabelledFrames.collate(batch), STATE)
+    for name in ("mask", "box_reg"):
+        torch.testing.assert_close(soft[name], 0.5 * plain[name])
+    assert soft["classifier"] < plain["classifier"]
+
+
+TRAINING = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import moduv.detector.train as training
+from moduv.detector.config import PRESETS
+from moduv.detector.transforms import Augmentation
+from moduv.engine import distributed
+from moduv.engine.loop import LoopConfig
+from moduv.frames.clip import FrameRef
+from test_detector_distributed import FROZEN
+root, stop, precise = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4]
+distributed.start()
+PRESETS["street"] = FROZEN
+# Frozen layers of random numbers are as good as others to compare with.
+loop = LoopConfig(steps=3, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
+settings = training.DetectorTraining(loop, detector="street", augmentation=Augmentation(jitter=0.5))
+build = training.start_detector
+def start(config):
+    import torch
+    torch.manual_seed(0)
+    return training.build_detector(FROZEN)
+training.start_detector = start
+plain = training.detector_step
+def stopping(model):
+    step = plain(model)
+    def stepping(batch, state):
+        if stop and state.step == stop:
+            raise KeyboardInterrupt
+        return step(batch, state)
+    return stepping
+training.detector_step = stopping
+refs = [FrameRef("train/clip_0000", index) for index in range(4)]
+try:
+    training.train_detector(root / "frames", root / "labels", refs, settings, root / precise)
+except KeyboardInterrupt:
+    pass
+distributed.stop()
+"""
+
+
+def launch(processes: int, *arguments: object) -> None:
+    torchrun = [f"--nproc_per_node={processes}", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_what_one_trains_and_resume_exactly(tmp_path: Path) -> None:
+    write_world(tmp_path, 4)
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    here = Path(__file__).parent
+    launch(1, script, tmp_path, here, 0, "one")
+    launch(2, script, tmp_path, here, 0, "two")
+    launch(2, script, tmp_path, here, 2, "cut")
+    assert not (tmp_path / "cut/weights.pth").exists()
+    launch(2, script, tmp_path, here, 0, "cut")
+    one, two, cut = (
+        checkpoint.load_weights(tmp_path / name / "weights.pth") for name in ("one", "two", "cut")
+    )
+    for name, value in two.items():
+        assert torch.equal(cut[name], value), name
+        torch.testing.assert_close(one[name], value, atol=1e-4, rtol=1e-4)
+    start = detector().state_dict()
+    assert max((one[name] - start[name]).abs().max() for name in one) > 3e-3  # it did learn
