@@ -33,6 +33,9 @@ def recipes() -> dict[str, Recipe]:
     return {
         "plain": plain,
         "ema": replace(plain, loop=replace(plain.loop, ema=0.99)),
+        "drop": replace(plain, drop_below=0.01),
+        "soft": replace(plain, soft=0.5),
+        "paste": replace(plain, augmentation=replace(plain.augmentation, paste=0.5)),
     }
 
 
