@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 import truth_samples as samples
 from truth_samples import CROWD, SCENE, SIGN
 
-from moduv.cli import main
+from moduv.cli import COMMANDS, load_function, main
 from moduv.detector.model import build_detector
 from moduv.engine.errors import InputError
 from moduv.evaluation.converters.coco import CocoTruth, convert_coco
@@ -30,9 +33,11 @@ from moduv.evaluation.converters.waymo import (
     straight_label,
 )
 from moduv.evaluation.detection import evaluate
+from moduv.frames.clip import FrameRef
 from moduv.frames.prepare.common import PrepareConfig
 from moduv.frames.prepare.waymo import prepare_waymo
 from moduv.frames.prepare.waymo_frame import Camera
+from moduv.frames.splits import read_split
 from moduv.labels import rle
 from moduv.rounds.detect import Detection, detect_images
 
@@ -195,7 +200,10 @@ def test_unknown_coco_categories_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("segmentation", [[1, 2, 3, 4]], "broken 'segmentation'"), ("bbox", [1, 2, 3], "'bbox' is")],
+    [
+        ("segmentation", [[1, 2, 3, 4, 5, 6, 7]], "900 has a polygon that"),
+        ("bbox", [1, 2, 3], "'bbox' is"),
+    ],
 )
 def test_damaged_coco_annotations_are_named(
     tmp_path: Path, key: str, value: Any, said: str
@@ -209,6 +217,17 @@ def test_damaged_coco_annotations_are_named(
     with pytest.raises(InputError, match=said):
         convert_coco(source, out, CocoTruth())
     assert out.read_text() == "before"
+
+
+def test_a_coco_object_without_corners_is_not_judged(tmp_path: Path) -> None:
+    source, out = samples.write_coco(tmp_path / "source"), tmp_path / "truth.json"
+    content = json.loads(source.read_text())
+    content["annotations"][0]["segmentation"] = [[4, 20, 28, 20]]
+    source.write_text(json.dumps(content))
+    convert_coco(source, out, CocoTruth())
+    metrics = scores(FORMS["coco"], out, *perfect())
+    assert metrics["count/objects"] == len(samples.objects()) - 1
+    assert metrics["mask/AP"] == pytest.approx(1)
 
 
 # --- KITTI ----------------------------------------------------------------------------------------
@@ -325,7 +344,8 @@ def test_waymo_frames_are_named_as_they_are_prepared(tmp_path: Path) -> None:
     source = samples.write_waymo_tables(tmp_path / "source")
     data, out = tmp_path / "data", tmp_path / "truth.json"
     prepare_waymo(source, data, PrepareConfig(height=32, width=64, workers=1), split="val")
-    convert_waymo(source, out, WAYMO)
+    convert_waymo(source, out, WAYMO, write_frames=tmp_path / "split.txt")
+    assert read_split(tmp_path / "split.txt") == [FrameRef(samples.SEGMENT, n) for n in SCENE]
     detect_images(weights(tmp_path), data, out, tmp_path / "found", Detection())
     metrics = evaluate(out, tmp_path / "found/detections.json")
     assert metrics["count/images"] == len(SCENE)
@@ -440,6 +460,32 @@ def test_missing_downloads_are_named(
         main([*words, said, str(tmp_path / "nothing"), "--out", str(tmp_path / "truth.json")])
     assert stopped.value.code == 2
     assert str(tmp_path / "nothing") in capsys.readouterr().err
+
+
+def test_the_documented_commands_exist() -> None:
+    """Every command of the page that leads from the downloads to the table, with its options."""
+    text = (Path(__file__).parents[1] / "docs/reproduce.md").read_text()
+    defined: dict[str, str] = {}
+    found = 0
+    for line in (
+        "".join(re.findall("```bash\n(.*?)```", text, re.S)).replace("\\\n", "").splitlines()
+    ):
+        words = shlex.split(line, comments=True)
+        if len(words) == 1 and "=" in words[0]:
+            name, _, value = words[0].partition("=")
+            defined[f"${name}"] = value
+        if not words or words[0] not in {"moduv", "$RUN"}:
+            continue
+        expanded = [part for word in words for part in defined.get(word, word).split()]
+        name = next(" ".join(words[1:end]) for end in (3, 2) if " ".join(words[1:end]) in COMMANDS)
+        accepted = inspect.signature(load_function(COMMANDS[name].function)).parameters
+        options = {word[2:] for word in expanded if word.startswith("--")}
+        options -= {"standalone", "nproc_per_node", "preset"}
+        required = {n for n, p in accepted.items() if p.default is p.empty} - {"config"}
+        assert options <= set(accepted), line
+        assert required <= options, line
+        found += 1
+    assert found >= 20
 
 
 def weights(folder: Path) -> Path:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco
-
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.engine.log import progress
@@ -26,8 +24,7 @@ from moduv.evaluation.converters.writer import (
     TruthConfig,
     write_truth,
 )
-from moduv.labels import rle
-from moduv.labels.rle import Rle
+from moduv.labels.imported import to_rle
 
 PERSONS = ("person",)
 VEHICLES = ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat")
@@ -117,23 +114,12 @@ def _images(
 def _object(path: Path, entry: dict[str, Any], name: str, size: Size) -> TrueObject:
     left, top, width, height = entry["bbox"]
     mask = entry.get("segmentation")
+    if isinstance(mask, list):  # polygons of less than three corners cover nothing
+        mask = [p for p in mask if not isinstance(p, list) or len(p) >= 6]
     try:
-        mask = _to_rle(mask, size) if mask else None
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{path}: annotation {entry.get('id')} has a broken 'segmentation'; {DOWNLOAD}"
-        ) from None
+        mask = to_rle(mask, size) if mask else None
+    except ValueError as error:
+        raise InputError(f"{path}: annotation {entry.get('id')} {error}.") from None
     box = (left, top, width, height)
     ignore = bool(entry.get("iscrowd") or entry.get("ignore"))
     return TrueObject(box, name, mask, entry.get("area"), ignore)
-
-
-def _to_rle(mask: Any, size: Size) -> Rle:
-    """Polygons, runs or compressed runs as compressed runs."""
-    if isinstance(mask, dict):
-        plain = isinstance(mask["counts"], list)
-        return rle.from_runs(mask["counts"], size) if plain else mask
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
-        raise ValueError("a polygon has less than three corners")
-    merged = coco.merge(coco.frPyObjects(mask, *size))
-    return {"size": list(size), "counts": merged["counts"].decode()}

@@ -37,7 +37,7 @@ DOWNLOAD = (
 
 @dataclass(frozen=True)
 class KittiTruth(TruthConfig):
-    """What of KITTI counts; the benchmark's moderate level is 25, 2, 0.3, its hard one 25, 3, 0.5."""
+    """What of KITTI counts; the benchmark's moderate level is 25, 1, 0.3, its hard one 25, 2, 0.5."""
 
     categories: tuple[str, ...] = CATEGORIES
     """Types of objects that can move."""

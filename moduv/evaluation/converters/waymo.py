@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -28,10 +28,12 @@ from moduv.evaluation.converters.writer import (
     box_of_mask,
     write_truth,
 )
+from moduv.frames.clip import FrameRef
 from moduv.frames.prepare.waymo import segment_name
 from moduv.frames.prepare.waymo_frame import Camera, FrameLabels, LabelledBox
 from moduv.frames.prepare.waymo_records import read_drive_labels
 from moduv.frames.prepare.waymo_tables import read_table_labels
+from moduv.frames.splits import write_split
 from moduv.labels import rle
 
 MASKS, BOXES = "masks", "boxes"
@@ -78,6 +80,7 @@ def convert_waymo(
     split: Path | None = None,
     part: str = "val",
     labels: str = MASKS,
+    write_frames: Path | None = None,
 ) -> None:
     """Write the front camera's panoptic masks, or boxes, as class-agnostic ground truth.
 
@@ -88,6 +91,7 @@ def convert_waymo(
         split: frames to take; without it all that are annotated.
         part: first part of the segments' names, as they were prepared.
         labels: masks (some frames of some segments) or boxes (all frames).
+        write_frames: receives a split file of the images written, for `moduv measure`.
 
     Raises:
         InputError: saying what to download when there is nothing to convert, and for damaged files.
@@ -101,7 +105,10 @@ def convert_waymo(
         raise InputError(f"{source}: has neither tfrecords nor {COMPONENTS[labels]}; {what}")
     selection = Selection(split)
     images = _images(files, config, selection, part, labels)
-    write_truth(out, images, config, selection, f"Waymo Open {part}, {labels}")
+    names = write_truth(out, images, config, selection, f"Waymo Open {part}, {labels}")
+    if write_frames is not None:
+        paths = [PurePosixPath(name) for name in names]
+        write_split(write_frames, [FrameRef(str(p.parent), int(p.stem)) for p in paths])
 
 
 def _images(

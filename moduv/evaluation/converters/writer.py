@@ -114,7 +114,7 @@ def _endings(parts: tuple[str, ...]) -> list[str]:
 
 def write_truth(
     out: Path, images: Iterable[TrueImage], config: TruthConfig, selection: Selection, source: str
-) -> None:
+) -> list[str]:
     """Write class-agnostic ground truth as COCO JSON, atomically, and say what is in it.
 
     Annotations have `category_id` 1, `name` (of the data set's category), `moving` where it is known,
@@ -125,6 +125,9 @@ def write_truth(
         out: the file to write.
         images: with their objects, in the order in which they are to be written.
         source: where they come from; kept in the file's `info`.
+
+    Returns:
+        The names of the images written.
 
     Raises:
         InputError: when there is no image.
@@ -137,21 +140,9 @@ def write_truth(
             "check that the folder, the part and the split file belong together."
         )
     with_masks = any(item.mask is not None for image in kept for item in image.objects)
-    entries: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image in kept:
-        found = [_annotation(item, image, config, with_masks=with_masks) for item in image.objects]
-        if not config.empty_images and all(annotation["ignore"] for annotation in found):
-            continue
-        number = len(entries) + 1 if image.id is None else image.id
-        height_width = (
-            {} if image.size is None else {"height": image.size[0], "width": image.size[1]}
-        )
-        entries.append({"id": number, "file_name": image.file_name, **height_width})
-        annotations += [{"image_id": number, **annotation} for annotation in found]
+    entries, annotations = _coco(kept, config, with_masks=with_masks)
     if not entries:
         raise InputError(f"{source}: no image has an object to be found; check the categories.")
-    annotations = [{"id": number, **entry} for number, entry in enumerate(annotations, 1)]
     info = {"description": source, "moduv": __version__, "settings": to_dict(config)}
     content = {"info": info, "images": entries, "annotations": annotations}
     write_json(out, {**content, "categories": CATEGORIES})
@@ -161,6 +152,24 @@ def write_truth(
         f"{out}: {len(annotations) - ignored} objects ({kind}) and {ignored} ignored regions "
         f"in {len(entries)} images"
     )
+    return [entry["file_name"] for entry in entries]
+
+
+def _coco(
+    images: list[TrueImage], config: TruthConfig, *, with_masks: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """COCO's images and annotations."""
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        found = [_annotation(item, image, config, with_masks=with_masks) for item in image.objects]
+        if not config.empty_images and all(annotation["ignore"] for annotation in found):
+            continue
+        number = len(entries) + 1 if image.id is None else image.id
+        size = {} if image.size is None else dict(zip(("height", "width"), image.size, strict=True))
+        entries.append({"id": number, "file_name": image.file_name, **size})
+        annotations += [{"image_id": number, **annotation} for annotation in found]
+    return entries, [{"id": number, **entry} for number, entry in enumerate(annotations, 1)]
 
 
 def _annotation(
