@@ -87,6 +87,19 @@ COMMANDS = {
     "round large": Command("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
     "round small": Command("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
     "round final": Command("moduv.rounds.recipe:train_round", "final", "train the final detector"),
+    "truth coco": Command(
+        "moduv.evaluation.converters.coco:convert_coco", "truth_coco", "COCO's mobile objects"
+    ),
+    "truth kitti": Command(
+        "moduv.evaluation.converters.kitti:convert_kitti", "truth_kitti", "KITTI's boxes"
+    ),
+    "truth nuscenes": Command(
+        "moduv.evaluation.converters.nuimages:convert_nuimages", "truth_nuscenes", "nuImages' masks"
+    ),
+    "truth waymo": Command(
+        "moduv.evaluation.converters.waymo:convert_waymo", "truth_waymo", "Waymo's masks or boxes"
+    ),
+    "detect": Command("moduv.rounds.detect:detect_images", "detect", "in the images of a truth"),
     "evaluate": Command(
         "moduv.rounds.measure:evaluate_detections", None, "COCO results against COCO ground truth"
     ),

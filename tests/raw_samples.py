@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,11 @@ def matrix(values: np.ndarray) -> bytes:
     return zlib.compress(field(1, values.astype("<f4").tobytes()) + field(2, shape))
 
 
-def waymo_record(index: int) -> bytes:
-    """A serialised frame of perception v1, with a second camera that is to be passed over."""
+def waymo_record(index: int, panoptic: bytes = b"", labels: bytes = b"") -> bytes:
+    """A serialised frame of perception v1, with a second camera that is to be passed over.
+
+    panoptic, labels  more fields of the front camera's image, and of the frame
+    """
     unpacked = b"".join(field(2, value) for value in LENS)
     camera = field(1, 1) + unpacked + field(3, transform(mounted(CAMERA_HEIGHT)))
     camera += field(4, WIDTH) + field(5, HEIGHT)
@@ -213,16 +217,15 @@ def waymo_record(index: int) -> bytes:
     returned = field(2, matrix(range_image())) + field(4, matrix(pixel_poses(index)))
     frame = field(1, context) + field(2, index * 100_000) + field(3, transform(world_pose(index)))
     frame += field(4, field(1, 2) + field(2, b"no picture"))
-    frame += field(4, field(1, 1) + field(2, encoded(index, ".jpg")))
-    return frame + field(5, field(1, 1) + field(2, returned))
+    frame += field(4, field(1, 1) + field(2, encoded(index, ".jpg")) + panoptic)
+    return frame + field(5, field(1, 1) + field(2, returned)) + labels
 
 
-def write_waymo_records(root: Path) -> Path:
+def write_waymo_records(root: Path, records: Sequence[bytes] | None = None) -> Path:
     """One segment of perception v1."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "segment-123_with_camera_labels.tfrecord").open("wb") as stream:
-        for index in range(FRAMES):
-            record = waymo_record(index)
+        for record in records or [waymo_record(index) for index in range(FRAMES)]:
             size = struct.pack("<Q", len(record))
             stream.write(size + struct.pack("<I", _masked(size)))
             stream.write(record + struct.pack("<I", _masked(record)))

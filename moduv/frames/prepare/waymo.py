@@ -42,14 +42,14 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
     if not records and not tables:
         raise InputError(f"{source}: has neither tfrecords nor camera_image/*.parquet; {DOWNLOAD}")
     files = records or tables
-    names = [_segment(path) for path in files]
+    names = [segment_name(path) for path in files]
     segments = [f"{split}/{name}" for name in names]
     jobs = [(path, out / segment, config) for path, segment in zip(files, segments, strict=True)]
     prepare("prepare waymo", out, config, jobs, segments, _prepare_drive)
 
 
-def _segment(path: Path) -> str:
-    """The segment's name without what Waymo's files add to it."""
+def segment_name(path: Path) -> str:
+    """The segment of a tfrecord or parquet file, without what Waymo's files add to its name."""
     name = path.stem.removesuffix("_with_camera_labels")
     return name if name.startswith("segment-") else f"segment-{name}"
 

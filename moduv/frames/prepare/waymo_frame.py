@@ -67,6 +67,30 @@ class DriveFrame:
     """(N, 3) in the vehicle's coordinates, metres."""
 
 
+@dataclass(frozen=True)
+class LabelledBox:
+    """A box that Waymo drew in an image, in pixels."""
+
+    kind: int
+    """0 unknown, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist."""
+    centre: tuple[float, float]
+    size: tuple[float, float]
+    """Width and height."""
+
+
+@dataclass(frozen=True)
+class FrameLabels:
+    """What is annotated in a frame of the front camera; None where it was not annotated."""
+
+    index: int
+    """The frame's number in its drive, as it is prepared."""
+    camera: Camera
+    boxes: tuple[LabelledBox, ...] | None
+    panoptic: bytes | None
+    """PNG of 16 bits: class x divisor + instance, 0 where there is no instance."""
+    divisor: int = 1000
+
+
 def range_image_points(
     image: np.ndarray, lidar: Lidar, poses: np.ndarray | None, world_from_vehicle: np.ndarray
 ) -> np.ndarray:

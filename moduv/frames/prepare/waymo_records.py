@@ -5,15 +5,19 @@ a protocol buffer; only the fields named here are read, by the numbers of Waymo'
 (dataset.proto): Frame {context 1, pose 3, images 4, lasers 5}, Context {camera_calibrations 2,
 laser_calibrations 3}, CameraCalibration {name 1, intrinsic 2, extrinsic 3, width 4, height 5},
 LaserCalibration {name 1, inclinations 2, min 3, max 4, extrinsic 5}, CameraImage {name 1, image 2},
-Laser {name 1, first return 2}, RangeImage {values 2, poses 4}, Matrix {data 1, shape 2}.
+Laser {name 1, first return 2}, RangeImage {values 2, poses 4}, Matrix {data 1, shape 2}. Of labels:
+Frame {camera_labels 8}, CameraImage {camera_segmentation_label 10}, CameraSegmentationLabel {divisor 1,
+panoptic_label 2}, CameraLabels {name 1, labels 2}, Label {box 1, type 3}, Box {center_x 1, center_y 2,
+width 4 along y, length 5 along x}.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -24,11 +28,14 @@ from moduv.frames.prepare.waymo_frame import (
     TOP,
     Camera,
     DriveFrame,
+    FrameLabels,
+    LabelledBox,
     Lidar,
     range_image_points,
 )
 
 Fields = dict[int, list[int | bytes]]
+Content = TypeVar("Content")
 POLYNOMIAL = 0x82F63B78
 """Castagnoli's, reflected: the checksum of tfrecords."""
 MASK = 0xA282EAD8
@@ -39,9 +46,22 @@ def read_drive(path: Path, *, points: bool) -> Iterator[DriveFrame]:
 
     Raises InputError when the file is cut, damaged, or no recording of Waymo's.
     """
+    return _read(path, lambda _, frame: _frame(frame, points=points))
+
+
+def read_drive_labels(path: Path) -> Iterator[FrameLabels]:
+    """What is annotated in the front camera's frames of a segment's tfrecord, in order.
+
+    Raises InputError when the file is cut, damaged, or no recording of Waymo's.
+    """
+    return _read(path, _labels)
+
+
+def _read(path: Path, reader: Callable[[int, Fields], Content]) -> Iterator[Content]:
+    """What `reader` makes of each frame and its number."""
     for number, record in enumerate(read_records(path)):
         try:
-            yield _frame(record, points=points)
+            yield reader(number, parse(record))
         except (KeyError, IndexError, ValueError, struct.error, zlib.error):
             raise InputError(
                 f"{path}: record {number} is no frame of Waymo Open perception v1 with a front camera; "
@@ -86,21 +106,43 @@ def _crc(content: np.ndarray, table: np.ndarray) -> np.uint32:
     return crc ^ np.uint32(0xFFFFFFFF)
 
 
-def _frame(record: bytes, *, points: bool) -> DriveFrame:
-    frame = parse(record)
+def _frame(frame: Fields, *, points: bool) -> DriveFrame:
     context = parse(_bytes(frame, 1))
+    pose = _transform(frame, 3)
+    image = _bytes(_named(frame, 4, FRONT), 2)
+    cloud = _points(frame, context, pose) if points and 5 in frame else None
+    return DriveFrame(image, pose, _camera(context), cloud)
+
+
+def _camera(context: Fields) -> Camera:
     calibration = _named(context, 2, FRONT)
-    intrinsic = _doubles(calibration, 2)
-    camera = Camera(
-        intrinsic,
+    return Camera(
+        _doubles(calibration, 2),
         _transform(calibration, 3),
         int(_number(calibration, 4)),
         int(_number(calibration, 5)),
     )
-    pose = _transform(frame, 3)
-    image = _bytes(_named(frame, 4, FRONT), 2)
-    cloud = _points(frame, context, pose) if points and 5 in frame else None
-    return DriveFrame(image, pose, camera, cloud)
+
+
+def _labels(number: int, frame: Fields) -> FrameLabels:
+    camera = _camera(parse(_bytes(frame, 1)))
+    image = _named(frame, 4, FRONT)
+    try:
+        labels = _named(frame, 8, FRONT).get(2, [])
+        boxes = tuple(_box(parse(label)) for label in labels if isinstance(label, bytes))
+    except KeyError:  # a camera without an entry was not labelled
+        boxes = None
+    if 10 not in image:
+        return FrameLabels(number, camera, boxes, None)
+    panoptic = parse(_bytes(image, 10))
+    return FrameLabels(number, camera, boxes, _bytes(panoptic, 2), int(_number(panoptic, 1)))
+
+
+def _box(label: Fields) -> LabelledBox:
+    box = parse(_bytes(label, 1))
+    kind = _number(label, 3) if 3 in label else 0
+    centre, size = (_double(box, 1), _double(box, 2)), (_double(box, 5), _double(box, 4))
+    return LabelledBox(kind, centre, size)
 
 
 def _points(frame: Fields, context: Fields, pose: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from moduv.frames.prepare.waymo_frame import (
     TOP,
     Camera,
     DriveFrame,
+    FrameLabels,
+    LabelledBox,
     Lidar,
     range_image_points,
 )
@@ -21,6 +23,7 @@ from moduv.frames.prepare.waymo_frame import (
 TIME, CAMERA_NAME, LASER_NAME = "key.frame_timestamp_micros", "key.camera_name", "key.laser_name"
 LENS = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
 Row = dict[str, Any]
+Frame = TypeVar("Frame")
 
 
 def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
@@ -33,14 +36,11 @@ def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFr
     Raises:
         InputError: naming a component that is missing or a column that is not there.
     """
-    calibration = _rows(source, "camera_calibration", segment, CAMERA_NAME, FRONT)[0]
-    prefix = "[CameraCalibrationComponent]."
-    camera = Camera(
-        np.array([calibration[f"{prefix}intrinsic.{key}"] for key in LENS], np.float64),
-        np.array(calibration[f"{prefix}extrinsic.transform"], np.float64).reshape(4, 4),
-        int(calibration[f"{prefix}width"]),
-        int(calibration[f"{prefix}height"]),
-    )
+    return _whole(source, segment, _frames(source, segment, points=points))
+
+
+def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
+    camera = _camera(source, segment)
     poses = {row[TIME]: row for row in _rows(source, "vehicle_pose", segment)}
     clouds = _Clouds(source, segment) if points and (source / "lidar").is_dir() else None
     images = _rows(source, "camera_image", segment, CAMERA_NAME, FRONT)
@@ -49,6 +49,72 @@ def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFr
         world_from_vehicle = np.array(pose, np.float64).reshape(4, 4)
         cloud = None if clouds is None else clouds.at(row[TIME], world_from_vehicle)
         yield DriveFrame(row["[CameraImageComponent].image"], world_from_vehicle, camera, cloud)
+
+
+def read_table_labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
+    """What is annotated in the front camera's frames of a segment, in order of time.
+
+    Frames are numbered by the component `vehicle_pose`, which has all of them. Boxes are known of all
+    frames, since the tables do not tell an empty frame from one that was not annotated.
+
+    Args:
+        source: folder of the components.
+        component: camera_box or camera_segmentation.
+
+    Raises:
+        InputError: naming a component that is missing or does not belong to the others.
+    """
+    return _whole(source, segment, _labels(source, segment, component))
+
+
+def _whole(source: Path, segment: str, frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The frames; a column or a frame's row that a component lacks is named."""
+    try:
+        yield from frames
+    except KeyError as error:
+        raise InputError(
+            f"{source}: a component of segment {segment} lacks {error}; download perception v2 again."
+        ) from None
+
+
+def _labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
+    camera = _camera(source, segment)
+    times = sorted({int(row[TIME]) for row in _rows(source, "vehicle_pose", segment)})
+    of_time: dict[int, list[Row]] = {time: [] for time in times}
+    for row in _rows(source, component, segment, CAMERA_NAME, FRONT, may_lack=True):
+        if int(row[TIME]) not in of_time:
+            raise InputError(
+                f"{source / component / segment}.parquet: has a frame that vehicle_pose lacks; download "
+                "both components of this segment again."
+            )
+        of_time[int(row[TIME])].append(row)
+    for index, time in enumerate(times):
+        rows = of_time[time]
+        if component == "camera_box":
+            yield FrameLabels(index, camera, tuple(_box(row) for row in rows), None)
+        elif rows:
+            prefix = "[CameraSegmentationLabelComponent].panoptic_label"
+            divisor = int(rows[0][f"{prefix}_divisor"])
+            yield FrameLabels(index, camera, None, rows[0][prefix], divisor)
+
+
+def _box(row: Row) -> LabelledBox:
+    prefix = "[CameraBoxComponent]."
+    x, y, width, height = (
+        float(row[f"{prefix}box.{key}"]) for key in ("center.x", "center.y", "size.x", "size.y")
+    )
+    return LabelledBox(int(row[f"{prefix}type"]), (x, y), (width, height))
+
+
+def _camera(source: Path, segment: str) -> Camera:
+    calibration = _rows(source, "camera_calibration", segment, CAMERA_NAME, FRONT)[0]
+    prefix = "[CameraCalibrationComponent]."
+    return Camera(
+        np.array([calibration[f"{prefix}intrinsic.{key}"] for key in LENS], np.float64),
+        np.array(calibration[f"{prefix}extrinsic.transform"], np.float64).reshape(4, 4),
+        int(calibration[f"{prefix}width"]),
+        int(calibration[f"{prefix}height"]),
+    )
 
 
 class _Clouds:
@@ -82,8 +148,16 @@ def _array(row: Row, column: str) -> np.ndarray:
     return np.array(row[f"{column}.values"], np.float32).reshape(row[f"{column}.shape"])
 
 
-def _rows(source: Path, component: str, segment: str, key: str = "", name: int = 0) -> list[Row]:
-    """Rows of a component, of one sensor where a key is given."""
+def _rows(
+    source: Path,
+    component: str,
+    segment: str,
+    key: str = "",
+    name: int = 0,
+    *,
+    may_lack: bool = False,
+) -> list[Row]:
+    """Rows of a component, of one sensor where a key is given; without any only if it `may_lack` them."""
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import read_table
@@ -103,6 +177,6 @@ def _rows(source: Path, component: str, segment: str, key: str = "", name: int =
     except (ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not readable ({reason}); download it again.") from None
-    if not rows:
+    if not rows and not may_lack:
         raise InputError(f"{path}: has no row of sensor {name}; download it again.")
     return rows

@@ -1,0 +1,155 @@
+"""nuImages, nuScenes' set of annotated single images: boxes, masks and what moves.
+
+Taken are people, vehicles and animals of the front camera, the frames that the paper's demo shows.
+Bicycle racks, whose bicycles are not annotated one by one, are not judged. Movable things (barriers,
+cones, debris, what is pushed or pulled) do not move by themselves and are not taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
+from moduv.engine.log import progress
+from moduv.evaluation.converters.writer import (
+    Selection,
+    TrueImage,
+    TrueObject,
+    TruthConfig,
+    write_truth,
+)
+from moduv.labels import rle
+from moduv.labels.rle import Rle
+
+TABLES = ("sample_data", "category", "attribute", "object_ann")
+STATES = {
+    "vehicle.moving": True,
+    "vehicle.stopped": False,
+    "vehicle.parked": False,
+    "pedestrian.moving": True,
+    "pedestrian.standing": False,
+    "pedestrian.sitting_lying_down": False,
+}
+"""Attributes that tell whether an object moves; bicycles have none."""
+DOWNLOAD = (
+    "download the metadata and samples of nuImages from nuscenes.org/nuimages (account, terms "
+    "CC BY-NC-SA 4.0) and unpack them there."
+)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NuImagesTruth(TruthConfig):
+    """What of nuImages counts."""
+
+    categories: tuple[str, ...] = ("human", "vehicle", "animal")
+    """Categories, or first parts of their names, of objects that can move."""
+    ignored: tuple[str, ...] = ("static_object.bicycle_rack",)
+    """Those of regions in which detections are not judged."""
+    cameras: tuple[str, ...] = ("CAM_FRONT",)
+    """Cameras whose images are taken; none named: all."""
+
+
+def convert_nuimages(
+    source: Path,
+    out: Path,
+    config: NuImagesTruth,
+    version: str = "v1.0-val",
+    split: Path | None = None,
+) -> None:
+    """Write nuImages' boxes and masks as class-agnostic ground truth.
+
+    Args:
+        source: folder with `samples/` and the version's tables.
+        out: the file to write; images are named as in the tables, `samples/CAM_FRONT/….jpg`.
+        config: categories, cameras and the smallest object.
+        version: folder of the tables.
+        split: names of the images to take, one a line; without it all annotated ones.
+
+    Raises:
+        InputError: when tables are missing or do not belong together, or a mask is damaged.
+    """
+    folder = source / version
+    tables = {name: _table(folder, name) for name in TABLES}
+    selection = Selection(split)
+    images = _images(folder, tables, config, selection)
+    write_truth(out, images, config, selection, f"nuImages {version}")
+
+
+def _table(folder: Path, name: str) -> list[Row]:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        other = (folder / "sample_annotation.json").is_file()
+        what = "these are the tables of nuScenes, which has boxes in space only; " if other else ""
+        raise InputError(f"{path}: missing; {what}{DOWNLOAD}")
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: is no table of nuImages; {DOWNLOAD}")
+    return rows
+
+
+def _images(
+    folder: Path, tables: dict[str, list[Row]], config: NuImagesTruth, selection: Selection
+) -> Iterator[TrueImage]:
+    names = {row["token"]: str(row["name"]) for row in tables["category"]}
+    states = {row["token"]: STATES.get(row["name"]) for row in tables["attribute"]}
+    of_image: dict[str, list[Row]] = defaultdict(list)
+    for row in tables["object_ann"]:
+        of_image[row["sample_data_token"]].append(row)
+    wanted = [row for row in tables["sample_data"] if _is_wanted(row, config, selection)]
+    wanted.sort(key=lambda row: str(row["filename"]))
+    for row in progress(wanted, desc="nuImages", unit="image"):
+        size = (int(row["height"]), int(row["width"]))
+        try:
+            found = [
+                _object(entry, names[entry["category_token"]], states, config)
+                for entry in of_image[row["token"]]
+            ]
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise InputError(
+                f"{folder / 'object_ann.json'}: an object of {row['filename']} is damaged or refers to "
+                f"nothing ({error}); {DOWNLOAD}"
+            ) from None
+        yield TrueImage(row["filename"], size, tuple(item for item in found if item is not None))
+
+
+def _is_wanted(row: Row, config: NuImagesTruth, selection: Selection) -> bool:
+    """Annotated images are the key frames of the cameras; sweeps and lidar scans have no objects."""
+    path = PurePosixPath(row["filename"])
+    camera = path.parent.name
+    chosen = camera in config.cameras if config.cameras else camera.startswith("CAM_")
+    return bool(row["is_key_frame"]) and chosen and row["filename"] in selection
+
+
+def _object(
+    entry: Row, name: str, states: dict[str, bool | None], config: NuImagesTruth
+) -> TrueObject | None:
+    mobile, ignored = _is_one_of(name, config.categories), _is_one_of(name, config.ignored)
+    if not mobile and not ignored:
+        return None
+    left, top, right, bottom = (float(value) for value in entry["bbox"])
+    told = [states[token] for token in entry["attribute_tokens"]]
+    moving = next((state for state in told if state is not None), None)
+    mask = None if entry["mask"] is None else _decoded(entry["mask"])
+    box = (left, top, right - left, bottom - top)
+    return TrueObject(box, name, mask, ignore=ignored, moving=moving)
+
+
+def _is_one_of(name: str, families: tuple[str, ...]) -> bool:
+    return any(name == family or name.startswith(f"{family}.") for family in families)
+
+
+def _decoded(mask: Row) -> Rle:
+    """COCO's compressed runs, which nuImages wraps in base64."""
+    counts = base64.b64decode(mask["counts"], validate=True).decode("ascii")
+    decoded = {"size": [int(side) for side in mask["size"]], "counts": counts}
+    if not rle.is_whole(decoded):
+        raise ValueError("its mask is cut")
+    return decoded
