@@ -90,7 +90,9 @@ def test_litemono_weights_come_without_their_classifier(tmp_path: Path) -> None:
 
 def test_missing_and_foreign_initial_weights_are_named(tmp_path: Path) -> None:
     model = DynamoDepth("litemono")
-    with pytest.raises(InputError, match=r"fetch them from https://.*--config.resnet_weights ''"):
+    with pytest.raises(
+        InputError, match=r"checkpoints fetch \(from https://.*--config.resnet_weights ''"
+    ):
         load_initial_weights(model, resnet=tmp_path / "resnet.pth")
     checkpoint.save(tmp_path / "foreign.pth", {"model": {"conv.weight": torch.ones(1)}})
     with pytest.raises(InputError, match="do not fit the network"):

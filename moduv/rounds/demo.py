@@ -24,7 +24,7 @@ from moduv.frames.clip import IMAGE_SUFFIXES
 from moduv.frames.images import read_image, write_image
 from moduv.frames.video import VIDEO_SUFFIXES, Timed, read_clip, scenes, told_frames
 from moduv.frames.video_writer import frame_rate, write_video
-from moduv.labels.exported import coco_results
+from moduv.labels.exported import CATEGORIES, coco_results
 from moduv.labels.instances import Instances
 from moduv.labels.predicted import from_predictions
 from moduv.labels.tracks import TrackConfig, Tracker
@@ -218,13 +218,8 @@ class _Detections:
 
     def content(self) -> dict[str, Any]:
         videos = {"videos": self.videos} if self.videos else {}
-        categories = [{"id": 1, "name": "object"}]
-        return {
-            **videos,
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": categories,
-        }
+        found = {"images": self.images, "annotations": self.annotations}
+        return {**videos, **found, "categories": CATEGORIES}
 
     def summarise(self, threshold: float, out: Path) -> None:
         stills = sum("video_id" not in image for image in self.images)

@@ -51,8 +51,8 @@ def _existing(path: str | Path, option: str, source: str) -> Path:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: no such initial weights; fetch them from {source} or train from scratch with "
-            f"--config.{option} ''."
+            f"{path}: no such initial weights; run moduv checkpoints fetch (from {source}) or train from "
+            f"scratch with --config.{option} ''."
         )
     return path
 
