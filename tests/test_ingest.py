@@ -48,7 +48,7 @@ def test_unknown_intrinsics_and_short_clips_are_refused(tmp_path: Path) -> None:
     write_clip(tmp_path / "in/one", 3)
     with pytest.raises(InputError, match=r"one/cam\.json: missing; .*field_of_view"):
         import_folder(tmp_path / "in", tmp_path / "out", ImportConfig())
-    with pytest.raises(InputError, match="no clip of three frames"):
+    with pytest.raises(InputError, match="no clip of three frames that differ"):
         import_folder(tmp_path / "in", tmp_path / "few", ImportConfig(field_of_view=60, every=2))
     with pytest.raises(InputError, match="no such folder"):
         import_folder(tmp_path / "none", tmp_path / "out2", ImportConfig())

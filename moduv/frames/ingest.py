@@ -134,8 +134,8 @@ def _import(clips: dict[str, Path], out: Path, config: ImportConfig) -> dict[str
             frames += _write_segment(out, f"clips/{name}", images, camera, config)
     if not frames:
         raise InputError(
-            f"{next(iter(clips.values()))}: has no clip of three frames, nor has any other source; give "
-            "videos or folders of consecutive frames."
+            f"{next(iter(clips.values()))}: has no clip of three frames that differ, nor has any other "
+            "source; give videos or folders of consecutive frames."
         )
     write_split(out / "splits" / "train_files.txt", frames)
     segments = {frame.segment for frame in frames}
