@@ -42,18 +42,23 @@ def recipes() -> dict[str, Recipe]:
 def measure(recipe: Recipe, run: Path, data: Path, out: Path) -> dict[str, float]:
     """Train a detector on the run's L2, unless it is there, and measure it on held-out frames."""
     train_round(data, data / "splits/train_files.txt", run / "L2_pseudo_labels", out, recipe)
-    if (out / "metrics.json").is_file():
-        return read_json(out / "metrics.json")
+    return measure_detector(out, data)
+
+
+def measure_detector(folder: Path, data: Path) -> dict[str, float]:
+    """The metrics of a trained detector on held-out frames, kept beside it."""
+    if (folder / "metrics.json").is_file():
+        return read_json(folder / "metrics.json")
     frames = read_split(data / "splits/val_files.txt")
     names = [frame.image_path(data).relative_to(data).as_posix() for frame in frames]
     truth = select_images(data / "annotations/val.json", names)
     numbers = {image["file_name"]: image["id"] for image in truth["images"]}
     results = []
-    found = predict(load_detector(out), frames, data, batch_size=8)
+    found = predict(load_detector(folder), frames, data, batch_size=8)
     for (_, predictions), name in zip(found, names, strict=True):
         results += detections_to_coco(predictions, numbers[name])
     metrics = evaluate(truth, results, areas="street")
-    write_json(out / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 

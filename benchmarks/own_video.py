@@ -18,14 +18,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from options import measure_detector
 
-from moduv.detector.predict import detections_to_coco, predict
-from moduv.detector.train import load_detector
 from moduv.engine.config import load_preset
 from moduv.engine.log import progress
-from moduv.evaluation.coco import select_images
-from moduv.evaluation.detection import evaluate
-from moduv.frames.splits import read_split
 from moduv.street.dataset import StreetConfig
 from moduv.street.render import render
 from moduv.street.scene import Scene
@@ -81,15 +77,7 @@ def write(out: Path, clips: int, with_camera: bool) -> None:
 
 def score(run: Path, data: Path) -> None:
     """Print AP50 of the run's final detector on the held-out frames of the street world."""
-    frames = read_split(data / "splits" / "val_files.txt")
-    names = [frame.image_path(data).relative_to(data).as_posix() for frame in frames]
-    truth = select_images(data / "annotations" / "val.json", names)
-    numbers = {image["file_name"]: image["id"] for image in truth["images"]}
-    results = []
-    found = predict(load_detector(run / "R3_Final"), frames, data, batch_size=8)
-    for (_, predictions), name in zip(found, names, strict=True):
-        results += detections_to_coco(predictions, numbers[name])
-    metrics = evaluate(truth, results, areas="street")
+    metrics = measure_detector(run / "R3_Final", data)
     for key in ("box/AP50", "box/AP", "mask/AP50", "box/recall", "box/recall_static"):
         print(f"{key:<20} {metrics[key]:.3f}")
 

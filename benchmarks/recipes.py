@@ -1,0 +1,68 @@
+"""Two presets of the rounds beside each other, from L0 to the final detector, seed by seed.
+
+    bash scripts/quickstart.sh
+    python benchmarks/recipes.py --run save/street --data data/street [--presets street street_better]
+
+All start from the run's L0. Trainings and labels are kept under `--out` and not repeated. Prints mean and
+standard deviation over the seeds on the held-out frames; the moving2mobile round is the same for all presets
+that do not change it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from options import METRICS, measure_detector
+
+from moduv.engine.config import load_preset
+from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
+from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
+from moduv.rounds.recipe import Recipe, train_round
+
+
+def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str, float]:
+    """All rounds of a preset; the metrics of the final detector."""
+    split = data / "splits/train_files.txt"
+
+    def train(section: str, labels: Path) -> Path:
+        recipe = load_preset(Recipe, preset, section)
+        folder = out / f"{section}_{seed}"
+        seeded = replace(recipe, loop=replace(recipe.loop, seed=seed))
+        train_round(data, split, labels, folder, seeded)
+        return folder
+
+    mobile = train("moving2mobile", run / "L0_pseudo_labels")
+    first, second = out / f"L1_{seed}", out / f"L2_{seed}"
+    mobile_labels(data, split, mobile, first, load_preset(MobileLabels, preset, "mobile_labels"))
+    merging = load_preset(Large2SmallLabels, preset, "aggregated_labels")
+    aggregated_labels(data, split, train("large", first), train("small", first), second, merging)
+    return measure_detector(train("final", second), data)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("save/street"))
+    parser.add_argument("--data", type=Path, default=Path("data/street"))
+    parser.add_argument("--out", type=Path, default=Path("save/recipes"))
+    parser.add_argument("--presets", nargs="+", default=["street", "street_better"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    table: dict[str, list[dict[str, float]]] = {preset: [] for preset in options.presets}
+    for seed in options.seeds:
+        for preset, rows in table.items():
+            rows.append(chain(preset, seed, options.run, options.data, options.out / preset))
+            print(preset, seed, {metric: round(rows[-1][metric], 3) for metric in METRICS})
+    print("| preset | " + " | ".join(METRICS) + " |")
+    print("|---|" + "---|" * len(METRICS))
+    for preset, rows in table.items():
+        values = [[row[metric] for row in rows] for metric in METRICS]
+        cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" for v in values]
+        print(f"| {preset} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
