@@ -6,8 +6,8 @@ Samples: a frame of 1280 x 1920 with 20 objects is read, flipped and shrunk on a
 straightforward way decodes every mask at full size, as floats, and resizes each to the nearest pixel.
 Step: Mask R-CNN on such frames; the paper's network at an input of 320 x 480, which a CPU can train in
 sensible time. The straightforward way is torchvision's: full-size masks and its RoIAlign, single
-precision, one image a step, every loss read on the host. Ours is channels-last, and measured in single
-precision and, where the machine has fast bf16, in that.
+precision, one image a step, every loss read on the host. Ours is measured in single precision and, where
+the machine has fast bf16, in that.
 
 CPU figures are processor seconds of one thread, both ways in turn, so that whatever else the machine does
 meets both. Both ways give the same boxes and, in single precision, the same losses; the tests assert it.
@@ -133,7 +133,7 @@ class Training:
         self.model = start_network(config).to(self.device)
         if self.baseline:
             use_torchvision_pools(self.model, config)
-        else:
+        elif self.device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, 1e-6, fused=None if self.baseline else True)

@@ -69,8 +69,9 @@ def train_detector(
     """
     run_dir = Path(run_dir)
     model = start_detector(config).to(distributed.device())
-    # A step takes a tenth less time on CPUs with AVX-512; half-precision convolutions of GPUs want it too.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # On CPUs it gains a tenth at best, and some half-precision convolutions of torch 2.14 crash with it.
+    if distributed.device().type == "cuda":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.roi_heads.drop_below, model.roi_heads.soft = config.drop_below, config.soft
     dataset = LabelledFrames(
         frames_root, refs, label_root, config.augmentation, cache_bytes=config.cache_bytes
