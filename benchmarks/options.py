@@ -78,7 +78,12 @@ def main() -> None:
             recipe = replace(recipe, loop=replace(recipe.loop, seed=seed))
             metrics = measure(recipe, options.run, options.data, options.out / f"{name}_{seed}")
             table.setdefault(name, []).append(metrics)
-    print("| option | " + " | ".join(METRICS) + " |")
+    print_means("option", table)
+
+
+def print_means(what: str, table: dict[str, list[dict[str, float]]]) -> None:
+    """Mean and standard deviation over the rows of each name."""
+    print(f"| {what} | " + " | ".join(METRICS) + " |")
     print("|---|" + "---|" * len(METRICS))
     for name, rows in table.items():
         values = [[row[metric] for row in rows] for metric in METRICS]

@@ -14,8 +14,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from options import METRICS, measure_detector
+from options import METRICS, measure_detector, print_means
 
 from moduv.engine.config import load_preset
 from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
@@ -56,12 +55,7 @@ def main() -> None:
         for preset, rows in table.items():
             rows.append(chain(preset, seed, options.run, options.data, options.out / preset))
             print(preset, seed, {metric: round(rows[-1][metric], 3) for metric in METRICS})
-    print("| preset | " + " | ".join(METRICS) + " |")
-    print("|---|" + "---|" * len(METRICS))
-    for preset, rows in table.items():
-        values = [[row[metric] for row in rows] for metric in METRICS]
-        cells = [f"{np.mean(v):.3f} ± {np.std(v):.3f}" for v in values]
-        print(f"| {preset} | " + " | ".join(cells) + " |")
+    print_means("preset", table)
 
 
 if __name__ == "__main__":
