@@ -103,15 +103,19 @@ def run_videos(
     preset, why = _preset(preset, out)
     say(f"preset {preset}: {why}")
     missing = missing_weights(preset)
-    if missing:
-        raise InputError(
-            f"{missing[0]}: no such initial weights, from which preset {preset!r} starts; run 'bash "
-            "scripts/0_download_ckpts.sh', or choose --preset street."
-        )
+    lacking = (
+        f"{missing[0]}: no such initial weights, from which preset {preset!r} starts; run 'bash "
+        "scripts/0_download_ckpts.sh', or choose --preset street."
+        if missing
+        else ""
+    )
+    if lacking and not dry_run:
+        raise InputError(lacking)
     config = load_preset(RunConfig, preset, "run")
     plan = _plan(sources, out, preset, every, config, dry_run)
     show_plan(plan)
     if dry_run:
+        say(lacking or "nothing is missing; leave out --dry-run to start")
         return
     run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
     follow(run.parts(), plan)
