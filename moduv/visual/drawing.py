@@ -173,6 +173,27 @@ def draw_depth(depth: np.ndarray, *, colormap: str = "magma") -> np.ndarray:
     return colorize(disparity, colormap, low=0.0, high=float(np.percentile(disparity, 95)))
 
 
+def draw_ranges(image: np.ndarray, distance: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Colour the moving pixels of a dimmed grey image by their distance: near is yellow, far violet.
+
+    distance  (h, w), any unit; the colours span what the moving pixels reach
+    moving    (h, w) bool
+    """
+    height, width = image.shape[:2]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * 0.75
+    picture = np.repeat(np.round(grey)[..., None], 3, axis=-1).astype(np.uint8)
+    if not moving.any():
+        return picture
+    # Neighbours of pixels that do not move keep their own range, so nothing is interpolated.
+    coloured = colorize(
+        -distance, "plasma", low=-float(distance[moving].max()), high=-float(distance[moving].min())
+    )
+    size = (width, height)
+    inside = cv2.resize(moving.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    picture[inside] = cv2.resize(coloured, size, interpolation=cv2.INTER_NEAREST)[inside]
+    return picture
+
+
 def draw_flow(flow: np.ndarray, *, maximum: float | None = None) -> np.ndarray:
     """Flow on a colour wheel: hue is the direction, strength the magnitude, white is no motion.
 

@@ -26,8 +26,10 @@ PAPER_COLORS = (
 PAPER_STYLE = (
     "svg{background:#fff;font:12px sans-serif}polyline{fill:none;stroke-width:2}"
     "polyline.raw{opacity:.3}.gridline{stroke:#e3e6ea}.axis{stroke:#444}"
-    ".tick,.label{fill:#333}.end{text-anchor:end}.middle,.label{text-anchor:middle}"
+    ".tick,.label,.value,.name{fill:#333}.end{text-anchor:end}.mark{stroke:#888}"
+    ".middle,.label,.value{text-anchor:middle}"
 )
+PAPER_LEGEND = 26  # rows of a drawn legend
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,39 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def save_chart(chart: Chart, path: str | Path) -> None:
-    """Write a chart as an SVG file of its own, in the colours of a light page."""
-    drawing = re.search(r"<svg.*</svg>", line_chart(chart), re.DOTALL)
-    content = drawing.group(0) if drawing else "<svg></svg>"
+    """Write a line chart as an SVG file of its own, see `save_figure`."""
+    save_figure(line_chart(chart), path)
+
+
+def save_figure(figure: Markup, path: str | Path) -> None:
+    """Write a figure of the page as an SVG file of its own, in the colours of a light page.
+
+    The legend below the figure moves into the drawing; a figure without anything to draw is left blank.
+    """
+    drawing = re.search(r'<svg viewBox="0 0 \d+ (\d+)"[^>]*>(.*)</svg>', figure, re.DOTALL)
+    height, content = (int(drawing.group(1)), drawing.group(2)) if drawing else (HEIGHT, "")
+    names = re.findall(r'var\(--s(\d)\)"></i>([^<]*)</span>', figure)
+    height += PAPER_LEGEND * bool(names)
+    content = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}"><style>{PAPER_STYLE}</style>'
+        f"{content}{_drawn_legend(names, height - 10)}</svg>"
+    )
     content = re.sub(r"var\(--s(\d)\)", lambda match: PAPER_COLORS[int(match.group(1))], content)
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"'
-    content = content.replace("<svg", opening, 1).replace(">", f"><style>{PAPER_STYLE}</style>", 1)
     with atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def _drawn_legend(names: Sequence[tuple[str, str]], baseline: int) -> str:
+    """Series names, already escaped, behind squares in their colours (by number), in one row."""
+    entries, left = [], LEFT
+    for color, name in names:
+        entries.append(
+            f'<rect x="{left}" y="{baseline - 9}" width="10" height="10" fill="var(--s{color})"/>'
+            f'<text class="tick" x="{left + 15}" y="{baseline}">{name}</text>'
+        )
+        left += 36 + 7 * len(name)
+    return "".join(entries)
 
 
 def format_duration(seconds: float) -> str:
