@@ -3,10 +3,10 @@
     python benchmarks/motion.py [--networks litemono monodepthv2] [--sizes 192x320 320x480]
         [--batches 1 3] [--phase fine_tune] [--repeat 5] [--baseline | --compile]
 
-The baseline is a mode of the same code: disparity of all three frames although the losses read one,
-structural similarity by average pooling, the ground plane by a loop over the batch and its tries, single
-precision, gradients for modules that a phase does not train, and every loss term read on the host at every
-step. Both modes run in turn in one process, so that whatever else the machine does meets both. `--baseline`
+The baseline is a mode of the same code: disparity of all three frames although the losses read one, the
+convolutions of the motion decoders one by one, structural similarity by average pooling, the ground plane by
+a loop over the batch and its tries, single precision, gradients for modules that a phase does not train, and
+every loss term read on the host at every step. Both modes run in turn in one process, so that whatever else the machine does meets both. `--baseline`
 runs that mode alone, e.g. for a profiler. The last column is the ratio of the multiplications in convolutions
 and matrix products: what could be gained at most if both ran at the speed of the machine's arithmetic.
 """
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ from moduv.engine import distributed
 from moduv.geometry import photometric
 from moduv.motion import fields, losses
 from moduv.motion.networks import DynamoDepth
+from moduv.motion.networks.motion_fields import MotionFieldDecoder
 from moduv.motion.phases import PHASES, MotionConfig
 
 CONFIG = MotionConfig()
@@ -74,16 +76,24 @@ def looped_plane(
     return torch.stack(planes)
 
 
+def layered_refinement(decoder: MotionFieldDecoder, level: int, inputs: Tensor) -> Tensor:
+    """What a level adds to a motion field, layer by layer."""
+    first, second, reduce = decoder.layers(level)
+    once = first(inputs)
+    added: Tensor = reduce(torch.cat([once, second(once)], 1))
+    return added
+
+
 @contextmanager
 def reference_parts() -> Iterator[None]:
     """Replace the parts that the baseline computes in another way."""
-    saved = photometric.ssim, geometry.ransac_plane, fields._gradients
-    photometric.ssim, geometry.ransac_plane = pooled_ssim, looped_plane
-    fields._gradients = lambda phase, module: nullcontext()
-    try:
+    with (
+        patch.object(photometric, "ssim", pooled_ssim),
+        patch.object(geometry, "ransac_plane", looped_plane),
+        patch.object(MotionFieldDecoder, "refinement", layered_refinement),
+        patch.object(fields, "_gradients", lambda phase, module: nullcontext()),
+    ):
         yield
-    finally:
-        photometric.ssim, geometry.ransac_plane, fields._gradients = saved
 
 
 class Training:

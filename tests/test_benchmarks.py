@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from moduv.detector.config import PAPER
+from moduv.motion.networks.motion_fields import MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,3 +104,22 @@ def test_the_detector_benchmark_prints_its_table(
         "step, street, float32, batch 2 / 1",
     ]
     assert all(float(row[column]) > 0 for row in rows for column in (1, 2, 3))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_multiplied_kernels_are_the_layers_of_the_motion_decoder(
+    motion: ModuleType, outputs: int
+) -> None:
+    torch.manual_seed(0)
+    decoder = MotionFieldDecoder((8, 40), outputs, frames=1).double()
+    for level, width in enumerate((40, 8, 3)):
+        inputs = torch.randn(2, outputs + width, 7, 5, dtype=torch.float64, requires_grad=True)
+        results = []
+        for added in (
+            decoder.refinement(level, inputs),
+            motion.layered_refinement(decoder, level, inputs),
+        ):
+            wanted = [inputs, *(p for layer in decoder.layers(level) for p in layer.parameters())]
+            results.append([added, *torch.autograd.grad(added.square().sum(), wanted)])
+        for ours, expected in zip(*results, strict=True):
+            torch.testing.assert_close(ours, expected)
