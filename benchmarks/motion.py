@@ -1,7 +1,7 @@
 """Images per second of a training step of stage 1, ours beside the way the reference computes it.
 
     python benchmarks/motion.py [--networks litemono monodepthv2] [--sizes 192x320 320x480]
-        [--batches 1 3] [--phase fine_tune] [--repeat 5] [--baseline | --compile]
+        [--batches 1 3] [--phase fine_tune] [--repeat 5] [--float32] [--baseline | --compile]
 
 The baseline is a mode of the same code: disparity of all three frames although the losses read one, the
 convolutions of the motion decoders one by one, structural similarity by average pooling, the ground plane by
@@ -100,7 +100,14 @@ class Training:
     """A network with its optimiser and one batch; `step` trains on it once."""
 
     def __init__(
-        self, network: str, size: tuple[int, int], batch: int, phase: str, mode: str
+        self,
+        network: str,
+        size: tuple[int, int],
+        batch: int,
+        phase: str,
+        mode: str,
+        *,
+        float32: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.baseline, self.phase = mode == "baseline", PHASES[phase]
@@ -120,7 +127,7 @@ class Training:
         self.losses: Any = losses.compute_losses
         if mode == "compile":
             self.losses = torch.compile(losses.compute_losses)
-        self.bf16 = not self.baseline and has_fast_bf16(self.device)
+        self.bf16 = not self.baseline and not float32 and has_fast_bf16(self.device)
 
     def step(self) -> dict[str, Tensor]:
         """One training step; returns its loss terms."""
@@ -185,6 +192,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 3])
     parser.add_argument("--phase", choices=list(PHASES), default="fine_tune")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--float32", action="store_true", help="ours, too, in single precision")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--baseline", action="store_true", help="only the baseline")
     alone.add_argument("--compile", action="store_true", help="ours through torch.compile")
@@ -199,7 +207,8 @@ def main() -> None:
     print("|---|---|" + "---|" * (len(modes) + 2))
     for network, size, batch in product(options.networks, options.sizes, options.batches):
         height, width = (int(side) for side in size.split("x"))
-        runs = {m: Training(network, (height, width), batch, options.phase, m) for m in modes}
+        case = network, (height, width), batch, options.phase
+        runs = {mode: Training(*case, mode, float32=options.float32) for mode in modes}
         times: dict[str, list[float]] = {mode: [] for mode in modes}
         # The first step allocates and compiles, so it is not timed.
         operations = {mode: arithmetic(training) for mode, training in runs.items()}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from moduv.detector.config import PAPER
+from moduv.geometry import photometric
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,3 +124,17 @@ def test_multiplied_kernels_are_the_layers_of_the_motion_decoder(
             results.append([added, *torch.autograd.grad(added.square().sum(), wanted)])
         for ours, expected in zip(*results, strict=True):
             torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 7)])
+def test_structural_similarity_has_the_gradient_of_the_pooled_one(
+    motion: ModuleType, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    first, second = torch.rand(2, 2, 3, *size, dtype=torch.float64).requires_grad_()
+    results = []
+    for ssim in (photometric.ssim, motion.pooled_ssim):
+        value = ssim(first, second)
+        results.append([value, *torch.autograd.grad(value.square().sum(), (first, second))])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
