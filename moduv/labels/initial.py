@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numba
 import numpy as np
 
@@ -62,22 +63,27 @@ def extract_instances(
     if min_samples < 1:
         raise InputError(f"min_samples is {min_samples}; choose 1 or more.")
     _check(motion_mask, depth, inv_K, source)
+    size = (depth.shape[0], depth.shape[1])
     moving = motion_mask.astype(np.float32) > np.float32(motion_threshold)
-    distance = ranges(depth, inv_K)
-    labels, count = _cluster(moving, distance, window // 2, eps, min_samples, relative)
+    if not moving.any():
+        return Instances([], np.zeros((0, 4)), size=size)
+    # Nothing happens outside the rows and columns in which something moves.
+    rows, columns = np.flatnonzero(moving.any(1)), np.flatnonzero(moving.any(0))
+    y0, x0 = int(rows[0]), int(columns[0])
+    inside = slice(y0, rows[-1] + 1), slice(x0, columns[-1] + 1)
+    moving, distance = moving[inside], ranges(depth, inv_K)[inside]
+    full = _full_windows(moving, distance, window, eps, relative)
+    labels, count = _cluster(moving, distance, full, window // 2, eps, min_samples, relative)
     if grow:
         _grow(labels, moving, distance, eps, relative, grow)
-    if count == 0:
-        return Instances([], np.zeros((0, 4)), size=(depth.shape[0], depth.shape[1]))
-    extents = _extents(labels, count)
     masks, boxes = [], []
-    for number, (left, top, right, bottom) in enumerate(extents.tolist(), 1):
+    for number, (left, top, right, bottom) in enumerate(_extents(labels, count).tolist(), 1):
         if bottom - top <= smallest_extent or right - left <= smallest_extent:
             continue
         crop = labels[top : bottom + 1, left : right + 1] == number
-        masks.append(rle.encode_crop(crop, top, left, labels.shape))
-        boxes.append([left, top, right + 1, bottom + 1])
-    return Instances(masks, np.array(boxes), size=(depth.shape[0], depth.shape[1]))
+        masks.append(rle.encode_crop(crop, y0 + top, x0 + left, size))
+        boxes.append([x0 + left, y0 + top, x0 + right + 1, y0 + bottom + 1])
+    return Instances(masks, np.array(boxes), size=size)
 
 
 def ranges(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
@@ -117,10 +123,27 @@ def _check(motion_mask: np.ndarray, depth: np.ndarray, inv_K: np.ndarray, source
             )
 
 
+def _full_windows(
+    moving: np.ndarray, distance: np.ndarray, window: int, eps: float, relative: bool
+) -> np.ndarray:
+    """(H, W): whether the whole window around a pixel lies in the image and consists of its neighbours."""
+    half, limit = window // 2, np.float32(eps)
+    kernel, anchor = np.ones((window, window), np.uint8), (half, half)
+    farthest = cv2.dilate(np.where(moving, distance, np.float32(np.inf)), kernel, anchor=anchor)
+    nearest = cv2.erode(np.where(moving, distance, np.float32(-np.inf)), kernel, anchor=anchor)
+    reach = limit * distance if relative else limit
+    # Differences of rounded numbers keep the numbers' order, so the extremes speak for all.
+    full = (np.abs(farthest - distance) <= reach) & (np.abs(nearest - distance) <= reach)
+    full[:half], full[:, :half] = False, False
+    full[full.shape[0] - half + 1 :], full[:, full.shape[1] - half + 1 :] = False, False
+    return full
+
+
 @numba.njit(cache=True)
 def _cluster(
     moving: np.ndarray,
     distance: np.ndarray,
+    full: np.ndarray,
     half: int,
     eps: float,
     min_samples: int,
@@ -133,15 +156,9 @@ def _cluster(
     height, width = moving.shape
     limit: Any = np.float32(eps)
     labels = np.zeros((height, width), np.int32)
-    is_core = np.zeros((height, width), np.bool_)
+    is_core = _cores(moving, distance, full, half, limit, min_samples, relative)
+    is_covered = np.zeros((height, width), np.bool_)
     stack = np.empty(height * width, np.int64)
-    for y in range(height):
-        for x in range(width):
-            if moving[y, x]:
-                reach = limit * distance[y, x] if relative else limit
-                is_core[y, x] = (
-                    _count(moving, distance, y, x, half, reach, min_samples) >= min_samples
-                )
     count = 0
     for y in range(height):
         for x in range(width):
@@ -154,17 +171,68 @@ def _cluster(
                 depth -= 1
                 py, px = divmod(stack[depth], width)
                 here = distance[py, px]
+                is_full = full[py, px]
                 reach = limit * here if relative else limit
-                for qy in range(max(0, py - half), min(height, py + half)):
-                    for qx in range(max(0, px - half), min(width, px + half)):
+                top, bottom, left, right = _unvisited(is_covered, is_full, py, px, half)
+                for qy in range(top, bottom):
+                    for qx in range(left, right):
                         if labels[qy, qx] or not moving[qy, qx]:
                             continue
-                        if abs(distance[qy, qx] - here) <= reach:
+                        if is_full or abs(distance[qy, qx] - here) <= reach:
                             labels[qy, qx] = count
                             if is_core[qy, qx]:
                                 stack[depth] = qy * width + qx
                                 depth += 1
+                is_covered[py, px] = is_full
     return labels, count
+
+
+@numba.njit(cache=True)
+def _cores(
+    moving: np.ndarray,
+    distance: np.ndarray,
+    full: np.ndarray,
+    half: int,
+    limit: float,
+    min_samples: int,
+    relative: bool,
+) -> np.ndarray:
+    """(H, W): whether a pixel has enough neighbours. Only windows that are not full are counted."""
+    height, width = moving.shape
+    is_core = full & (4 * half * half >= min_samples)
+    if 4 * half * half <= min_samples:
+        return is_core
+    for y in range(height):
+        for x in range(width):
+            if moving[y, x] and not full[y, x]:
+                reach = limit * distance[y, x] if relative else limit
+                count = _count(moving, distance, y, x, half, reach, min_samples)
+                is_core[y, x] = count >= min_samples
+    return is_core
+
+
+@numba.njit(cache=True)
+def _unvisited(
+    is_covered: np.ndarray, is_full: bool, y: int, x: int, half: int
+) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of the part of a pixel's window that may still hold pixels without label.
+
+    Where the window is full and the pixel to one side of it has had all of its own window labelled, that
+    is the column at the other side; likewise for rows.
+    """
+    height, width = is_covered.shape
+    top, bottom = max(0, y - half), min(height, y + half)
+    left, right = max(0, x - half), min(width, x + half)
+    if is_full:
+        if is_covered[y, x - 1]:
+            left = right - 1
+        elif x + 1 < width and is_covered[y, x + 1]:
+            right = left + 1
+        if is_covered[y - 1, x]:
+            top = bottom - 1
+        elif y + 1 < height and is_covered[y + 1, x]:
+            bottom = top + 1
+    return top, bottom, left, right
 
 
 @numba.njit(cache=True)
