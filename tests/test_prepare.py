@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     prepare_waymo(source, out, CONFIG)
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / "manifest.json").unlink()
+    (out / "train/segment-123/finished.json").unlink()
     front = out / "train/segment-123/FRONT"
     for path in (front / "depth/000002.npy", front / "rgb/downsample/000003.jpg"):
         path.unlink()
@@ -125,6 +127,25 @@ def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     for path, content in files.items():
         if path.name != "manifest.json":
             assert path.read_bytes() == content, path
+
+
+def test_a_download_may_come_in_pieces(tmp_path: Path) -> None:
+    train, val = (raw.write_waymo_records(tmp_path / name) for name in ("train", "val"))
+    out = tmp_path / "out"
+    prepare_waymo(train, out, CONFIG, split="train")
+    kept = (out / "train/segment-123/finished.json").stat().st_mtime_ns
+    prepare_waymo(val, out, CONFIG, split="val")
+    (train / "segment-123_with_camera_labels.tfrecord").rename(
+        train / "segment-45_with_camera_labels.tfrecord"
+    )
+    prepare_waymo(train, out, CONFIG, split="train")
+    segments = [frame.segment for frame in read_split(out / "splits/all_files.txt")]
+    expected = ["train/segment-123", "train/segment-45", "val/segment-123"]
+    assert sorted(set(segments)) == expected
+    assert len(segments) == 3 * (raw.FRAMES - 2)
+    assert (out / "train/segment-123/finished.json").stat().st_mtime_ns == kept
+    with pytest.raises(InputError, match="another config"):
+        prepare_waymo(val, out, replace(CONFIG, height=64), split="test")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ class Stage:
         distributed.barrier()
         say(f"{self.name}: finished in {seconds:.0f} s")
 
+    def reopen(self) -> None:
+        """Let a finished stage run again, because there is more for it to do than there was."""
+        if distributed.is_main() and (self.out / MANIFEST).is_file():
+            self._compare(read_json(self.out / MANIFEST), self.identity(), self.out / MANIFEST)
+            (self.out / MANIFEST).replace(self.out / f".{MANIFEST}")
+        distributed.barrier()
+
     def identity(self) -> dict[str, Any]:
         """What decides the output: stage, settings, inputs. How many workers make it does not."""
         settings = to_dict(self.config)

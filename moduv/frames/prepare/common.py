@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path, write_json
+from moduv.engine.files import atomic_path, read_json, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image, write_image
-from moduv.frames.splits import write_split
+from moduv.frames.splits import read_split, write_split
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class PrepareConfig:
 
 
 Job = tuple[Any, ...]
+Work = Callable[[Job], list[int]]
+RECORD = "finished.json"
+"""Beside a segment's frames: the numbers of them, written when the segment is whole."""
 
 
 def prepare(
@@ -48,9 +52,11 @@ def prepare(
     config: PrepareConfig,
     jobs: Sequence[Job],
     segments: Sequence[str],
-    work: Callable[[Job], list[int]],
+    work: Work,
 ) -> None:
-    """Do the jobs, one a segment, and write the split of all frames with neighbours.
+    """Do the jobs, one a segment, and list all frames with neighbours in a split file.
+
+    Data sets come in pieces: a later call with other segments adds them to the folder and to the file.
 
     Args:
         name: what the stage is called.
@@ -58,28 +64,44 @@ def prepare(
         segments: segment of each job; a segment whose `finished.json` is there is kept.
         work: prepares one segment and returns its frame numbers; it runs in another process.
     """
-    Stage(name, out, config).run(lambda: _prepare(out, config, jobs, segments, work))
+    path = out / "splits" / "all_files.txt"
+    stage = Stage(name, out, config)
+    if not path.is_file() or not all((out / s / RECORD).is_file() for s in segments):
+        stage.reopen()
+    stage.run(lambda: _prepare(out, path, config, jobs, segments, work))
 
 
 def _prepare(
     out: Path,
+    path: Path,
     config: PrepareConfig,
     jobs: Sequence[Job],
     segments: Sequence[str],
-    work: Callable[[Job], list[int]],
+    work: Work,
 ) -> dict[str, Any]:
-    frames: list[FrameRef] = []
-    with ProcessPoolExecutor(min(config.workers, max(1, len(jobs)))) as pool:
-        found = progress(pool.map(work, jobs), desc="prepare", total=len(jobs), unit="segment")
-        for segment, numbers in zip(segments, found, strict=True):
-            known = set(numbers)
-            inner = [n for n in numbers if n - 1 in known and n + 1 in known]
-            frames += [FrameRef(segment, number) for number in inner]
+    records = [out / segment / RECORD for segment in segments]
+    missing = [(job, r) for job, r in zip(jobs, records, strict=True) if not r.is_file()]
+    with ProcessPoolExecutor(min(config.workers, max(1, len(missing)))) as pool:
+        done = pool.map(functools.partial(_prepare_segment, work), missing)
+        for _ in progress(done, desc="prepare", total=len(missing), unit="segment"):
+            pass
+    earlier = read_split(path) if path.is_file() else []
+    frames = [frame for frame in earlier if frame.segment not in set(segments)]
+    for segment, record in zip(segments, records, strict=True):
+        numbers = read_json(record)["frames"]
+        known = set(numbers)
+        frames += [FrameRef(segment, n) for n in numbers if n - 1 in known and n + 1 in known]
     if not frames:
         raise InputError(f"{out}: no segment has three frames in a row; check the download.")
-    write_split(out / "splits" / "all_files.txt", frames)
-    say(f"  {len(frames)} frames with neighbours in {len(segments)} segments")
-    return {"segments": len(segments), "frames": len(frames)}
+    write_split(path, sorted(frames))
+    count = len({frame.segment for frame in frames})
+    say(f"  {path}: {len(frames)} frames with neighbours in {count} segments")
+    return {"segments": count, "frames": len(frames)}
+
+
+def _prepare_segment(work: Work, task: tuple[Job, Path]) -> None:
+    job, record = task
+    write_json(record, {"frames": work(job)})
 
 
 def write_frame(source: Path | bytes, original: Path, small: Path, config: PrepareConfig) -> None:

@@ -32,7 +32,7 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
         source: folder of `*.tfrecord` files (v1), or of the components' folders (v2).
         out: receives `<split>/<segment>/FRONT/rgb|depth`, `odometry.txt` and a split file.
         config: size of the shrunken frames; published: 320 x 480.
-        split: first part of the segments' names.
+        split: first part of the segments' names; one folder can hold several splits.
 
     Raises:
         InputError: saying what to download when there is nothing to prepare.
