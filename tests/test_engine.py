@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
 from moduv.engine.log import read_log
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
-from moduv.engine.stages import Stage, read_manifest
+from moduv.engine.stages import OtherSettings, Stage, read_manifest
 
 
 def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path: Path) -> None:
@@ -409,3 +410,43 @@ def test_interrupted_stage_runs_again(tmp_path: Path) -> None:
 def test_log_cut_by_a_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+@dataclass(frozen=True)
+class Nested:
+    SPEED_ONLY: ClassVar = ("batch_size",)
+
+    loop: Labour
+    batch_size: int = 1
+
+
+def test_what_only_changes_the_speed_is_the_same_stage(tmp_path: Path) -> None:
+    def stage(rate: float = 1.0, workers: int = 0, batch_size: int = 1) -> Stage:
+        return Stage("labour", tmp_path / "out", Nested(Labour(rate, workers), batch_size))
+
+    stage().run(lambda: {"made": 1})
+    stage(workers=3, batch_size=8).run(lambda: {"made": 2})
+    assert read_manifest(tmp_path / "out")["results"] == {"made": 1}
+    with pytest.raises(InputError, match=r"loop: rate: 1.0 instead of 2.0"):
+        stage(rate=2.0).run(dict)
+
+
+def test_a_stage_knows_its_inputs_apart_and_its_frames(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "round").write_text(name)
+    frames = tmp_path / "frames"
+    Stage("import", frames, Inner(1.0)).run(dict)
+
+    def stage(first: str, second: str) -> Stage:
+        inputs = tuple(tmp_path / name / "round" for name in (first, second))
+        return Stage("merge", tmp_path / "out", Inner(), inputs, frames)
+
+    stage("a", "b").run(dict)
+    stage("a", "b").run(pytest.fail)
+    with pytest.raises(OtherSettings, match="another inputs"):
+        stage("b", "a").run(dict)
+    shutil.rmtree(frames)
+    Stage("import", frames, Inner(2.0)).run(dict)
+    with pytest.raises(OtherSettings, match="frames"):
+        stage("a", "b").run(dict)

@@ -19,6 +19,8 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 
 Config = TypeVar("Config")
+NOT_DECISIVE = frozenset({"workers", "cache_bytes", "save_every", "log_every"})
+"""Fields of any configuration that do not decide what a stage makes."""
 
 
 def preset_names() -> list[str]:
@@ -100,6 +102,29 @@ def save_config(path: str | Path, config: Any) -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dictionaries, lists and numbers of a configuration."""
     return _plain(dataclasses.asdict(config))
+
+
+def decisive(value: Any) -> Any:
+    """`to_dict` without what only decides how fast, and how closely watched, the same comes out.
+
+    Those are the fields in `NOT_DECISIVE`, and of a class with a `SPEED_ONLY` the fields named there.
+    """
+    if dataclasses.is_dataclass(value):
+        ignored = NOT_DECISIVE | set(getattr(value, "SPEED_ONLY", ()))
+        names = [field.name for field in dataclasses.fields(value) if field.name not in ignored]
+        return {name: decisive(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {key: decisive(item) for key, item in value.items()}
+    return [decisive(item) for item in value] if isinstance(value, list | tuple) else _plain(value)
+
+
+def difference(found: Any, expected: Any) -> str:
+    """Where two plain configurations first differ, as `key: this instead of that`."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted({*found, *expected}):
+            if found.get(key) != expected.get(key):
+                return f"{key}: {difference(found.get(key), expected.get(key))}"
+    return f"{found!r} instead of {expected!r}"
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

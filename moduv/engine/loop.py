@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from moduv.engine import checkpoint, distributed
 from moduv.engine.averaging import Average
-from moduv.engine.config import to_dict
+from moduv.engine.config import decisive, difference, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.log import JsonLines, WandbRun, say
 from moduv.engine.tally import Tally
@@ -341,9 +341,12 @@ def _resume(
     if not path.is_file():
         return 0, {}
     state = checkpoint.load(path)
-    if not isinstance(state, dict) or state.get("config") != _identity(config):
+    found = state.get("config") if isinstance(state, dict) else None
+    if found != _identity(config):
         raise InputError(
-            f"{path}: belongs to a run with other settings; remove {run_dir} or choose another name."
+            f"{path}: belongs to a run with other settings ({difference(found, _identity(config))}), "
+            "which also depend on the number of processes; continue as it was begun, or remove "
+            f"{run_dir} to begin again."
         )
     checkpoint.load_strict(modules, state["modules"], path)
     optimizer.load_state_dict(state["optimizer"])
@@ -353,9 +356,8 @@ def _resume(
 
 
 def _identity(config: LoopConfig) -> dict[str, Any]:
-    """The settings that decide the weights; how often is saved and logged does not."""
-    loose = {"save_every", "log_every", "workers"}
-    settings = {key: value for key, value in to_dict(config).items() if key not in loose}
+    """The settings that decide the weights."""
+    settings: dict[str, Any] = decisive(config)
     if not config.ema:  # states from before there was one
         del settings["ema"]
     return settings

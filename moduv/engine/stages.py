@@ -14,7 +14,7 @@ from typing import Any
 
 from moduv import __version__
 from moduv.engine import distributed
-from moduv.engine.config import save_config, to_dict
+from moduv.engine.config import decisive, difference, save_config
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, sha256, write_json
 from moduv.engine.log import say
@@ -23,17 +23,35 @@ MANIFEST = "manifest.json"
 DECISIVE = ("stage", "config", "inputs")
 
 
+class OtherSettings(InputError):
+    """An output is there that was made otherwise.
+
+    Attributes:
+        difference: what differs, in words.
+    """
+
+    def __init__(self, path: Path, key: str, difference: str) -> None:
+        self.difference = f"another {key} ({difference})"
+        super().__init__(
+            f"{path}: the output was made with {self.difference}; remove {path.parent} to make it again, "
+            "or choose another name."
+        )
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the way: its output folder, its settings and the files or stages it reads.
 
     Inputs that are folders of other stages are identified by their manifest, files by their content.
+    `data` is the folder of the frames: an input where a stage of ours made it, and otherwise the user's,
+    who is trusted not to change it.
     """
 
     name: str
     out: Path
     config: Any
     inputs: tuple[Path, ...] = ()
+    data: Path | None = None
 
     def run(self, work: Callable[[], dict[str, Any] | None]) -> None:
         """Do `work` unless this very stage is finished; then write the manifest.
@@ -41,7 +59,7 @@ class Stage:
         `work` must itself skip what an earlier, killed run has finished. What it returns is kept in
         the manifest as results.
 
-        Raises InputError when the output was made with other settings or from other inputs.
+        Raises OtherSettings when the output was made with other settings or from other inputs.
         """
         identity = self.identity()
         started = self.out / f".{MANIFEST}"
@@ -89,13 +107,16 @@ class Stage:
 
     def identity(self) -> dict[str, Any]:
         """What decides the output: stage, settings, inputs. How many workers make it does not."""
-        settings = to_dict(self.config)
-        if isinstance(settings, dict):
-            settings.pop("workers", None)
+        inputs: dict[str, str] = {}
+        for number, path in enumerate(self.inputs, 1):
+            name = path.name if path.name not in inputs else f"{path.name} {number}"
+            inputs[name] = fingerprint(path)
+        if self.data is not None and (self.data / MANIFEST).is_file():
+            inputs["frames"] = fingerprint(self.data)
         return {
             "stage": self.name,
-            "config": settings,
-            "inputs": {path.name: fingerprint(path) for path in self.inputs},
+            "config": decisive(self.config),
+            "inputs": inputs,
             "moduv": __version__,
         }
 
@@ -115,10 +136,7 @@ class Stage:
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:
             if found.get(key) != expected[key]:
-                raise InputError(
-                    f"{path}: the output was made with another {key} ({_difference(found.get(key), expected[key])}); "
-                    f"remove {self.out} to make it again, or choose another name."
-                )
+                raise OtherSettings(path, key, difference(found.get(key), expected[key]))
 
 
 def fingerprint(path: Path) -> str:
@@ -176,11 +194,3 @@ def _memory() -> str:
     except (AttributeError, ValueError, OSError):
         return "unknown"
     return f"{size / 2**30:.0f} GiB"
-
-
-def _difference(found: Any, expected: Any) -> str:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted({*found, *expected}):
-            if found.get(key) != expected.get(key):
-                return f"{key}: {_difference(found.get(key), expected.get(key))}"
-    return f"{found!r} instead of {expected!r}"

@@ -66,7 +66,7 @@ def initial_labels(
             "L0: 'snap' needs the frames; give their folder with --data, or set it to false."
         )
     inputs = (split, motion) if (motion / "manifest.json").is_file() else (split,)
-    stage = Stage("labels initial", out, config, inputs)
+    stage = Stage("labels initial", out, config, inputs, data)
     stage.run(lambda: _initial(split, motion, out, config, data))
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from moduv.motion.train import WEIGHTS, MotionTraining
 class MotionPrediction:
     """How stage 1 is applied."""
 
+    SPEED_ONLY: ClassVar = ("batch_size",)
+
     batch_size: int = 8
     enlarge: int = 1
     """Factor by which mask and depth are enlarged (bilinearly) before they are stored."""
@@ -53,7 +55,7 @@ def predict_motion(
     Raises:
         InputError: when the training is missing or the weights do not fit.
     """
-    stage = Stage("motion predict", out, config, (split, weights))
+    stage = Stage("motion predict", out, config, (split, weights), data)
     stage.run(lambda: _predict(data, split, weights, out, config))
 
 

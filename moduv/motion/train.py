@@ -90,7 +90,7 @@ def train_motion(
     Raises:
         InputError: for missing or broken frames, intrinsics and settings.
     """
-    stage = Stage("motion train", out, config, (split,))
+    stage = Stage("motion train", out, config, (split,), data)
     stage.run(lambda: _train(data, split, out, config, watch))
 
 

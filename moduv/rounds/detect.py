@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from torchvision.models.detection import MaskRCNN
 
@@ -31,6 +31,8 @@ PART = 100
 @dataclass(frozen=True)
 class Detection:
     """How images are gone through; every detection above the detector's own low score is kept."""
+
+    SPEED_ONLY: ClassVar = ("batch_size",)
 
     batch_size: int = 1
     """Images at once; only images of equal size share a batch."""
@@ -58,7 +60,7 @@ def detect_images(weights: Path, images: Path, truth: Path, out: Path, config: D
     Raises:
         InputError: when weights or images are missing or broken.
     """
-    stage = Stage("detect", out, config, (truth, weights))
+    stage = Stage("detect", out, config, (truth, weights), images)
     stage.run(lambda: _detect(weights, images, truth, out, config))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moduv.detector.predict import predict
 from moduv.detector.train import load_detector
@@ -29,6 +29,8 @@ from moduv.labels.store import is_labelled, statistics, write_labels
 @dataclass(frozen=True)
 class Large2SmallLabels:
     """How L2 is made; the thresholds are the published ones."""
+
+    SPEED_ONLY: ClassVar = ("batch_size",)
 
     large_score: float = 0.9
     small_score: float = 0.8
@@ -90,7 +92,7 @@ def aggregated_labels(
         out: label root; finished files are kept.
         config: thresholds and batch size.
     """
-    stage = Stage("labels aggregated", out, config, (split, large, small))
+    stage = Stage("labels aggregated", out, config, (split, large, small), data)
     stage.run(lambda: _label(data, split, large, small, out, config))
 
 

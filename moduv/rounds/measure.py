@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moduv.detector.predict import detections_to_coco, predict
 from moduv.detector.train import load_detector
@@ -78,6 +78,8 @@ IMAGES = "images.json"
 class Measurement:
     """How a run is measured."""
 
+    SPEED_ONLY: ClassVar = ("batch_size",)
+
     areas: str = "coco"
     """Size ranges: coco, or street for small frames."""
     batch_size: int = 8
@@ -109,7 +111,7 @@ def measure_run(
     """
     finished = [run / folder for folder in DETECTORS.values() if (run / folder).is_dir()]
     truth = () if annotations is None else (annotations,)
-    stage = Stage("measure", out, config, (split, *truth, run / "motion_val", *finished))
+    stage = Stage("measure", out, config, (split, *truth, run / "motion_val", *finished), data)
     stage.run(lambda: _measure(run, data, split, annotations, out, config))
     print_table(read_json(out / "metrics.json"))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from moduv.detector.predict import predict
 from moduv.detector.train import load_detector
@@ -28,6 +28,8 @@ from moduv.labels.store import is_labelled, statistics, write_labels
 @dataclass(frozen=True)
 class MobileLabels:
     """How L1 is made."""
+
+    SPEED_ONLY: ClassVar = ("batch_size",)
 
     score_threshold: float = 0.5
     nested: float = 1.0
@@ -56,7 +58,7 @@ def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: Mo
         out: label root; finished files are kept.
         config: threshold and batch size.
     """
-    stage = Stage("labels mobile", out, config, (split, detector))
+    stage = Stage("labels mobile", out, config, (split, detector), data)
     stage.run(lambda: _label(data, split, detector, out, config))
 
 

@@ -41,7 +41,8 @@ def train_round(data: Path, split: Path, labels: Path, out: Path, config: Recipe
         InputError: when no frame is labelled, or frames and labels do not fit.
     """
     inputs = (split, labels) if (labels / "manifest.json").is_file() else (split,)
-    Stage("round train", out, config, inputs).run(lambda: _train(data, split, labels, out, config))
+    stage = Stage("round train", out, config, inputs, data)
+    stage.run(lambda: _train(data, split, labels, out, config))
 
 
 def _train(data: Path, split: Path, labels: Path, out: Path, config: Recipe) -> dict[str, Any]:
