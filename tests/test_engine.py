@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -298,6 +299,16 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
         assert sorted(drawn[11 * epoch : 11 * (epoch + 1)]) == list(range(11))
     resumed = list(SampleStream(11, config, start=4))
     assert resumed == list(SampleStream(11, config))[4:]
+
+
+def test_short_epochs_draw_from_the_whole_set_anew() -> None:
+    config = LoopConfig(steps=400, batch_size=1, learning_rate=1.0, epoch=4)
+    drawn = [index for batch in SampleStream(11, config) for index, _ in batch]
+    epochs = [drawn[4 * epoch : 4 * epoch + 4] for epoch in range(100)]
+    assert all(len(set(epoch)) == 4 for epoch in epochs)
+    assert set(drawn) == set(range(11))
+    # Some frames of an epoch come again in the next one before others were seen.
+    assert any(set(first) & set(second) for first, second in itertools.pairwise(epochs))
 
 
 @given(batch=st.integers(1, 16), processes=st.integers(1, 8), steps=st.integers(50, 10_000))

@@ -34,6 +34,8 @@ class LoopConfig:
     steps: int
     batch_size: int
     learning_rate: float
+    epoch: int = 0
+    """Samples after which the set is shuffled anew, though some of it has not come yet; 0: all of it."""
     halve_every: int = 0
     """Steps between halvings of the learning rate; 0: never."""
     warmup: int = 0
@@ -114,7 +116,7 @@ class SampleStream(Sampler[list[tuple[int, int]]]):
         return [self._sample(position) for position in range(first, first + self.config.batch_size)]
 
     def _sample(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.size)
+        epoch, offset = divmod(position, min(self.size, self.config.epoch or self.size))
         seed = np.random.SeedSequence([self.config.seed, position]).generate_state(1)[0]
         return int(self._order(epoch)[offset]), int(seed)
 
@@ -358,6 +360,7 @@ def _resume(
 def _identity(config: LoopConfig) -> dict[str, Any]:
     """The settings that decide the weights."""
     settings: dict[str, Any] = decisive(config)
-    if not config.ema:  # states from before there was one
-        del settings["ema"]
+    for name in ("ema", "epoch"):  # states from before there was one
+        if not settings[name]:
+            del settings[name]
     return settings
