@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from moduv.engine import checkpoint
 from moduv.engine.config import build, load_preset, preset_names, read_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
-from moduv.engine.log import read_log
+from moduv.engine.log import Whole, progress_bar, read_log, whole_run
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
 from moduv.engine.stages import OtherSettings, Stage, read_manifest
 
@@ -461,3 +462,22 @@ def test_a_stage_knows_its_inputs_apart_and_its_frames(tmp_path: Path) -> None:
     Stage("import", frames, Inner(2.0)).run(dict)
     with pytest.raises(OtherSettings, match="frames"):
         stage("a", "b").run(dict)
+
+
+def test_bars_tell_where_in_the_run_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    left = []
+
+    def words(seconds: float) -> str:
+        left.append(seconds)
+        return "9 min"
+
+    with whole_run(Whole("[2/13]", words)):
+        bar = progress_bar(range(4), desc="motion", delay=0, mininterval=0, miniters=1)
+        for _ in bar:
+            time.sleep(0.01)
+    told = capsys.readouterr().err
+    assert "[2/13] motion:  50%" in told
+    assert "run: 9 min left" in told
+    assert left[-1] == 0.0
+    assert max(left) > 0.0
+    assert "run:" not in str(progress_bar(range(4), desc="alone"))

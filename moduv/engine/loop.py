@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from tqdm.auto import tqdm
 
 from moduv.engine import checkpoint, distributed
 from moduv.engine.averaging import Average
 from moduv.engine.config import decisive, difference, to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.log import JsonLines, WandbRun, say
+from moduv.engine.log import JsonLines, WandbRun, progress_bar, say
 from moduv.engine.tally import Tally
 
 
@@ -230,13 +229,12 @@ def fit(
         pin_memory=torch.cuda.is_available(),
     )
     batches = iter(loader)
-    bar = tqdm(
+    bar = progress_bar(
         range(start, config.steps),
         desc=label,
         initial=start,
         total=config.steps,
         unit="step",
-        delay=2,
         mininterval=5,
         disable=not distributed.is_main(),
     )
