@@ -196,7 +196,7 @@ def test_detections_become_coco_results() -> None:
     masks = torch.zeros(2, 8, 10)
     masks[0, 2:5, 3:7] = 0.9
     masks[1, 0, 0] = 0.5
-    found = Predictions(
+    found = Predictions.from_dense(
         masks, torch.tensor([[3.0, 2, 7, 5], [0.5, 0, 1, 1]]), torch.tensor([0.75, 0.25])
     )
     first, second = detections_to_coco(found, 7)
