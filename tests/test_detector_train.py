@@ -151,6 +151,9 @@ def test_frames_without_any_object_can_be_trained_on(tmp_path: Path) -> None:
 def test_the_paper_recipe_asks_for_its_backbone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'backbone_weights' is not set"):
         start_detector(DetectorTraining(SHORT.loop))
+    absent = str(tmp_path / "moco.pth.tar")
+    with pytest.raises(InputError, match=r"moco\.pth\.tar.* bash scripts/0_download_ckpts\.sh"):
+        start_detector(DetectorTraining(SHORT.loop, backbone_weights=absent))
 
 
 def test_predictions_come_in_order_whatever_the_batch(tmp_path: Path, detector: MaskRCNN) -> None:
