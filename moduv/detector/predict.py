@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.models.detection import MaskRCNN
 
+from moduv.engine.loading import Carried, raised
 from moduv.engine.log import progress
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
@@ -49,14 +50,12 @@ def predict(
 
     Raises InputError naming an image that is missing or broken.
     """
+    images = Carried(_Images(refs, Path(root)), list)
     loader: DataLoader = DataLoader(
-        _Images(refs, Path(root)),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=list,
+        images, batch_size=batch_size, num_workers=workers, collate_fn=images.collate
     )
     yield from progress(
-        zip(refs, _detections(model, loader, score_threshold), strict=True),
+        zip(refs, _detections(model, raised(loader), score_threshold), strict=True),
         desc=desc,
         total=len(refs),
         unit="frame",
@@ -119,7 +118,7 @@ def _detections(
         yield from found
 
 
-class _Images(Dataset):
+class _Images:
     """The frames' images as tensors (3, H, W) uint8, which the detector scales."""
 
     def __init__(self, refs: Sequence[FrameRef], root: Path) -> None:
