@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,6 +59,18 @@ def test_broken_npz_and_json_name_the_file(tmp_path: Path, content: bytes) -> No
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"000003\..* not readable"):
             reader(path)
+
+
+def test_json_that_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("{}")
+    for path, reason in (("folder.json", "Is a directory"), ("file/a.json", "Not a directory")):
+        with pytest.raises(InputError, match=rf"{path}: not readable \({reason}\); give a JSON"):
+            read_json(tmp_path / path)
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=refused))
+    with pytest.raises(InputError, match=r"file: not readable \(Permission denied\)"):
+        read_json(tmp_path / "file")
 
 
 def test_npz_names_the_missing_array(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises InputError when it is missing or broken."""
+    """Read a JSON file. Raises InputError when it is missing, broken or no readable file."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -57,6 +57,8 @@ def read_json(path: str | Path) -> Any:
         raise InputError(
             f"{path}: no such file; check the path or run the stage that makes it."
         ) from None
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); give a JSON file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not readable as JSON ({error}); delete it and run the stage that makes it again."

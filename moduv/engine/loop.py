@@ -22,6 +22,7 @@ from moduv.engine import checkpoint, distributed
 from moduv.engine.averaging import Average
 from moduv.engine.config import decisive, difference, to_dict
 from moduv.engine.errors import InputError
+from moduv.engine.loading import Carried, raised
 from moduv.engine.log import JsonLines, WandbRun, progress_bar, say
 from moduv.engine.tally import Tally
 
@@ -221,14 +222,16 @@ def fit(
     tally = Tally(label, next(modules.parameters()).device, sums)
     log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
     wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
+    samples = Carried(dataset, dataset.collate)
     loader: DataLoader = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        samples,
         batch_sampler=SampleStream(len(dataset), config, start=start),
-        collate_fn=dataset.collate,
+        collate_fn=samples.collate,
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
     )
-    batches = iter(loader)
+    # Made here, because it draws from torch's source of randomness, which every step seeds anew.
+    batches = raised(iter(loader))
     bar = progress_bar(
         range(start, config.steps),
         desc=label,
