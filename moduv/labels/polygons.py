@@ -10,10 +10,11 @@ from moduv.labels.rle import Rle
 
 
 def to_polygons(mask: Rle, tolerance: float = 0.0) -> list[list[float]]:
-    """A mask as polygons [x, y, x, y, …] in pixels, one for each of its parts; none for an empty mask.
+    """A mask as polygons [x, y, x, y, …] in pixels, one for each of its parts, none where it is empty.
 
-    COCO's polygons know no holes, so a hole is joined to the edge around it by a slit of no width:
-    filled again, nothing of the mask is lost, but an editor shows the slit.
+    The largest comes first: some tools read no other. COCO's polygons know no holes, so a hole is
+    joined to the edge around it by a slit of no width: filled again, nothing of the mask is lost, but
+    an editor shows the slit.
 
     Args:
         mask: as COCO's runs.
@@ -22,8 +23,9 @@ def to_polygons(mask: Rle, tolerance: float = 0.0) -> list[list[float]]:
     top, left, crop = rle.decode_crop(mask)
     if not crop.size:
         return []
-    offset = np.array([left, top])
-    return [(_thinned(ring, tolerance) + offset).ravel().tolist() for ring in _rings(crop)]
+    corner = np.array([left, top])
+    rings = sorted(_rings(crop), key=_area, reverse=True)
+    return [(_thinned(ring, tolerance) + corner).ravel().tolist() for ring in rings]
 
 
 def _rings(crop: np.ndarray) -> list[np.ndarray]:
@@ -50,6 +52,10 @@ def _joined(ring: np.ndarray, holes: list[np.ndarray]) -> np.ndarray:
         there_and_back = [np.roll(hole, -start, 0), hole[start : start + 1]]
         ring = np.concatenate([ring[: door + 1], *there_and_back, ring[door:]])
     return ring
+
+
+def _area(ring: np.ndarray) -> float:
+    return cv2.contourArea(ring.astype(np.int32))
 
 
 def _thinned(ring: np.ndarray, tolerance: float) -> np.ndarray:
