@@ -25,6 +25,7 @@ from moduv.labels.imported import frame_names, import_labels, read_coco, to_rle
 from moduv.labels.instances import Instances
 from moduv.labels.polygons import to_polygons
 from moduv.labels.store import check, read_labels, write_labels
+from moduv.visual.drawing import grid_size
 from moduv.visual.sheet import show_labels
 
 HEIGHT, WIDTH = 24, 36
@@ -453,3 +454,19 @@ def test_a_sheet_shows_chosen_frames_and_sure_labels(
         show_labels(*world, tmp_path / "none", frames="train/a 9")
     with pytest.raises(InputError, match="--columns is 0"):
         show_labels(*world, tmp_path / "none.png", columns=0)
+
+
+def test_a_sheet_larger_than_picture_files_is_refused_before_it_is_drawn(
+    world: tuple[Path, Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    show_labels(*world, tmp_path / "high.png", count=0, width=32, columns=1)
+    height, width = read_image(tmp_path / "high.png").shape[:2]
+    assert grid_size(3, (HEIGHT, WIDTH, 3), columns=1, width=32) == (height, width)
+    with pytest.raises(
+        InputError, match=r"a sheet of 3 frames would be 40016 x \d+ pixels"
+    ) as told:
+        show_labels(*world, tmp_path / "sheet.jpg", count=0, width=40_000, columns=1)
+    for word in ("JPEG", "65500", "--count", "--width", "--columns", "folder"):
+        assert word in str(told.value)
+    assert "ERROR" not in capfd.readouterr().err
+    assert not (tmp_path / "sheet.jpg").exists()
