@@ -78,4 +78,4 @@ def train(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parsed = parse()
-    with_exit_codes(lambda: train(parsed))
+    with_exit_codes(lambda: train(parsed), resumes=True)
