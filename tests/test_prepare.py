@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,3 +196,18 @@ def test_kitti_without_calibration_is_named(tmp_path: Path) -> None:
     (source / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2 3\n")
     with pytest.raises(InputError, match="the calibration lacks"):
         prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("scene", "token"), ("sample_data", "sample_token"), ("sample_annotation", "size")],
+)
+def test_rows_of_nuscenes_that_lack_something_are_named(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    path = raw.write_nuscenes(tmp_path / "source") / f"v1.0-mini/{table}.json"
+    rows = json.loads(path.read_text())
+    del rows[-1][key]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=rf"{table}.json: row {len(rows) - 1} lacks '{key}'"):
+        nuscenes(tmp_path / "source", tmp_path / "out", CONFIG)
