@@ -115,6 +115,18 @@ def test_depth_input_errors() -> None:
         depth.DepthMeter().result()
 
 
+def test_points_beyond_the_image_do_not_count() -> None:
+    rows, columns = np.indices((4, 4)).reshape(2, -1)
+    inside = np.stack([rows, columns, np.full(16, 10.0)], 1)
+    beyond = [[4, 0, 50], [0, 4, 50], [-1, 0, 50], [0, -1, 50]]
+    disparity = np.full((4, 4), 1 / 10)
+    found = depth.depth_errors(disparity, np.concatenate([inside, beyond]), 4, 4)
+    assert found == depth.depth_errors(disparity, inside, 4, 4)
+    other = np.concatenate([inside + np.array([0, 100, 0]), inside[:4]])
+    with pytest.raises(InputError, match="16 of the 20 depth points lie beyond the frame of 4 x 4"):
+        depth.depth_errors(disparity, other, 4, 4)
+
+
 def exact_average_precision(values: np.ndarray, positive: np.ndarray) -> float:
     order = np.argsort(-values, kind="stable")
     values, hits = values[order], np.cumsum(positive[order])

@@ -11,6 +11,7 @@ import pytest
 
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
+from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef, list_frames, list_segments, with_neighbours
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
@@ -128,7 +129,11 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (front / "odometry.txt").write_text("1 2 3\n")
     with pytest.raises(InputError, match=r"odometry.txt: is no list of 4 x 4"):
         layouts.camera_poses(tmp_path, "clip")
-    (front / "odometry.txt").write_text(" ".join(["1"] * 16) + "\n")
+    for number in ("nan", "inf", "1"):  # sixteen ones are no pose
+        (front / "odometry.txt").write_text(" ".join([number] * 16) + "\n")
+        with pytest.raises(InputError, match=r"odometry.txt: is no list of 4 x 4"):
+            layouts.camera_poses(tmp_path, "clip")
+    (front / "odometry.txt").write_text(" ".join(map(str, np.eye(4).ravel())) + "\n")
     (front / "rgb/cam.json").write_text(json.dumps({"intrinsic_mat": [[1, 0, 0.5]]}))
     with pytest.raises(InputError, match="lacks 'extrinsic'"):
         layouts.camera_poses(tmp_path, "clip")
@@ -142,6 +147,61 @@ def test_kitti_without_calibration_is_named(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny / "tiny_kitti" / drive / "image_02", tmp_path / drive / "image_02")
     with pytest.raises(InputError, match=r"calib_cam_to_cam.txt: lacks 'S_rect_02'"):
         layouts.intrinsics(tmp_path, f"{drive}/image_02", 640, 192)
+
+
+@pytest.mark.parametrize("focal", ["0", "nan", "-700", "inf"])
+def test_kitti_cameras_need_a_focal_length(tmp_path: Path, focal: str) -> None:
+    (tmp_path / "drive/image_02/rgb/original").mkdir(parents=True)
+    (tmp_path / "drive/calib_cam_to_cam.txt").write_text(
+        f"S_rect_02: 1242 375\nP_rect_02: {focal} 0 600 0 0 700 180 0 0 0 1 0\n"
+    )
+    with pytest.raises(InputError, match=r"'P_rect_02' are no size and camera with positive focal"):
+        layouts.intrinsics(tmp_path, "drive/image_02", 640, 192)
+
+
+@pytest.mark.parametrize("name", ["000001.npz", "000001_motion.npz"])
+def test_damaged_motion_labels_are_named(tmp_path: Path, name: str) -> None:
+    mask = broken_segment(tmp_path) / "mask" / name
+    mask.parent.mkdir()
+    mask.write_bytes(b"junk")
+    with pytest.raises(InputError, match=rf"{name}: not readable as npz"):
+        layouts.motion_labels(tmp_path, "clip", 1)
+    np.savez(mask, **{"motion": np.ones((2, 2)), "motion_label": np.ones(2)})
+    mask.write_bytes(mask.read_bytes()[:-30])
+    with pytest.raises(InputError, match=rf"{name}: not readable as npz"):
+        layouts.motion_labels(tmp_path, "clip", 1)
+
+
+def test_masks_of_something_else_are_no_motion_labels(tmp_path: Path) -> None:
+    mask = broken_segment(tmp_path) / "mask/000001.npz"
+    mask.parent.mkdir()
+    np.savez(mask, semantic=np.ones((2, 2)))
+    assert layouts.motion_labels(tmp_path, "clip", 1) is None
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[2000, 0, 960], [0, 2000, 640], [0, 0, 1]],  # pixels
+        [[1.04, 0, 0.5], [0, 2000, 640], [0, 0, 1]],  # half of it
+        [[1.04, 0, 960], [0, 1.56, 640], [0, 0, 1]],
+    ],
+)
+def test_cameras_in_pixels_are_refused(tmp_path: Path, matrix: list[list[float]]) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/cam.json").write_text(json.dumps({"intrinsic_mat": matrix}))
+    with pytest.raises(
+        InputError, match=r"cam.json: 'intrinsic_mat' is not normalised.*divide the"
+    ):
+        layouts.intrinsics(tmp_path, "clip", 480, 320)
+
+
+def test_the_longest_lens_is_read_back(tmp_path: Path) -> None:
+    camera = Intrinsics.from_field_of_view(3, 1242, 375)
+    camera.to_cam_json(tmp_path / "clip/cam.json")
+    found = layouts.intrinsics(tmp_path, "clip", 1242, 375)
+    assert found.fx == pytest.approx(camera.fx)
+    assert found.fy == pytest.approx(camera.fy)
 
 
 def test_an_unknown_camera_is_assumed_on_demand(tmp_path: Path) -> None:

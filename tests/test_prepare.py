@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from moduv.frames.prepare.common import PrepareConfig
 from moduv.frames.prepare.kitti import prepare_kitti
 from moduv.frames.prepare.nuscenes import prepare_nuscenes
 from moduv.frames.prepare.waymo import prepare_waymo
+from moduv.frames.prepare.waymo_tables import read_tables
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
 
@@ -195,3 +198,70 @@ def test_kitti_without_calibration_is_named(tmp_path: Path) -> None:
     (source / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2 3\n")
     with pytest.raises(InputError, match="the calibration lacks"):
         prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("scene", "token"), ("sample_data", "sample_token"), ("sample_annotation", "size")],
+)
+def test_rows_of_nuscenes_that_lack_something_are_named(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    path = raw.write_nuscenes(tmp_path / "source") / f"v1.0-mini/{table}.json"
+    rows = json.loads(path.read_text())
+    del rows[-1][key]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=rf"{table}.json: row {len(rows) - 1} lacks '{key}'"):
+        nuscenes(tmp_path / "source", tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize("group", [1, 2, 9])
+def test_range_images_may_lie_in_any_order(tmp_path: Path, group: int) -> None:
+    from pyarrow.parquet import read_table as read
+    from pyarrow.parquet import write_table as write
+
+    source = raw.write_waymo_tables(tmp_path / "source")
+    expected = [frame.points for frame in read_tables(source, "123", points=True)]
+    for component in ("lidar", "lidar_pose"):
+        path = source / component / "123.parquet"
+        write(read(path).take([2, 0, 3, 1]), path, row_group_size=group)
+    found = [frame.points for frame in read_tables(source, "123", points=True)]
+    assert len(found) == raw.FRAMES
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_one_range_image_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import total_allocated_bytes
+
+    def most_held(frames: int) -> int:
+        """Bytes held by Python and by Arrow while a segment is read."""
+        monkeypatch.setattr(raw, "FRAMES", frames)
+        source = raw.write_waymo_tables(tmp_path / str(frames))
+        before, held = total_allocated_bytes(), 0
+        tracemalloc.start()
+        for _ in read_tables(source, "123", points=True):
+            held = max(held, total_allocated_bytes() - before)
+        held += tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return held
+
+    monkeypatch.setattr(raw, "COLUMNS", 800)
+    assert most_held(16) < 1.5 * most_held(4)
+
+
+def test_cut_tables_are_named(tmp_path: Path) -> None:
+    path = raw.write_waymo_tables(tmp_path / "source") / "lidar/123.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"lidar.123.parquet: not readable"):
+        prepare_waymo(tmp_path / "source", tmp_path / "out", CONFIG)
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    from pyarrow.parquet import read_table as read
+    from pyarrow.parquet import write_table as write
+
+    path = raw.write_waymo_tables(tmp_path / "source") / "lidar/123.parquet"
+    column = "[LiDARComponent].range_image_return1.shape"
+    write(read(path).drop_columns([column]), path)
+    with pytest.raises(InputError, match=r"lacks '\[LiDARComponent\].range_image_return1.shape'"):
+        prepare_waymo(tmp_path / "source", tmp_path / "out", CONFIG)

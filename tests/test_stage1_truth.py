@@ -13,6 +13,8 @@ from moduv.engine.files import read_json, write_npz
 from moduv.evaluation.stage1 import evaluate_motion_outputs, read_truth
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.frames.prepare.common import write_points
 from moduv.frames.splits import write_split
 from moduv.rounds.measure import measure_motion
 
@@ -148,3 +150,54 @@ def test_frames_without_any_truth_are_an_error(tiny: Path, tmp_path: Path) -> No
     flat_output(tmp_path, frame)
     with pytest.raises(InputError, match="neither depth nor motion truth"):
         evaluate_motion_outputs(tmp_path, tiny / "tiny_nuscenes", [frame])
+
+
+def nuscenes_like(
+    root: Path, motion: Path, points: dict[int, list[list[float]]], labels: list[int]
+) -> list[FrameRef]:
+    """Frames of 24 x 32 pixels with outputs and depth points (column, row, metres), and labels."""
+    frames = [FrameRef("scenes/s", index) for index in points]
+    for frame in frames:
+        front, name = root / "scenes/s/FRONT", f"{frame.index:06d}"
+        write_image(front / f"rgb/original/{name}.jpg", np.zeros((24, 32, 3), np.uint8))
+        found = np.array(points[frame.index], float).reshape(-1, 3)
+        write_points(front / f"depth/{name}.npy", found)
+        write_npz(front / f"mask/{name}.npz", motion_label=np.array(labels[: len(found)], np.uint8))
+        write_output(motion, frame, np.full((12, 16), 0.5, np.float32), np.full((12, 16), 8.0))
+    return frames
+
+
+ROAD = [[3, 20, 8.0], [10, 20, 8.0], [20, 20, 8.0], [30, 20, 8.0]]
+
+
+def test_frames_without_depth_points_are_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = [[c, r, 900.0] for c, r, _ in ROAD]
+    frames = nuscenes_like(tmp_path / "t", tmp_path / "m", {0: ROAD, 1: [], 2: far}, [0, 1, 2, 0])
+    metrics, _ = evaluate_motion_outputs(tmp_path / "m", tmp_path / "t", frames)
+    assert metrics["depth/abs_rel"] == pytest.approx(0)
+    assert "depth: 2 of 3 frames left out, none of the 0 depth points" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no frame with depth points is left of 1: none of the 0"):
+        evaluate_motion_outputs(tmp_path / "m", tmp_path / "t", frames[1:2])
+
+
+def test_points_and_labels_beyond_the_image_are_left_out(tmp_path: Path) -> None:
+    beyond = {0: [*ROAD, [32, 20, 30.0]]}
+    frames = nuscenes_like(tmp_path / "t", tmp_path / "m", beyond, [0, 1, 2, 0, 1])
+    truth = read_truth(tmp_path / "t", frames[0])
+    assert truth is not None
+    assert truth.points is not None
+    assert truth.labels is not None
+    assert truth.points[:, 1].max() == 30
+    assert (truth.labels == 1).sum() == 1
+    metrics, _ = evaluate_motion_outputs(tmp_path / "m", tmp_path / "t", frames)
+    assert metrics["depth/abs_rel"] == pytest.approx(0)
+    assert metrics["motion/base_rate"] == pytest.approx(1 / 4)
+
+
+def test_points_of_another_image_are_named(tmp_path: Path) -> None:
+    other = {3: [[c + 500, r, m] for c, r, m in ROAD]}
+    frames = nuscenes_like(tmp_path / "t", tmp_path / "m", other, [0, 1, 2, 0])
+    with pytest.raises(InputError, match="frame scenes/s 3: 4 of the 4 depth points lie beyond"):
+        evaluate_motion_outputs(tmp_path / "m", tmp_path / "t", frames)

@@ -37,6 +37,10 @@ NUSCENES = DepthProtocol(max_depth=75.0)
 KITTI = DepthProtocol(max_depth=80.0, crop=GARG)
 
 
+class NoDepthPoints(InputError):
+    """None of a frame's depth points counts: it has none, or none in the protocol's range and crop."""
+
+
 @dataclass(frozen=True)
 class DepthErrors:
     """Errors of one frame: over all points, and over the points of each label.
@@ -75,25 +79,14 @@ def depth_errors(
     """Errors of one frame.
 
     disparity  (h, w), inverse depth in any unit; enlarged bilinearly to (height, width)
-    points     (N, 3), truth as rows of (row, column, metres) in the image of (height, width)
+    points     (N, 3), truth as rows of (row, column, metres) in the image of (height, width); those
+               beyond the image do not count
     labels     (height, width) integers, e.g. 0 background, 1 moving, 2 static
 
-    Raises InputError when no point lies within the protocol's range and crop, or the disparity
-    there is not positive.
+    Raises NoDepthPoints when no point lies within the protocol's range and crop, and InputError when
+    most lie beyond the image or the disparity is not positive at those that count.
     """
-    points = np.asarray(points, dtype=np.float64)
-    rows, columns, truth = points[:, 0].astype(int), points[:, 1].astype(int), points[:, 2]
-    chosen = (truth > protocol.min_depth) & (truth < protocol.max_depth)
-    if protocol.crop is not None:
-        shares = np.array(protocol.crop) * (height, height, width, width)
-        top, bottom, left, right = shares.astype(int)
-        chosen &= (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    if not chosen.any():
-        raise InputError(
-            f"none of the {len(points)} depth points lies between {protocol.min_depth:g} and "
-            f"{protocol.max_depth:g} m inside the crop; check the unit and the order (row, column)."
-        )
-    rows, columns, truth = rows[chosen], columns[chosen], truth[chosen]
+    rows, columns, truth = _counted(points, height, width, protocol)
     sampled = _enlarge(disparity, height, width)[rows, columns]
     if not (sampled > 0).all():
         raise InputError("the disparity is not positive everywhere; give 1 / depth.")
@@ -109,6 +102,43 @@ def depth_errors(
         counts={k: int((of_point == k).sum()) for k in kinds},
         scale=float(scale),
     )
+
+
+def _counted(
+    points: np.ndarray, height: int, width: int, protocol: DepthProtocol
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and metres of the points that the protocol counts."""
+    points = np.asarray(points, dtype=np.float64)
+    rows, columns = points[:, :2].astype(int).T
+    truth = points[:, 2]
+    chosen = inside_image(points, height, width)
+    chosen &= (truth > protocol.min_depth) & (truth < protocol.max_depth)
+    if protocol.crop is not None:
+        shares = np.array(protocol.crop) * (height, height, width, width)
+        top, bottom, left, right = shares.astype(int)
+        chosen &= (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    if not chosen.any():
+        raise NoDepthPoints(
+            f"none of the {len(points)} depth points lies between {protocol.min_depth:g} and "
+            f"{protocol.max_depth:g} m inside the crop; check the unit and the order (row, column)."
+        )
+    return rows[chosen], columns[chosen], truth[chosen]
+
+
+def inside_image(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Which points (N, 3) of (row, column, metres) lie in the image of height x width, (N,) bool.
+
+    Raises InputError when most lie beyond it: then the frame is another one, or the order is.
+    """
+    rows, columns = np.asarray(points)[:, :2].astype(int).T
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    beyond = int((~inside).sum())
+    if 2 * beyond > len(points):
+        raise InputError(
+            f"{beyond} of the {len(points)} depth points lie beyond the frame of {height} x {width} "
+            "pixels; check that they belong to it and their order."
+        )
+    return inside
 
 
 def points_of_map(depth: np.ndarray) -> np.ndarray:

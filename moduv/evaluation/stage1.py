@@ -7,7 +7,7 @@ pixels or points, in the layouts of the real data sets (see `moduv.frames.layout
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,14 +16,16 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
-from moduv.engine.log import progress
+from moduv.engine.log import progress, say
 from moduv.evaluation import odometry
 from moduv.evaluation.depth import (
     KITTI,
     WAYMO,
     DepthMeter,
     DepthProtocol,
+    NoDepthPoints,
     depth_errors,
+    inside_image,
     points_of_map,
 )
 from moduv.evaluation.motion import (
@@ -80,8 +82,13 @@ def read_truth(root: Path, frame: FrameRef) -> FrameTruth | None:
     if points is None and known is None:
         return None
     height, width = read_image(frame.image_path(root)).shape[:2]
-    if known is not None and known.ndim == 1:
-        known = _labels_at_points(known, points, height, width)
+    try:
+        if known is not None and known.ndim == 1:
+            known = _labels_at_points(known, points, height, width)
+        if points is not None:
+            points = points[inside_image(points, height, width)]
+    except InputError as error:
+        raise InputError(f"{root}: frame {frame.line()}: {error}") from None
     return FrameTruth(height, width, points, known)
 
 
@@ -93,8 +100,10 @@ def _labels_at_points(
         raise InputError(
             f"{len(labels)} motion labels do not belong to the frame's depth points; prepare it again."
         )
+    inside = inside_image(points, height, width)
+    rows, columns = points[inside, :2].astype(int).T
     image = np.full((height, width), UNLABELLED, np.uint8)
-    image[points[:, 0].astype(int), points[:, 1].astype(int)] = labels
+    image[rows, columns] = labels[inside]
     return image
 
 
@@ -112,44 +121,75 @@ def evaluate_motion_outputs(
     protocol     which points count; None: that of the data set's layout
 
     The dictionary holds `motion/AP`, `motion/base_rate`, `motion/best_F1`, …, `depth/abs_rel`,
-    `depth/d1`, `depth/abs_rel_moving`, …, and `odometry/ATE`, as far as there is truth. Raises
-    InputError naming a file that is missing or damaged, and when there is no truth at all.
+    `depth/d1`, `depth/abs_rel_moving`, …, and `odometry/ATE`, as far as there is truth. Frames whose
+    depth points are none, or none in the protocol's range, are counted and left out of depth's.
+    Raises InputError naming a file that is missing or damaged, and when there is no truth at all.
     """
-    motion_meter, depth_meter = MotionMeter(), DepthMeter()
-    truth_root = Path(truth_root)
+    truth_root, meters = Path(truth_root), _Meters()
     for frame in progress(frames, desc="motion metrics", unit="frame"):
         output = read_npz(frame.file(motion_root, ".npz"), ("mot_mask", "depth"))
         truth = read_truth(truth_root, frame)
-        if truth is None:
-            continue
-        if truth.labels is not None:
-            size = (truth.width, truth.height)
-            mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
-            motion_meter.add(np.clip(mask, 0, 1), truth.labels)
-        if truth.points is not None:
-            disparity = 1.0 / np.maximum(output["depth"].astype(np.float32), 1e-6)
-            chosen = protocol or _protocol_of(truth_root, frame)
-            depth_meter.add(
-                depth_errors(
-                    disparity, truth.points, truth.height, truth.width, chosen, truth.labels
-                )
-            )
-    if not depth_meter.frames and not motion_meter.moving_pixels:
-        raise InputError(
-            f"{truth_root}: has neither depth nor motion truth for these {len(frames)} frames; give the "
-            "street world's truth folder or a prepared data set."
-        )
-    metrics: dict[str, float] = {}
-    motion = motion_meter.result() if motion_meter.moving_pixels else None
-    if motion is not None:
-        metrics |= motion.summary()
-    if depth_meter.frames:
-        depth = depth_meter.result(LABEL_NAMES)
-        metrics |= {f"depth/{name}": value for name, value in depth.items()}
+        if truth is not None:
+            meters.add(output, truth, protocol or _protocol_of(truth_root, frame))
+    meters.check(truth_root, len(frames))
+    metrics, motion = meters.result()
     errors = ego_motion_errors(Path(motion_root), truth_root, frames)
     if len(errors):
         metrics |= odometry.summarise(errors)
     return metrics, motion
+
+
+@dataclass
+class _Meters:
+    """Motion masks and depths of many frames."""
+
+    motion: MotionMeter = field(default_factory=MotionMeter)
+    depth: DepthMeter = field(default_factory=DepthMeter)
+    skipped: list[str] = field(default_factory=list)
+    """Of the frames with depth truth of which no point counts, why."""
+
+    def add(
+        self, output: dict[str, np.ndarray], truth: FrameTruth, protocol: DepthProtocol
+    ) -> None:
+        """Add a frame, as far as there is truth."""
+        if truth.labels is not None:
+            size = (truth.width, truth.height)
+            mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
+            self.motion.add(np.clip(mask, 0, 1), truth.labels)
+        if truth.points is not None:
+            disparity = 1.0 / np.maximum(output["depth"].astype(np.float32), 1e-6)
+            known = (truth.points, truth.height, truth.width, protocol, truth.labels)
+            try:
+                self.depth.add(depth_errors(disparity, *known))
+            except NoDepthPoints as error:
+                self.skipped.append(str(error))
+
+    def check(self, root: Path, frames: int) -> None:
+        """Say which frames were left out. Raises InputError when nothing was measured."""
+        if self.skipped:
+            say(
+                f"  depth: {len(self.skipped)} of {len(self.skipped) + self.depth.frames} frames left "
+                f"out, {self.skipped[0]}"
+            )
+        if self.depth.frames or self.motion.moving_pixels:
+            return
+        if self.skipped:
+            raise InputError(
+                f"{root}: no frame with depth points is left of {frames}: {self.skipped[0]}"
+            )
+        raise InputError(
+            f"{root}: has neither depth nor motion truth for these {frames} frames; give the street "
+            "world's truth folder or a prepared data set."
+        )
+
+    def result(self) -> tuple[dict[str, float], MotionMetrics | None]:
+        """The metrics of what was measured."""
+        motion = self.motion.result() if self.motion.moving_pixels else None
+        metrics = {} if motion is None else motion.summary()
+        if self.depth.frames:
+            depth = self.depth.result(LABEL_NAMES)
+            metrics |= {f"depth/{name}": value for name, value in depth.items()}
+        return metrics, motion
 
 
 def ego_motion_errors(
@@ -189,11 +229,11 @@ def _relative_poses(
         return None
     predicted = []
     for frame in run:
-        arrays = np.load(frame.file(motion_root, ".npz"), allow_pickle=False)
-        if "pose" not in arrays.files:
+        pose = layouts.array_of(frame.file(motion_root, ".npz"), "pose")
+        if pose is None:
             return None
         # Stored: from the centre camera to each neighbour's.
-        predicted.append(np.linalg.inv(arrays["pose"][1].astype(np.float64)))
+        predicted.append(np.linalg.inv(pose[1].astype(np.float64)))
     indices = [frame.index for frame in run]
     truth = [np.linalg.inv(poses[index]) @ poses[index + 1] for index in indices]
     return np.array(truth), np.array(predicted)

@@ -11,6 +11,9 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 
+LONGEST = 20.0
+"""Largest focal length in widths of the image, a field of view of 3 degrees: beyond it are pixels."""
+
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -59,7 +62,8 @@ class Intrinsics:
     def from_cam_json(cls, path: str | Path, width: int, height: int) -> Intrinsics:
         """Read `cam.json` (key `intrinsic_mat`, rows divided by width and height).
 
-        Raises InputError when the file is missing or its matrix is not a pinhole camera's.
+        Raises InputError when the file is missing or its matrix is not a pinhole camera's, or is one in
+        pixels.
         """
         content = read_json(path)
         if not isinstance(content, dict) or "intrinsic_mat" not in content:
@@ -76,21 +80,23 @@ class Intrinsics:
                 f"{path}: 'intrinsic_mat' is not a 3 x 3 camera matrix with positive focal lengths; "
                 "write K with its rows divided by the image's width and height."
             )
-        return cls(
-            float(matrix[0, 0] * width),
-            float(matrix[1, 1] * height),
-            float(matrix[0, 2] * width),
-            float(matrix[1, 2] * height),
-            width,
-            height,
-        )
+        fx, cx = matrix[0, 0] * width, matrix[0, 2] * width
+        fy, cy = matrix[1, 1] * height, matrix[1, 2] * height
+        centred = ((matrix[:2, 2] >= -1) & (matrix[:2, 2] <= 2)).all()
+        if max(fx, fy) > LONGEST * width or not centred:
+            raise InputError(
+                f"{path}: 'intrinsic_mat' is not normalised, its focal length would be {fx / width:g} times "
+                f"the width and its centre at ({matrix[0, 2]:g}, {matrix[1, 2]:g}) of the image; divide "
+                "the first row by the image's width and the second by its height."
+            )
+        return cls(float(fx), float(fy), float(cx), float(cy), width, height)
 
     @classmethod
     def from_field_of_view(cls, degrees: float, width: int, height: int) -> Intrinsics:
         """A camera with square pixels, a centred principal point and a horizontal field of view."""
-        if not 1 <= degrees <= 179:
+        if not 3 <= degrees <= 179:
             raise InputError(
-                f"field of view {degrees} is not between 1 and 179 degrees; mend the value."
+                f"field of view {degrees} is not between 3 and 179 degrees; mend the value."
             )
         focal = width / (2 * math.tan(math.radians(degrees) / 2))
         return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)

@@ -175,10 +175,15 @@ def _kitti_camera(path: Path, folder: str) -> Intrinsics:
     try:
         width, height = (round(float(value)) for value in values[f"S_rect_{camera}"])
         matrix = np.array(values[f"P_rect_{camera}"], np.float64).reshape(3, 4)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise InputError(
             f"{path}: lacks 'S_rect_{camera}' or a 3 x 4 'P_rect_{camera}'; copy the drive's calibration there."
         ) from None
+    if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1], width, height) <= 0:
+        raise InputError(
+            f"{path}: 'S_rect_{camera}' and 'P_rect_{camera}' are no size and camera with positive focal "
+            "lengths; copy the drive's calibration there again."
+        )
     fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
     return Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
 
@@ -243,8 +248,15 @@ def motion_labels(root: str | Path, segment: str, index: int) -> np.ndarray | No
     path = _truth_path(root, segment, index, layout.motion.replace("_motion", ""))
     if path is None:
         return None
-    arrays = np.load(path, allow_pickle=False)
-    return arrays["motion_label"] if "motion_label" in arrays.files else None
+    return array_of(path, "motion_label")
+
+
+def array_of(path: Path, key: str) -> np.ndarray | None:
+    """An array of an npz file; None where it lacks it. Raises InputError when the file is damaged."""
+    read_npz(path, ())  # names a file that is none
+    with np.load(path, allow_pickle=False) as archive:
+        known = key in archive.files
+    return read_npz(path, (key,))[key] if known else None
 
 
 def _truth_path(root: str | Path, segment: str, index: int, template: str) -> Path | None:
@@ -267,9 +279,11 @@ def camera_poses(root: str | Path, segment: str) -> np.ndarray | None:
     try:
         poses = np.loadtxt(path, dtype=np.float64, ndmin=2).reshape(-1, 4, 4)
     except ValueError:
+        poses = np.full((1, 4, 4), np.nan)
+    if not np.isfinite(poses).all() or np.any(np.linalg.det(poses) == 0):
         raise InputError(
-            f"{path}: is no list of 4 x 4 matrices, 16 numbers a line; prepare the segment again."
-        ) from None
+            f"{path}: is no list of 4 x 4 poses, 16 finite numbers a line; prepare the segment again."
+        )
     if layout.name == "folder":
         return poses
     return poses @ _camera_on_vehicle(Path(root) / segment / layout.camera)

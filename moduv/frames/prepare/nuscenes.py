@@ -34,10 +34,18 @@ DOWNLOAD = (
     "download the metadata and the camera and lidar blobs of a version, e.g. v1.0-mini, from "
     "nuscenes.org (account, terms CC BY-NC-SA 4.0) and unpack them there."
 )
-TABLES = (
-    *("scene", "sample", "sample_data", "calibrated_sensor", "sensor", "ego_pose"),
-    *("sample_annotation",),
-)
+POSE = ("token", "rotation", "translation")
+DATA = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "filename")
+TABLES = {
+    "scene": ("token", "name", "first_sample_token"),
+    "sample": ("token", "timestamp"),
+    "sample_data": ("token", *DATA, "is_key_frame", "next", "width", "height"),
+    "calibrated_sensor": (*POSE, "sensor_token", "camera_intrinsic"),
+    "sensor": ("token", "channel"),
+    "ego_pose": POSE,
+    "sample_annotation": (*POSE, "sample_token", "size", "prev", "next"),
+}
+"""The tables that are read, and what their rows must have."""
 Row = dict[str, Any]
 
 
@@ -70,9 +78,9 @@ class Tables:
 
     def __init__(self, folder: Path) -> None:
         self.rows: dict[str, list[Row]] = {}
-        for name in TABLES:
+        for name, keys in TABLES.items():
             path = required(folder / f"{name}.json", DOWNLOAD)
-            self.rows[name] = read_json(path)
+            self.rows[name] = _checked(read_json(path), keys, path)
         self._by_token = {
             name: {row["token"]: row for row in rows} for name, rows in self.rows.items()
         }
@@ -101,6 +109,19 @@ class Tables:
         """Sensor to vehicle and vehicle to world, both (4, 4), when the row was recorded."""
         sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])
         return _matrix(sensor), _matrix(self.get("ego_pose", row["ego_pose_token"]))
+
+
+def _checked(rows: Any, keys: tuple[str, ...], path: Path) -> list[Row]:
+    """The rows of a table. Raises InputError naming what a row lacks."""
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: is no list of rows; {DOWNLOAD}")
+    wanted = set(keys)
+    for number, row in enumerate(rows):
+        known = row.keys() if isinstance(row, dict) else set()
+        if not wanted <= known:
+            missing = next(key for key in keys if key not in known)
+            raise InputError(f"{path}: row {number} lacks {missing!r}; {DOWNLOAD}")
+    return rows
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from moduv.frames.prepare.waymo_frame import (
     Lidar,
     range_image_points,
 )
+from moduv.frames.prepare.waymo_parquet import TIME, LargeRows, Row, array_of, read_rows
 
-TIME, CAMERA_NAME, LASER_NAME = "key.frame_timestamp_micros", "key.camera_name", "key.laser_name"
+CAMERA_NAME, LASER_NAME = "key.camera_name", "key.laser_name"
+IMAGE = "[CameraImageComponent].image"
+RANGES, POSES = (f"[{name}Component].range_image_return1" for name in ("LiDAR", "LiDARPose"))
 LENS = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
-Row = dict[str, Any]
 Frame = TypeVar("Frame")
 
 
@@ -41,14 +43,16 @@ def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFr
 
 def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
     camera = _camera(source, segment)
-    poses = {row[TIME]: row for row in _rows(source, "vehicle_pose", segment)}
+    poses = {row[TIME]: row for row in read_rows(source, "vehicle_pose", segment)}
     clouds = _Clouds(source, segment) if points and (source / "lidar").is_dir() else None
-    images = _rows(source, "camera_image", segment, CAMERA_NAME, FRONT)
-    for row in sorted(images, key=lambda row: int(row[TIME])):
-        pose = poses[row[TIME]]["[VehiclePoseComponent].world_from_vehicle.transform"]
+    images = LargeRows(source, "camera_image", segment, [IMAGE], CAMERA_NAME, FRONT)
+    for time in images.times:
+        row = images.at(time)
+        assert row is not None
+        pose = poses[time]["[VehiclePoseComponent].world_from_vehicle.transform"]
         world_from_vehicle = np.array(pose, np.float64).reshape(4, 4)
-        cloud = None if clouds is None else clouds.at(row[TIME], world_from_vehicle)
-        yield DriveFrame(row["[CameraImageComponent].image"], world_from_vehicle, camera, cloud)
+        cloud = None if clouds is None else clouds.at(time, world_from_vehicle)
+        yield DriveFrame(row[IMAGE][0].as_py(), world_from_vehicle, camera, cloud)
 
 
 def read_table_labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
@@ -79,9 +83,9 @@ def _whole(source: Path, segment: str, frames: Iterator[Frame]) -> Iterator[Fram
 
 def _labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
     camera = _camera(source, segment)
-    times = sorted({int(row[TIME]) for row in _rows(source, "vehicle_pose", segment)})
+    times = sorted({int(row[TIME]) for row in read_rows(source, "vehicle_pose", segment)})
     of_time: dict[int, list[Row]] = {time: [] for time in times}
-    for row in _rows(source, component, segment, CAMERA_NAME, FRONT, may_lack=True):
+    for row in read_rows(source, component, segment, CAMERA_NAME, FRONT, may_lack=True):
         if int(row[TIME]) not in of_time:
             raise InputError(
                 f"{source / component / segment}.parquet: has a frame that vehicle_pose lacks; download "
@@ -107,7 +111,7 @@ def _box(row: Row) -> LabelledBox:
 
 
 def _camera(source: Path, segment: str) -> Camera:
-    calibration = _rows(source, "camera_calibration", segment, CAMERA_NAME, FRONT)[0]
+    calibration = read_rows(source, "camera_calibration", segment, CAMERA_NAME, FRONT)[0]
     prefix = "[CameraCalibrationComponent]."
     return Camera(
         np.array([calibration[f"{prefix}intrinsic.{key}"] for key in LENS], np.float64),
@@ -121,7 +125,7 @@ class _Clouds:
     """The roof's lidar of a segment, by time."""
 
     def __init__(self, source: Path, segment: str) -> None:
-        calibration = _rows(source, "lidar_calibration", segment, LASER_NAME, TOP)[0]
+        calibration = read_rows(source, "lidar_calibration", segment, LASER_NAME, TOP)[0]
         prefix = "[LiDARCalibrationComponent]."
         values = calibration[f"{prefix}beam_inclination.values"]
         self._lidar = Lidar(
@@ -130,53 +134,20 @@ class _Clouds:
             float(calibration[f"{prefix}beam_inclination.min"]),
             float(calibration[f"{prefix}beam_inclination.max"]),
         )
-        self._images = {r[TIME]: r for r in _rows(source, "lidar", segment, LASER_NAME, TOP)}
+        self._images = _range_images(source, "lidar", segment, RANGES)
         has_poses = (source / "lidar_pose").is_dir()
-        rows = _rows(source, "lidar_pose", segment, LASER_NAME, TOP) if has_poses else []
-        self._poses = {row[TIME]: row for row in rows}
+        self._poses = _range_images(source, "lidar_pose", segment, POSES) if has_poses else None
 
     def at(self, time: int, world_from_vehicle: np.ndarray) -> np.ndarray | None:
-        if time not in self._images:
+        row = self._images.at(time)
+        if row is None:
             return None
-        image = _array(self._images[time], "[LiDARComponent].range_image_return1")
-        row = self._poses.get(time)
-        poses = None if row is None else _array(row, "[LiDARPoseComponent].range_image_return1")
+        image = array_of(row, RANGES)
+        row = None if self._poses is None else self._poses.at(time)
+        poses = None if row is None else array_of(row, POSES)
         return range_image_points(image, self._lidar, poses, world_from_vehicle)
 
 
-def _array(row: Row, column: str) -> np.ndarray:
-    return np.array(row[f"{column}.values"], np.float32).reshape(row[f"{column}.shape"])
-
-
-def _rows(
-    source: Path,
-    component: str,
-    segment: str,
-    key: str = "",
-    name: int = 0,
-    *,
-    may_lack: bool = False,
-) -> list[Row]:
-    """Rows of a component, of one sensor where a key is given; without any only if it `may_lack` them."""
-    try:
-        from pyarrow import ArrowInvalid
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise InputError(
-            "Waymo's parquet files need pyarrow; install it with pip install 'moduv[waymo]'."
-        ) from None
-    path = source / component / f"{segment}.parquet"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: missing; download the component {component!r} of this segment from "
-            "waymo.com/open (perception v2, after accepting its licence)."
-        )
-    try:
-        filters = [(key, "==", name)] if key else None
-        rows = read_table(path, filters=filters).to_pylist()
-    except (ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not readable ({reason}); download it again.") from None
-    if not rows and not may_lack:
-        raise InputError(f"{path}: has no row of sensor {name}; download it again.")
-    return rows
+def _range_images(source: Path, component: str, segment: str, column: str) -> LargeRows:
+    columns = [f"{column}.values", f"{column}.shape"]
+    return LargeRows(source, component, segment, columns, LASER_NAME, TOP)
