@@ -22,8 +22,9 @@ from moduv.engine import checkpoint, distributed
 from moduv.engine.averaging import Average
 from moduv.engine.config import decisive, difference, to_dict
 from moduv.engine.errors import InputError
+from moduv.engine.journal import Journal, Watch, check_watch
 from moduv.engine.loading import Carried, raised
-from moduv.engine.log import JsonLines, WandbRun, progress_bar, say
+from moduv.engine.log import progress_bar, say
 from moduv.engine.tally import Tally
 
 
@@ -79,18 +80,6 @@ class Sampled(Protocol):
     def __getitem__(self, item: tuple[int, int]) -> Any: ...
 
     def collate(self, samples: list[Any]) -> Any: ...
-
-
-class Watch(Protocol):
-    """What looks at the networks while they are trained, on the main process."""
-
-    @property
-    def every(self) -> int:
-        """Steps between looks, a multiple of the loop's `log_every`."""
-        ...
-
-    def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Numbers that join the step's log line, and pictures (H, W, 3) uint8 by name."""
 
 
 Step = Callable[[Any, StepState], dict[str, Tensor]]
@@ -197,21 +186,13 @@ def fit(
         watch: looks at the networks now and then; it may leave them in evaluation mode.
 
     Raises:
-        InputError: for an empty data set, a watch at other steps than are logged, a state of other settings, or a loss that is not finite.
+        InputError: for an empty data set, a watch at other steps than are logged, a state of other
+            settings, or a loss that is not finite.
     """
     if len(dataset) == 0:
         raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
-    if watch is not None and watch.every % config.log_every:
-        raise InputError(
-            f"{label}: validation every {watch.every} steps falls between the log's lines; choose a "
-            f"multiple of log_every, {config.log_every}."
-        )
-    given, config = config, spread(config, distributed.world_size())
-    if config != given:
-        say(
-            f"  {label}: {distributed.world_size()} processes share batches of {config.batch_size} instead of "
-            f"{given.batch_size}: {config.steps} steps, learning rate {config.learning_rate:.2g}"
-        )
+    check_watch(label, watch, config.log_every)
+    config = _spread(config, label)
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
     optimizer = make_optimizer(modules, config)
@@ -220,27 +201,11 @@ def fit(
     if start >= config.steps:
         return
     tally = Tally(label, next(modules.parameters()).device, sums)
-    log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
-    wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
-    samples = Carried(dataset, dataset.collate)
-    loader: DataLoader = DataLoader(
-        samples,
-        batch_sampler=SampleStream(len(dataset), config, start=start),
-        collate_fn=samples.collate,
-        num_workers=config.workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-    # Made here, because it draws from torch's source of randomness, which every step seeds anew.
-    batches = raised(iter(loader))
-    bar = progress_bar(
-        range(start, config.steps),
-        desc=label,
-        initial=start,
-        total=config.steps,
-        unit="step",
-        mininterval=5,
-        disable=not distributed.is_main(),
-    )
+    main = distributed.is_main()
+    journal = Journal(run_dir, label, to_dict(config), start, watch) if main else None
+    batches = _batches(dataset, config, start)
+    options = {"desc": label, "unit": "step", "initial": start, "total": config.steps}
+    bar = progress_bar(range(start, config.steps), **options, mininterval=5, disable=not main)
     modules.train()
     for index in bar:
         tally.add(index, _optimise(modules, optimizer, step, batches, index, config))
@@ -255,19 +220,41 @@ def fit(
             tally.check()
         if logs:
             means = tally.means()
-            if log is not None and wandb_run is not None:
-                if watch is not None and done % watch.every == 0:
-                    numbers, pictures = watch(done)
-                    means |= numbers
-                    wandb_run.log_pictures(pictures, done)
-                    modules.train()
-                log.write({"step": done, "learning_rate": learning_rate(config, index), **means})
-                wandb_run.log(means, done)
+            if journal is not None:
+                journal.write(done, learning_rate(config, index), means)
+                modules.train()
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         if saves:
             _save(modules, optimizer, average, config, run_dir, done, tally.values())
-    if wandb_run is not None:
-        wandb_run.finish()
+    if journal is not None:
+        journal.finish()
+
+
+def _spread(config: LoopConfig, label: str) -> LoopConfig:
+    """The loop as the processes share it; told where it is another one."""
+    shared = spread(config, distributed.world_size())
+    if shared != config:
+        say(
+            f"  {label}: {distributed.world_size()} processes share batches of {shared.batch_size} instead of "
+            f"{config.batch_size}: {shared.steps} steps, learning rate {shared.learning_rate:.2g}"
+        )
+    return shared
+
+
+def _batches(dataset: Sampled, config: LoopConfig, start: int) -> Iterator[Any]:
+    """This process's batches from a step on; loading begins at once.
+
+    A loader's iterator draws from torch's source of randomness, which every step seeds anew.
+    """
+    samples = Carried(dataset, dataset.collate)
+    loader: DataLoader = DataLoader(
+        samples,
+        batch_sampler=SampleStream(len(dataset), config, start=start),
+        collate_fn=samples.collate,
+        num_workers=config.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return raised(iter(loader))
 
 
 def _optimise(

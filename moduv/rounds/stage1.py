@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moduv.engine import distributed
 from moduv.engine.files import write_npz
-from moduv.engine.loop import Watch
+from moduv.engine.journal import Watch
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef, with_neighbours
 from moduv.frames.images import write_image
