@@ -15,8 +15,7 @@ import yaml
 from moduv.cli import main
 from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
-from moduv.frames.clip import FrameRef
-from moduv.frames.splits import hold_out, read_split
+from moduv.frames.splits import read_split
 from moduv.rounds.run import Run, RunConfig, motion_size
 from moduv.rounds.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
 
@@ -181,16 +180,6 @@ def test_clips_of_the_same_name_from_two_sources_are_kept_apart(
     assert set(named) == {"one-drive", "two-drive"}
     told = refused(["run", str(tmp_path / "none"), "--out", str(tmp_path / "out")], capsys)
     assert "no such folder or video" in told
-
-
-def test_every_tenth_segment_is_held_out() -> None:
-    many = [FrameRef(f"clip{s}", i) for s in range(25) for i in range(3)]
-    train, val = hold_out(many)
-    assert {frame.segment for frame in val} == {"clip9", "clip19"}
-    assert sorted(train + val) == sorted(many)
-    few = [FrameRef(f"clip{s}", i) for s in range(2) for i in range(20)]
-    train, val = hold_out(few)
-    assert [frame.index for frame in val] == [18, 19, 18, 19]
 
 
 @pytest.mark.parametrize(
