@@ -14,7 +14,7 @@ from moduv.engine.files import write_json
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef, list_segments, with_neighbours
 from moduv.frames.images import read_image, resize_image, write_image
-from moduv.frames.splits import read_split, write_split
+from moduv.frames.splits import hold_out, read_split, write_split
 
 sizes = st.integers(16, 2000)
 CAMERA = Intrinsics(500.0, 510.0, 240.0, 161.0, 480, 320)
@@ -34,6 +34,13 @@ def test_flipped_intrinsics_mirror_the_principal_point(x: float, y: float) -> No
     mirrored = CAMERA.flipped().matrix() @ [-x, y, 1]
     assert mirrored[0] == pytest.approx(CAMERA.width - 1 - pixel[0])
     assert CAMERA.flipped().flipped() == CAMERA
+
+
+def test_a_part_of_an_image_sees_the_same_rays() -> None:
+    part = CAMERA.cropped(40, 30, 320, 200)
+    pixel, moved = (camera.matrix() @ [0.1, -0.2, 1] for camera in (CAMERA, part))
+    assert np.allclose(moved[:2], pixel[:2] - [40, 30])
+    assert (part.width, part.height) == (320, 200)
 
 
 def test_intrinsics_round_trip(tmp_path: Path) -> None:
@@ -125,3 +132,31 @@ def test_frames_without_neighbours_are_counted(tmp_path: Path) -> None:
     assert [frame.index for frame in kept] == [1, 2]
     assert dropped == 3
     assert list(list_segments(tmp_path)) == ["val/clip"]
+
+
+def test_every_tenth_segment_is_held_out() -> None:
+    many = [FrameRef(f"clip{s}", i) for s in range(25) for i in range(3)]
+    train, val = hold_out(many)
+    assert {frame.segment for frame in val} == {"clip9", "clip19"}
+    assert sorted(train + val) == sorted(many)
+
+
+@pytest.mark.parametrize(
+    ("length", "held"), [(3, [3]), (4, [3, 4]), (12, [11, 12]), (40, [37, 38, 39, 40])]
+)
+def test_no_trained_triplet_has_a_held_out_frame(length: int, held: list[int]) -> None:
+    frames = [FrameRef(f"clip{s}", i) for s in range(2) for i in range(1, length + 1)]
+    train, val = hold_out(frames)
+    assert [frame.index for frame in val] == 2 * held
+    seen = {frame.neighbour(offset) for frame in train for offset in (-1, 0, 1)}
+    assert not seen & set(val)
+    assert len(train) == len(frames) - len(val) - 2  # one between them, in each segment
+
+
+def test_pieces_too_short_to_hold_frames_out() -> None:
+    short = [FrameRef("short", 1), FrameRef("short", 2)]
+    train, val = hold_out([*short, *(FrameRef("long", i) for i in range(1, 6))])
+    assert set(short) < set(train)
+    assert {frame.segment for frame in val} == {"long"}
+    with pytest.raises(InputError, match="2 frames with both neighbours are too few"):
+        hold_out(short)

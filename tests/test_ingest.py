@@ -15,8 +15,10 @@ from moduv.engine.files import read_json
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
-from moduv.frames.ingest import ImportConfig, import_folder
+from moduv.frames.ingest import ImportConfig, import_folder, name_clips
 from moduv.frames.splits import read_split
+from moduv.frames.video import count_frames, read_clip
+from moduv.rounds.plan import look_at_clips
 
 
 def write_clip(folder: Path, count: int) -> None:
@@ -56,6 +58,125 @@ def test_unknown_intrinsics_and_short_clips_are_refused(tmp_path: Path) -> None:
         ImportConfig(every=-1)
 
 
+def test_a_camera_that_becomes_known_later_is_not_ignored(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in/one", 3)
+    config = ImportConfig(field_of_view=60)
+    import_folder(tmp_path / "in", tmp_path / "out", config)
+    Intrinsics(50, 51, 29, 19, 60, 40).to_cam_json(tmp_path / "in/one/cam.json")
+    with pytest.raises(InputError, match=r"cameras: one: '' instead of '\w{16}'.*remove"):
+        import_folder(tmp_path / "in", tmp_path / "out", config)
+    import_folder(tmp_path / "in", tmp_path / "again", config)
+    Intrinsics(60, 51, 29, 19, 60, 40).to_cam_json(tmp_path / "in/one/cam.json")
+    with pytest.raises(InputError, match=r"cameras: one: '\w{16}' instead of '\w{16}'"):
+        import_folder(tmp_path / "in", tmp_path / "again", config)
+
+
+@pytest.mark.parametrize("clip", ["", "one"])
+def test_outputs_inside_of_the_source_are_no_clips(
+    tmp_path: Path, clip: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(Path(clip), 3)
+    for _ in range(2):
+        import_folder(Path("."), Path("out"), ImportConfig(field_of_view=60))
+    assert "finished before" in capsys.readouterr().out
+    assert list(name_clips([Path(".")], Path("out"))) == [clip or "clip"]
+    assert len(name_clips([Path(".")])) == 2
+    # A source that is named, and lies among the outputs, is meant.
+    assert len(name_clips([Path("out/clips")], Path("out"))) == 1
+    with pytest.raises(InputError, match="no images outside of"):
+        name_clips([Path("out")], Path("out"))
+
+
+def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in/one", 3)
+    write_clip(tmp_path / "in/.trash/two", 3)
+    for name in ("in/one/._frame000.png", "in/._b.MOV", "in/.c.mp4"):
+        (tmp_path / name).write_bytes(b"none")
+    assert list(name_clips([tmp_path / "in"])) == ["one"]
+    assert len(list(read_clip(tmp_path / "in/one"))) == count_frames(tmp_path / "in/one") == 3
+
+
+def test_frames_follow_the_numbers_in_their_names(tmp_path: Path) -> None:
+    for index in range(12):
+        image = np.full((40, 60, 3), 20 * index, np.uint8)
+        write_image(tmp_path / f"in/one/IMG_{index}.png", image)
+    import_folder(tmp_path / "in", tmp_path / "out", ImportConfig(field_of_view=60))
+    files = sorted((tmp_path / "out/clips/one").glob("*.jpg"))
+    greys = [int(read_image(file).mean()) for file in files]
+    assert greys == sorted(greys)
+    assert len(greys) == 12
+
+
+@pytest.mark.parametrize(("name", "kind"), [("IMG.JPG", "an image"), ("notes.txt", "no video")])
+def test_a_file_that_is_no_clip_is_told_apart_from_a_missing_one(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{name}: is {kind}, .*give the folder .*\.mp4"):
+        name_clips([tmp_path / name])
+
+
+# --- clips of several cameras -----------------------------------------------------------------------
+
+
+def write_noise(folder: Path, width: int, height: int, count: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(width * height)
+    images = [rng.integers(0, 255, (height, width, 3)).astype(np.uint8) for _ in range(count)]
+    for index, image in enumerate(images):
+        write_image(folder / f"{index}.png", cv2.blur(image, (9, 9)))
+    return [cv2.blur(image, (9, 9)) for image in images]
+
+
+def test_clips_get_the_aspect_of_most_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_noise(tmp_path / "in/large", 320, 192, 8)
+    write_noise(tmp_path / "in/usual", 160, 96, 8)
+    write_noise(tmp_path / "in/nearly", 162, 96, 6)
+    upright = write_noise(tmp_path / "in/upright", 90, 160)
+    wide = write_noise(tmp_path / "in/wide", 240, 96)
+    known = Intrinsics(100, 110, 44, 81, 90, 160)
+    known.to_cam_json(tmp_path / "in/upright/cam.json")
+    config = ImportConfig(field_of_view=60, one_aspect=True, max_width=200)
+    import_folder(tmp_path / "in", tmp_path / "out", config)
+    assert "2 clips cropped to the aspect of the others, 5:3" in capsys.readouterr().out
+    clips = tmp_path / "out/clips"
+    images = {path.name: read_image(path / "000000.jpg") for path in clips.iterdir()}
+    sizes = {name: image.shape[:2] for name, image in images.items()}
+    assert sizes == {
+        **{"large": (120, 200), "usual": (96, 160), "nearly": (96, 162)},
+        **{"upright": (54, 90), "wide": (96, 160)},
+    }
+    assert np.abs(images["upright"].astype(int) - upright[0][53:107]).mean() < 5
+    assert np.abs(images["wide"].astype(int) - wide[0][:, 40:200]).mean() < 5
+    camera = Intrinsics.from_cam_json(clips / "upright/cam.json", 90, 54)
+    assert camera.matrix() == pytest.approx(Intrinsics(100, 110, 44, 28, 90, 54).matrix())
+    # The field of view is that of the whole image, 240 pixels.
+    camera = Intrinsics.from_cam_json(clips / "wide/cam.json", 160, 96)
+    assert camera.fx == pytest.approx(camera.fy)
+    assert camera.fx == pytest.approx(120 / np.tan(np.pi / 6))
+    assert (camera.cx, camera.cy) == pytest.approx((79.5, 47.5))
+    camera = Intrinsics.from_cam_json(clips / "large/cam.json", 200, 120)
+    assert camera.fx == pytest.approx(100 / np.tan(np.pi / 6))
+
+
+def test_aspects_are_kept_where_nobody_asks(tmp_path: Path) -> None:
+    write_noise(tmp_path / "in/usual", 160, 96, 8)
+    write_noise(tmp_path / "in/upright", 90, 160)
+    import_folder(tmp_path / "in", tmp_path / "out", ImportConfig(field_of_view=60))
+    assert read_image(tmp_path / "out/clips/upright/000000.jpg").shape == (160, 90, 3)
+
+
+def test_another_size_inside_of_a_clip_is_a_cut(tmp_path: Path) -> None:
+    for index in range(6):
+        shape = (40, 60, 3) if index < 3 else (60, 40, 3)
+        write_image(tmp_path / f"in/one/{index}.png", np.full(shape, 4 * index, np.uint8))
+    import_folder(tmp_path / "in", tmp_path / "out", ImportConfig(field_of_view=60))
+    frames = read_split(tmp_path / "out/splits/train_files.txt")
+    assert [frame.line() for frame in frames] == ["clips/one 1", "clips/one-1 1"]
+
+
 # --- videos -----------------------------------------------------------------------------------------
 
 
@@ -66,11 +187,14 @@ def street_frames(count: int, seed: int = 0, step: int = 3) -> list[np.ndarray]:
     return [wide[:, step * index : step * index + 160] for index in range(count)]
 
 
-def write_video(path: Path, frames: list[np.ndarray], times: list[int] | None = None) -> None:
-    """An mp4 with the given times in units of 1/100 s."""
+def write_video(
+    path: Path, frames: list[np.ndarray], times: list[int] | None = None, codec: str = "mpeg4"
+) -> None:
+    """A video with the given times in units of 1/100 s."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
+        stream = container.add_stream(codec, rate=25)
+        stream.pix_fmt = "rgb24" if codec == "png" else "yuv420p"
         stream.height, stream.width = frames[0].shape[:2]
         stream.time_base = Fraction(1, 100)
         stream.bit_rate = 4_000_000
@@ -117,14 +241,101 @@ def test_the_frame_rate_follows_the_motion(tmp_path: Path) -> None:
     assert 5 <= slow <= 9
 
 
+def kept_frames(tmp_path: Path) -> int:
+    return len(list((tmp_path / "out/clips/drive").glob("*.jpg")))
+
+
+def slow_frames(count: int, step: float, start: float = 0.0) -> list[np.ndarray]:
+    """Pictures that shift by parts of a pixel."""
+    noise = np.random.default_rng(3).integers(0, 255, (12, 60, 3)).astype(np.uint8)
+    wide = cv2.resize(noise, (800, 96), interpolation=cv2.INTER_CUBIC)
+    moves = [np.float64([[1, 0, -start - step * index], [0, 1, 0]]) for index in range(count)]
+    return [cv2.warpAffine(wide, move, (800, 96))[:, 400:560] for move in moves]
+
+
+def test_a_slow_camera_is_told_from_one_that_stands(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/drive.mp4", slow_frames(120, 0.0009 * 160))
+    write_video(tmp_path / "in/fast.mp4", street_frames(30, step=6))
+    imported(tmp_path, every=0)
+    assert 12 <= kept_frames(tmp_path) <= 14  # one in ten, or nine
+    assert len(list((tmp_path / "out/clips/fast").glob("*.jpg"))) == 30
+
+
+def test_the_motion_of_the_whole_clip_counts(tmp_path: Path) -> None:
+    slow = slow_frames(50, 0.4)
+    write_video(tmp_path / "in/drive.mp4", slow + slow_frames(110, 3.2, start=0.4 * 50))
+    imported(tmp_path, every=0, motion=0.02)
+    assert kept_frames(tmp_path) == 160
+
+
+def test_a_pause_does_not_count(tmp_path: Path) -> None:
+    moving = street_frames(40, step=4)
+    jitter = [np.clip(moving[-1].astype(int) + 3 * (i % 2), 0, 255) for i in range(60)]
+    write_video(tmp_path / "in/drive.mp4", moving + [image.astype(np.uint8) for image in jitter])
+    imported(tmp_path, every=0, motion=0.05, keep_stills=True)
+    assert kept_frames(tmp_path) == 50
+
+
 def test_wide_videos_are_shrunk(tmp_path: Path) -> None:
     write_video(tmp_path / "in/drive.mp4", street_frames(4))
     (frame, *_) = imported(tmp_path, max_width=80)
     assert read_image(frame.image_path(tmp_path / "out")).shape == (48, 80, 3)
 
 
-def test_a_file_that_does_not_decode_is_named(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
+def test_clips_that_do_not_decode_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "in/drive.mp4", street_frames(5))
     (tmp_path / "in/broken.mp4").write_bytes(b"no video" * 100)
-    with pytest.raises(InputError, match=r"broken\.mp4: does not decode"):
+    (tmp_path / "in/notes").mkdir()
+    (tmp_path / "in/notes/scan.png").write_bytes(b"no image")
+    frames = imported(tmp_path)
+    assert {frame.segment for frame in frames} == {"clips/drive"}
+    told = capsys.readouterr().out
+    assert told.count("left out: ") == 2
+    left_out = read_json(tmp_path / "out/manifest.json")["results"]["left_out"]
+    assert set(left_out) == {"broken", "notes"}
+    assert "broken.mp4: does not decode" in left_out["broken"]
+    assert left_out["notes"] in told
+    seen = look_at_clips([tmp_path / "in"], 1, 0)
+    assert (seen.height, seen.width) == (96, 160)
+
+
+def test_where_nothing_decodes_the_first_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "in" / name).write_bytes(b"no video" * 100)
+    with pytest.raises(InputError, match=r"a\.mp4: does not decode.*\(and 1 more\)"):
         imported(tmp_path)
+    with pytest.raises(InputError, match=r"a\.mp4: does not decode"):
+        look_at_clips([tmp_path / "in"], 1, 0)
+    with pytest.raises(InputError, match=r"b\.mp4: does not decode"):
+        list(read_clip(tmp_path / "in/b.mp4"))
+
+
+def test_packets_that_do_not_decode_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = street_frames(8)
+    write_video(tmp_path / "in/drive.avi", frames, codec="png")
+    content = (tmp_path / "in/drive.avi").read_bytes()
+    begin, *packets = content.split(b"IHDR")
+    damaged = [b"none" if index in (0, 4) else b"IHDR" for index in range(8)]
+    whole = (mark + packet for mark, packet in zip(damaged, packets, strict=True))
+    (tmp_path / "in/drive.avi").write_bytes(begin + b"".join(whole))
+    imported(tmp_path, every=0)
+    assert capsys.readouterr().out.count("drive.avi: 2 packets do not decode; left out") == 1
+    kept = [read_image(path) for path in sorted((tmp_path / "out/clips/drive").glob("*.jpg"))]
+    assert len(kept) == 6
+    for image, index in zip(kept, (1, 2, 3, 5, 6, 7), strict=True):
+        assert np.abs(image.astype(int) - frames[index]).mean() < 5
+
+
+def test_images_that_do_not_decode_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "in/one", 5)
+    (tmp_path / "in/one/frame000.png").write_bytes(b"")
+    imported(tmp_path)
+    assert "one: 1 images do not decode; left out" in capsys.readouterr().out
+    assert len(list((tmp_path / "out/clips/one").glob("*.jpg"))) == 4

@@ -15,8 +15,9 @@ import yaml
 from moduv.cli import main
 from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
-from moduv.frames.clip import FrameRef
-from moduv.frames.splits import hold_out, read_split
+from moduv.evaluation.diagnosis import Limits
+from moduv.frames.images import write_image
+from moduv.frames.splits import read_split
 from moduv.rounds.run import Run, RunConfig, motion_size
 from moduv.rounds.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
 
@@ -183,16 +184,6 @@ def test_clips_of_the_same_name_from_two_sources_are_kept_apart(
     assert "no such folder or video" in told
 
 
-def test_every_tenth_segment_is_held_out() -> None:
-    many = [FrameRef(f"clip{s}", i) for s in range(25) for i in range(3)]
-    train, val = hold_out(many)
-    assert {frame.segment for frame in val} == {"clip9", "clip19"}
-    assert sorted(train + val) == sorted(many)
-    few = [FrameRef(f"clip{s}", i) for s in range(2) for i in range(20)]
-    train, val = hold_out(few)
-    assert [frame.index for frame in val] == [18, 19, 18, 19]
-
-
 @pytest.mark.parametrize(
     ("frame", "size"),
     [
@@ -268,6 +259,28 @@ def test_a_run_that_finds_nothing_says_so_and_goes_on(
     assert told.startswith("0 instances in ")
     assert "finds nothing above a score of 0.9999" in capsys.readouterr().out
     assert read_json(out / "detections.json")["annotations"] == []
+
+
+def test_outputs_in_the_source_and_other_aspects_do_not_stop_a_run(
+    videos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(videos, source)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 60, 3)).astype(np.uint8)
+    wide = cv2.resize(noise, (400, 160), interpolation=cv2.INTER_CUBIC)
+    for index in range(6):
+        write_image(source / f"upright/{index}.png", wide[:, 4 * index : 4 * index + 96])
+    config = RunConfig(limits=Limits(triplets=8))
+    run = Run([source], source / "out", str(tiny), 60.0, 1, False, False, config)
+    frames = {part.name: part.work for part in run.parts()}["frames"]
+    told = frames()
+    write_image(run.out / "motion/pictures/0.png", wide)
+    assert frames() == told
+    said = capsys.readouterr().out
+    assert "1 clips cropped to the aspect of the others, 5:3" in said
+    assert "finished before" in said
+    main(["run", str(source), "--out", str(run.out), "--preset", str(tiny), "--dry-run"])
+    assert "3 clips, up to 24 frames" in capsys.readouterr().out
 
 
 def effortless(**seconds: float) -> Plan:

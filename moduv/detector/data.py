@@ -11,13 +11,11 @@ from torch import Tensor
 from moduv.detector.crops import MaskCrop
 from moduv.detector.transforms import Augmentation, LabelledFrame, Sample, Target, augment
 from moduv.engine.errors import InputError
+from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.labels.instances import Instances
 from moduv.labels.store import read_labels
-
-ASPECT_TOLERANCE = 0.12
-"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
 
 
 class LabelledFrames:

@@ -50,6 +50,10 @@ class Intrinsics:
         x, y = width / self.width, height / self.height
         return Intrinsics(self.fx * x, self.fy * y, self.cx * x, self.cy * y, width, height)
 
+    def cropped(self, left: int, top: int, width: int, height: int) -> Intrinsics:
+        """The intrinsics of a part of the image, pixels."""
+        return replace(self, cx=self.cx - left, cy=self.cy - top, width=width, height=height)
+
     def zoomed(self, factor: float) -> Intrinsics:
         """The same camera with a longer focal length."""
         return replace(self, fx=self.fx * factor, fy=self.fy * factor)

@@ -9,21 +9,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moduv.engine.errors import InputError
-from moduv.engine.files import write_json
+from moduv.engine.files import sha256, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
+from moduv.frames.aspects import Window, centre_window, differs, usual_aspect
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, resize_image, write_image
+from moduv.frames.images import resize_image, write_image
 from moduv.frames.splits import write_split
 from moduv.frames.video import (
+    FLOW_WIDTH,
     Timed,
     choose_strides,
+    clip_images,
+    count_frames,
+    decoder,
     find_clips,
     read_clip,
     scenes,
@@ -47,6 +55,8 @@ class ImportConfig:
     """Shrink frames that are wider, pixels; 0: never."""
     keep_stills: bool = False
     """Keep frames that repeat the one before."""
+    one_aspect: bool = False
+    """Crop clips whose aspect is not that of most frames to that one, around their middle."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.max_width < 0 or self.motion <= 0:
@@ -63,6 +73,8 @@ class _Import:
     config: ImportConfig
     files: dict[str, int]
     """Clips and their sizes: bytes of a video, images of a folder."""
+    cameras: dict[str, str]
+    """Clips and hashes of their known cameras; empty where none is known."""
 
 
 def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
@@ -77,30 +89,48 @@ def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
             `splits/train_files.txt`.
         config: field of view, frame rate and size.
 
+    What does not decode is left out and said: packets of a video, images of a folder, whole clips.
+
     Raises:
-        InputError: when there is no clip of three frames, a file does not decode, or a clip's
-            intrinsics are unknown.
+        InputError: when there is no clip of three frames, no clip decodes, or a clip's intrinsics are
+            unknown.
     """
     import_sources([source], out, config)
 
 
-def import_sources(sources: Sequence[Path], out: Path, config: ImportConfig) -> None:
-    """`import_folder` of several videos and folders; see there."""
-    clips = name_clips(sources)
+def import_sources(
+    sources: Sequence[Path], out: Path, config: ImportConfig, skip: Path | None = None
+) -> None:
+    """`import_folder` of several videos and folders; see there.
+
+    Clips below `skip`, or `out`, do not count: they were made by an earlier run.
+    """
+    clips = name_clips(sources, skip or out)
     files = {name: clip_size(clip) for name, clip in clips.items()}
-    Stage("frames import", out, _Import(config, files)).run(lambda: _import(clips, out, config))
+    cameras = {name: _hash(_known_camera(clip)) for name, clip in clips.items()}
+    stage = Stage("frames import", out, _Import(config, files, cameras))
+    stage.run(lambda: _import(clips, out, config))
 
 
-def name_clips(sources: Sequence[Path]) -> dict[str, Path]:
+def name_clips(sources: Sequence[Path], skip: Path | None = None) -> dict[str, Path]:
     """Every clip below the sources by the name of its segment.
 
-    Raises InputError when a source is missing, holds no clip, or two clips would have one name.
+    Args:
+        sources: videos and folders.
+        skip: a folder of outputs, whose clips do not count unless a source lies in it.
+
+    Raises:
+        InputError: when a source is missing, holds no clip, or two clips would have one name.
     """
     named: dict[str, Path] = {}
     for source in sources:
-        found = find_clips(source)
+        found = _without_outputs(find_clips(source), source, skip)
         if not found:
-            raise InputError(f"{source}: holds no videos and no images; give the clips' folder.")
+            raise InputError(
+                f"{source}: holds no videos and no images"
+                + ("" if skip is None else f" outside of {skip}")
+                + "; give the clips' folder."
+            )
         for clip in found:
             name = _name(clip, source)
             if len(sources) > 1 and clip != source:
@@ -113,25 +143,35 @@ def name_clips(sources: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
+def _without_outputs(clips: list[Path], source: Path, skip: Path | None) -> list[Path]:
+    if skip is None or skip.resolve() in source.resolve().parents:
+        return clips
+    return [clip for clip in clips if not clip.resolve().is_relative_to(skip.resolve())]
+
+
 def clip_size(clip: Path) -> int:
-    """Bytes of a video, number of files of a folder."""
-    return sum(1 for _ in clip.iterdir()) if clip.is_dir() else clip.stat().st_size
+    """Bytes of a video, images of a folder."""
+    return len(clip_images(clip)) if clip.is_dir() else clip.stat().st_size
 
 
-def _import(clips: dict[str, Path], out: Path, config: ImportConfig) -> dict[str, Any]:
-    frames: list[FrameRef] = []
+def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str, Any]:
+    sizes, left_out = _look(named)
+    clips = {name: named[name] for name in sizes}
     for name, clip in clips.items():
         if not _known_camera(clip).is_file() and not config.field_of_view:
             raise InputError(
                 f"{_known_camera(clip)}: missing; write the intrinsics of {name} there or give the camera's "
                 "field of view with --config.field_of_view DEGREES."
             )
+    aspect = _aspect(clips, sizes) if config.one_aspect else None
     strides = _strides(clips, config)
+    frames: list[FrameRef] = []
     for segment, clip in progress(clips.items(), desc="import", total=len(clips), unit="clip"):
-        camera, stride = _known_camera(clip), strides[segment]
-        for scene, images in groupby(_chosen(clip, stride, config), key=lambda item: item[0]):
+        shape = _Shape(_known_camera(clip), aspect, config)
+        scenes = groupby(_chosen(clip, strides[segment], config), key=lambda item: item[0])
+        for scene, images in scenes:
             name = segment + (f"-{scene}" if scene else "")
-            frames += _write_segment(out, f"clips/{name}", images, camera, config)
+            frames += _write_segment(out, f"clips/{name}", images, shape)
     if not frames:
         raise InputError(
             f"{next(iter(clips.values()))}: has no clip of three frames that differ, nor has any other "
@@ -140,17 +180,58 @@ def _import(clips: dict[str, Path], out: Path, config: ImportConfig) -> dict[str
     write_split(out / "splits" / "train_files.txt", frames)
     segments = {frame.segment for frame in frames}
     say(f"  {len(frames)} frames with neighbours in {len(segments)} segments of {len(clips)} clips")
-    return {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
+    counts = {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
+    return {**counts, "left_out": left_out}
+
+
+def _look(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Width and height of every clip, and why others are left out.
+
+    Raises InputError when all are.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    left_out: dict[str, str] = {}
+    for name, clip in clips.items():
+        if not clip.is_dir():
+            decoder(clip)  # that it is missing is not the clip's fault
+        try:
+            height, width = next(read_clip(clip))[1].shape[:2]
+            sizes[name] = width, height
+        except InputError as error:
+            left_out[name] = str(error)
+    if not sizes:
+        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        raise InputError(next(iter(left_out.values())) + more)
+    for reason in left_out.values():
+        say(f"  left out: {reason}")
+    return sizes, left_out
+
+
+def _aspect(clips: dict[str, Path], sizes: dict[str, tuple[int, int]]) -> Fraction:
+    """The aspect of most frames."""
+    aspects = {name: Fraction(*size) for name, size in sizes.items()}
+    if len(set(aspects.values())) == 1:
+        return next(iter(aspects.values()))
+    frames = Counter[Fraction]()
+    for name, clip in clips.items():
+        frames[aspects[name]] += count_frames(clip)
+    usual = usual_aspect(frames)
+    others = sum(differs(*size, usual) for size in sizes.values())
+    if others:
+        say(
+            f"  {others} clips cropped to the aspect of the others, {usual.numerator}:{usual.denominator}"
+        )
+    return usual
 
 
 def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
     """Every how many frames of each clip are taken."""
     if config.every:
         return dict.fromkeys(clips, config.every)
-    measured = [
-        usual_motion(without_stills(read_clip(clip)), 0.1 * config.motion)
-        for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip")
-    ]
+    measured = []
+    for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip"):
+        frames = without_stills(read_clip(clip, _silent, grey_width=FLOW_WIDTH))
+        measured.append(usual_motion(frames, 0.1 * config.motion))
     strides = dict(zip(clips, choose_strides(measured, config.motion), strict=True))
     for stride, count in sorted(Counter(strides.values()).items()):
         say(f"  one frame in {stride} of {count} clips, by their motion")
@@ -168,18 +249,50 @@ def _chosen(clip: Path, stride: int, config: ImportConfig) -> Iterator[tuple[int
                 yield item
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What becomes of a clip's frames, and of its camera with them."""
+
+    known: Path
+    """The camera's file, where there is one."""
+    aspect: Fraction | None
+    config: ImportConfig
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """The kept part of an image (H, W, 3), shrunk to the largest width."""
+        left, top, width, height = self._window(image)
+        image, widest = image[top : top + height, left : left + width], self.config.max_width
+        if not widest or width <= widest:
+            return image
+        return resize_image(image, round(height * widest / width), widest)
+
+    def camera(self, image: np.ndarray) -> Intrinsics:
+        """The camera of what `frame` makes of images like this one."""
+        height, width = image.shape[:2]
+        if self.known.is_file():
+            found = Intrinsics.from_cam_json(self.known, width, height)
+        else:
+            found = Intrinsics.from_field_of_view(self.config.field_of_view, width, height)
+        height, width = self.frame(image).shape[:2]
+        return found.cropped(*self._window(image)).resized(width, height)
+
+    def _window(self, image: np.ndarray) -> Window:
+        height, width = image.shape[:2]
+        if self.aspect is None:
+            return Window(0, 0, width, height)
+        return centre_window(width, height, self.aspect)
+
+
 def _write_segment(
-    out: Path,
-    segment: str,
-    images: Iterator[tuple[int, Timed]],
-    camera: Path,
-    config: ImportConfig,
+    out: Path, segment: str, images: Iterator[tuple[int, Timed]], shape: _Shape
 ) -> list[FrameRef]:
     """Write the frames of a segment; its frames with both neighbours. Too few for one leave nothing."""
     waiting: list[Timed] = []
     times: list[float | None] = []
+    camera = None
     for _, (time, image) in images:
-        waiting.append((time, _shrunk(image, config.max_width)))
+        camera = camera or shape.camera(image)
+        waiting.append((time, shape.frame(image)))
         if len(times) + len(waiting) < 3:
             continue
         for known, kept in waiting:
@@ -188,29 +301,26 @@ def _write_segment(
                 write_image(target, kept)
             times.append(known)
         waiting = []
-    if not times:
+    if camera is None or not times:
         say(f"  {segment}: {len(waiting)} frames are too few for a triplet; left out")
         return []
-    height, width = read_image(FrameRef(segment, 0).file(out, ".jpg")).shape[:2]
-    if camera.is_file():
-        found = Intrinsics.from_cam_json(camera, width, height)
-    else:
-        found = Intrinsics.from_field_of_view(config.field_of_view, width, height)
-    found.to_cam_json(out / segment / "cam.json", assumed=not camera.is_file())
+    camera.to_cam_json(out / segment / "cam.json", assumed=not shape.known.is_file())
     if None not in times:
         write_json(out / segment / "times.json", times)
     return [FrameRef(segment, index) for index in range(1, len(times) - 1)]
 
 
-def _shrunk(image: Any, max_width: int) -> Any:
-    height, width = image.shape[:2]
-    if not max_width or width <= max_width:
-        return image
-    return resize_image(image, round(height * max_width / width), max_width)
-
-
 def _known_camera(clip: Path) -> Path:
     return clip / "cam.json" if clip.is_dir() else clip.with_name(clip.name + ".cam.json")
+
+
+def _hash(path: Path) -> str:
+    """A short hash of a file's content; empty where there is none."""
+    return sha256(path)[:16] if path.is_file() else ""
+
+
+def _silent(_: str) -> None:
+    """Says nothing of broken packets: writing the frames says it."""
 
 
 def _name(clip: Path, source: Path) -> str:

@@ -45,9 +45,13 @@ def read_split(path: str | Path) -> list[FrameRef]:
 
 
 def hold_out(frames: Iterable[FrameRef], every: int = 10) -> tuple[list[FrameRef], list[FrameRef]]:
-    """Frames to train on and frames to look at afterwards.
+    """Frames to train on and frames to look at afterwards, of which no trained triplet has one.
 
-    Every `every`-th segment is held out; where there are fewer segments, the last frames of each are.
+    Every `every`-th segment is held out. Where there are fewer segments, the last frames of each are,
+    two at least where it has four, and the frame before them, a neighbour of what is trained on, is
+    left out.
+
+    Raises InputError when there are too few frames to hold any out.
     """
     frames = list(frames)
     segments = list(dict.fromkeys(frame.segment for frame in frames))
@@ -55,13 +59,22 @@ def hold_out(frames: Iterable[FrameRef], every: int = 10) -> tuple[list[FrameRef
         held = set(segments[every - 1 :: every])
         kept = [frame for frame in frames if frame.segment not in held]
         return kept, [frame for frame in frames if frame.segment in held]
-    train, val = [], []
+    train, val = list[FrameRef](), list[FrameRef]()
     for segment in segments:
         own = [frame for frame in frames if frame.segment == segment]
-        cut = len(own) - max(1, len(own) // every)
-        train += own[:cut]
-        val += own[cut:]
+        last = own[len(own) - _held(len(own), every) :]
+        train += [frame for frame in own if not last or frame.index < last[0].index - 1]
+        val += last
+    if not val:
+        raise InputError(
+            f"{len(frames)} frames with both neighbours are too few to hold some out; give longer clips."
+        )
     return train, val
+
+
+def _held(count: int, every: int) -> int:
+    """How many of a segment's frames are held out; one is lost between them and the others."""
+    return 0 if count < 3 else 1 if count == 3 else max(2, count // every)
 
 
 def write_split(path: str | Path, frames: Iterable[FrameRef]) -> None:

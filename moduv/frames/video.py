@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ import cv2
 import numpy as np
 
 from moduv.engine.errors import InputError
+from moduv.engine.log import say
 from moduv.frames.clip import IMAGE_SUFFIXES
 from moduv.frames.images import optical_flow, read_image, small_grey
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 Timed = tuple[float | None, np.ndarray]
-"""Seconds from the clip's start, where they are known, and the frame (H, W, 3) uint8 RGB."""
+"""Seconds from the clip's start, where they are known, and the frame (H, W, 3) uint8 RGB; (h, w) uint8 where
+it is small and grey."""
 
 THUMBNAIL = (64, 36)
 CUT = 30.0
@@ -25,45 +30,125 @@ STILL = 0.4
 
 
 def find_clips(source: Path) -> list[Path]:
-    """Video files and folders of images below `source` (or `source` itself), in order of name."""
+    """Video files and folders of images below `source` (or `source` itself), in order of name.
+
+    Hidden files and folders do not count: macOS puts `._name` beside a file on foreign disks.
+    """
     if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
         return [source]
+    if source.is_file():
+        kind = "an image" if source.suffix.lower() in IMAGE_SUFFIXES else "no video"
+        raise InputError(
+            f"{source}: is {kind}, and motion is learned from clips; give the folder that holds a clip's "
+            f"images, or a video file ({', '.join(VIDEO_SUFFIXES)})."
+        )
     if not source.is_dir():
         raise InputError(
             f"{source}: no such folder or video; give the clips' folder or a video file."
         )
-    found = {path for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES}
-    found |= {path.parent for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = set[Path]()
+    for path in source.rglob("*"):
+        if any(part.startswith(".") for part in path.relative_to(source).parts):
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found.add(path.parent)
+        elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            found.add(path)
     return sorted(found)
 
 
-def read_clip(path: Path) -> Iterator[Timed]:
+def clip_images(folder: Path) -> list[Path]:
+    """The images of a folder in the order of the numbers in their names: `9.jpg` before `10.jpg`."""
+    images = (
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    return sorted(images, key=_natural)
+
+
+def _natural(path: Path) -> tuple[str, str]:
+    """A key that sorts numbers in names by their value."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(20), path.name), path.name
+
+
+def read_clip(
+    path: Path, tell: Callable[[str], None] = say, *, grey_width: int = 0
+) -> Iterator[Timed]:
     """The frames of a video file, turned as its metadata say, or of a folder in order of name.
 
-    Raises InputError when a file does not decode.
+    Packets of a video and images of a folder that do not decode are left out.
+
+    Args:
+        path: a video file or a folder.
+        tell: is told, after the last frame, how many were left out, where any were.
+        grey_width: shrink frames to this width, pixels, and to grey ones, (h, grey_width); 0: neither. It
+            costs a fraction of whole frames.
+
+    Raises:
+        InputError: when nothing decodes.
     """
-    if path.is_dir():
-        for image in sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
-            yield None, read_image(image)
-    else:
-        yield from _read_video(path)
+    whole, broken = 0, list[InputError]()
+    read = _read_folder if path.is_dir() else _read_video
+    for piece in read(path, grey_width):
+        if isinstance(piece, InputError):
+            broken.append(piece)
+        else:
+            whole += 1
+            yield piece
+    if not whole:
+        raise broken[0] if broken else InputError(f"{path}: has no frames; leave it out.")
+    if broken:
+        kind = "images" if path.is_dir() else "packets"
+        tell(f"  {path}: {len(broken)} {kind} do not decode; left out")
 
 
-def _read_video(path: Path) -> Iterator[Timed]:
+def _read_folder(path: Path, grey_width: int) -> Iterator[Timed | InputError]:
+    for file in clip_images(path):
+        try:
+            image = read_image(file)
+        except InputError as error:
+            yield error
+            continue
+        yield None, small_grey(image, grey_width) if grey_width else image
+
+
+def _read_video(path: Path, grey_width: int = 0) -> Iterator[Timed | InputError]:
+    """The frames, and an error for every packet that does not decode."""
     av = decoder(path)
+
+    def broken(error: Any) -> InputError:
+        return InputError(
+            f"{path}: does not decode ({error.strerror}); convert it, e.g. to mp4, or leave it out."
+        )
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"{path}: has no video stream; give a video file.")
-            for frame in container.decode(video=0):
-                # Positive rotation is against the clock, as np.rot90 turns.
-                turns = round(frame.rotation / 90) % 4
-                image = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                yield frame.time, np.ascontiguousarray(image)
+                yield InputError(f"{path}: has no video stream; give a video file.")
+                return
+            for packet in container.demux(video=0):
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError as error:
+                    yield broken(error)
+                    continue
+                for frame in frames:
+                    yield frame.time, _upright(frame, grey_width)
     except av.FFmpegError as error:
-        raise InputError(
-            f"{path}: does not decode ({error.strerror}); convert it, e.g. to mp4, or leave it out."
-        ) from None
+        yield broken(error)
+
+
+def _upright(frame: Any, grey_width: int) -> np.ndarray:
+    # Positive rotation is against the clock, as np.rot90 turns.
+    turns = round(frame.rotation / 90) % 4
+    if not grey_width:
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    height, width = frame.height, frame.width
+    scale = grey_width / (height if turns % 2 else width)
+    height, width = max(16, round(height * scale)), max(16, round(width * scale))
+    small = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+    return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
 
 
 def decoder(path: Path) -> Any:
@@ -78,59 +163,84 @@ def decoder(path: Path) -> Any:
 
 
 def without_stills(frames: Iterator[Timed]) -> Iterator[Timed]:
-    """Leave out frames that repeat the one before: a paused or padded recording."""
-    before = None
+    """Leave out frames that repeat the last kept one: a paused or padded recording."""
+    kept = None
     for time, image in frames:
         small = thumbnail(image)
-        if before is None or np.abs(small - before).mean() > STILL:
+        if kept is None or np.abs(small - kept).mean() > STILL:
             yield time, image
-        before = small
+            kept = small
 
 
 def scenes(frames: Iterator[Timed]) -> Iterator[tuple[int, Timed]]:
-    """The frames with the number of their scene, which grows at every cut."""
-    before, scene = None, 0
+    """The frames with the number of their scene, which grows at every cut and change of size."""
+    before, size, scene = None, None, 0
     for frame in frames:
         small = thumbnail(frame[1])
-        if before is not None and np.abs(small - before).mean() > CUT:
+        if before is not None and (frame[1].shape != size or np.abs(small - before).mean() > CUT):
             scene += 1
-        before = small
+        before, size = small, frame[1].shape
         yield scene, frame
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """A small grey image, float32."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 FLOW_WIDTH = 320
 """Width at which flow is measured, pixels."""
 MEASURED_PAIRS = 40
+"""Pairs that are measured at least, where a clip has them; at most twice as many count."""
 MOST_FRAMES = 10
+FEW = 0.25
+"""Share of the pairs that must differ by themselves, for the others to count as a camera that stands."""
 
 
 def usual_motion(frames: Iterator[Timed], least: float) -> float | None:
     """How far a clip's neighbours differ: the 75th percentile of their optical flow.
 
     Args:
-        frames: of one clip; the first pairs are measured.
-        least: pairs that differ by less do not count: the camera stands.
+        frames: of one clip, grey and `FLOW_WIDTH` wide; pairs spread over all of it are measured.
+        least: pairs that differ by less do not count: the camera stands. Where hardly any pair counts,
+            it may be slow instead: then frames are compared with the 10th next.
 
     Returns:
         The median over the pairs, in shares of the width; None where no pair counts.
     """
-    before, moved = None, list[float]()
-    for _, image in frames:
-        grey = small_grey(image, FLOW_WIDTH)
-        if before is not None:
-            lengths = np.linalg.norm(optical_flow(before, grey), axis=-1)
-            moved.append(float(np.percentile(lengths, 75)) / FLOW_WIDTH)
-        before = grey
-        if len(moved) == MEASURED_PAIRS:
-            break
-    counted = [share for share in moved if share > least]
+    moved, step = list[tuple[float, float, int]](), 1
+    for start, run in enumerate(_runs(frames)):
+        if start % step:
+            continue
+        near = _moved(run[0], run[1])
+        far = _moved(run[0], run[-1]) if near <= least else 0.0
+        moved.append((near, far, len(run) - 1))
+        if len(moved) == 2 * MEASURED_PAIRS:
+            moved, step = moved[::2], 2 * step
+    counted = [near for near, _, _ in moved if near > least]
+    if len(counted) < FEW * len(moved):
+        counted += [far / later for _, far, later in moved if far > least]
     return float(np.median(counted)) if counted else None
+
+
+def _runs(frames: Iterator[Timed]) -> Iterator[list[np.ndarray]]:
+    """Every frame that has a next one in its scene, with up to ten that follow."""
+    for _, scene in groupby(scenes(frames), key=lambda item: item[0]):
+        run = deque[np.ndarray]()
+        for _, (_, image) in scene:
+            run.append(image)
+            if len(run) > MOST_FRAMES:
+                yield list(run)
+                run.popleft()
+        while len(run) > 1:
+            yield list(run)
+            run.popleft()
+
+
+def _moved(before: np.ndarray, after: np.ndarray) -> float:
+    lengths = np.linalg.norm(optical_flow(before, after), axis=-1)
+    return float(np.percentile(lengths, 75)) / FLOW_WIDTH
 
 
 def choose_strides(motions: Sequence[float | None], motion: float) -> list[int]:
@@ -153,10 +263,11 @@ def choose_strides(motions: Sequence[float | None], motion: float) -> list[int]:
 
 
 def count_frames(path: Path) -> int:
-    """Frames of a folder, or of a video as its file says them; decoded where it does not."""
+    """Frames of a folder, or of a video as its file says them; those that decode where it does not."""
     if path.is_dir():
-        return sum(item.suffix.lower() in IMAGE_SUFFIXES for item in path.iterdir())
-    return told_frames(path) or sum(1 for _ in _read_video(path))
+        return len(clip_images(path))
+    told = told_frames(path)
+    return told or sum(not isinstance(piece, InputError) for piece in _read_video(path, FLOW_WIDTH))
 
 
 def told_frames(path: Path) -> int | None:

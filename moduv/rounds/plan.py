@@ -69,17 +69,17 @@ def missing_weights(preset: str) -> list[str]:
     return sorted({name for name in named if not Path(name).is_file()})
 
 
-def look_at_clips(sources: Sequence[Path], every: int, max_width: int) -> Clips:
-    """Count the frames of all clips and time the first ones of the first clip.
+def look_at_clips(
+    sources: Sequence[Path], every: int, max_width: int, out: Path | None = None
+) -> Clips:
+    """Count the frames of all clips and time the first ones of the first clip that decodes.
 
-    Raises InputError when a source is missing or a clip does not decode.
+    Raises InputError when a source is missing or no clip, outside of the outputs, decodes.
     """
-    clips = list(name_clips(sources).values())
+    clips = list(name_clips(sources, out).values())
     total = sum(count_frames(clip) for clip in progress(clips, desc="count", unit="clip"))
     start = time.monotonic()
-    images = [image for _, image in islice(read_clip(clips[0]), 8)]
-    if not images:
-        raise InputError(f"{clips[0]}: has no frames; take it out.")
+    images = _first_images(clips)
     height, width = images[0].shape[:2]
     if max_width and width > max_width:
         height, width = round(height * max_width / width), max_width
@@ -90,6 +90,17 @@ def look_at_clips(sources: Sequence[Path], every: int, max_width: int) -> Clips:
     seconds = (time.monotonic() - start) / len(images)
     kept = total // max(1, every)
     return Clips(kept, height, width, seconds, float(np.mean(sizes)))
+
+
+def _first_images(clips: Sequence[Path]) -> list[np.ndarray]:
+    """The first images of the first clip that decodes."""
+    reasons: list[InputError] = []
+    for clip in clips:
+        try:
+            return [image for _, image in islice(read_clip(clip), 8)]
+        except InputError as error:
+            reasons.append(error)
+    raise reasons[0]
 
 
 def estimate(preset: str, clips: Clips) -> dict[str, Effort]:

@@ -184,6 +184,7 @@ class Run:
             field_of_view=self.field_of_view,
             every=self.every,
             max_width=self.config.max_width,
+            one_aspect=True,
         )
         self._import(settings)
         frames, _ = with_neighbours(read_split(self.everything), self.data)
@@ -201,7 +202,7 @@ class Run:
     def _import(self, settings: ImportConfig) -> None:
         """Import the frames; as long as nothing was learned from them, others take their place."""
         try:
-            import_sources(self.sources, self.data, settings)
+            import_sources(self.sources, self.data, settings, self.out)
         except OtherSettings as error:
             if learned_from(self.out):
                 raise
@@ -209,7 +210,7 @@ class Run:
             if distributed.is_main():
                 shutil.rmtree(self.data)
             distributed.barrier()
-            import_sources(self.sources, self.data, settings)
+            import_sources(self.sources, self.data, settings, self.out)
 
     def kept_frames(self) -> int:
         """How many frames have both neighbours."""
@@ -353,12 +354,12 @@ def _preset(wanted: str, out: Path) -> tuple[str, str]:
 
 def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: RunConfig) -> Plan:
     """The plan of the run; that of an earlier call where it is for the same clips."""
-    clips = {name: clip_size(clip) for name, clip in name_clips(sources).items()}
+    clips = {name: clip_size(clip) for name, clip in name_clips(sources, out).items()}
     earlier = read_plan(out)
     if earlier is not None and earlier.is_for(preset, clips, every):
         return earlier
     say("calibrating …")
-    seen = look_at_clips(sources, every, config.max_width)
+    seen = look_at_clips(sources, every, config.max_width, out)
     efforts = estimate(preset, seen)
     return Plan(preset, clips, every, seen.frames, seen.height, seen.width, efforts)
 

@@ -1,0 +1,52 @@
+"""Width to height: clips of several cameras are cut to one aspect, and their intrinsics with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+ASPECT_TOLERANCE = 0.12
+"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
+OTHER_ASPECT = ASPECT_TOLERANCE / 6
+"""From here on frames count as of another aspect: what is left of the tolerance is taken up by the size of
+stage 1's input, in steps of 32 pixels, which follows one frame of all."""
+
+
+class Window(NamedTuple):
+    """A part of an image, pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def differs(width: int, height: int, aspect: Fraction) -> bool:
+    """Whether an image is of another aspect."""
+    return abs(Fraction(width, height) / aspect - 1) > OTHER_ASPECT
+
+
+def usual_aspect(frames: Mapping[Fraction, int]) -> Fraction:
+    """The aspect of most frames, given how many there are of each; about the same counts as the same."""
+
+    def votes(aspect: Fraction) -> tuple[int, int]:
+        near = sum(
+            count
+            for other, count in frames.items()
+            if not differs(other.numerator, other.denominator, aspect)
+        )
+        return near, frames[aspect]
+
+    return max(frames, key=votes)
+
+
+def centre_window(width: int, height: int, aspect: Fraction) -> Window:
+    """The largest part of an image with an aspect, around its middle; all of it where it has that one."""
+    if not differs(width, height, aspect):
+        return Window(0, 0, width, height)
+    if Fraction(width, height) > aspect:
+        kept = round(height * aspect)
+        return Window((width - kept) // 2, 0, kept, height)
+    kept = round(width / aspect)
+    return Window(0, (height - kept) // 2, width, kept)
