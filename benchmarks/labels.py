@@ -140,10 +140,12 @@ def soft_detections(seed: int, count: int, smallest: float, largest: float) -> P
     return Predictions.from_dense(masks, torch.tensor(np.array(boxes), dtype=torch.float32), scores)
 
 
-def dense_aggregate(large: Predictions, small: Predictions) -> Instances:
-    """L2 on dense float masks, all pairs at once."""
-    kept_large, kept_small = _dense_clean(large.masks, True), _dense_clean(small.masks, False)
-    first, second = (large.masks[kept_large] > 0.5).float(), (small.masks[kept_small] > 0.5).float()
+def dense_aggregate(
+    large: Predictions, small: Predictions, masks_large: torch.Tensor, masks_small: torch.Tensor
+) -> Instances:
+    """L2 on dense float masks (N, H, W), all pairs at once."""
+    kept_large, kept_small = _dense_clean(masks_large, True), _dense_clean(masks_small, False)
+    first, second = (masks_large[kept_large] > 0.5).float(), (masks_small[kept_small] > 0.5).float()
     common = (first[:, None] * second[None]).sum((2, 3))
     areas = first.sum((1, 2))[:, None] + second.sum((1, 2))[None]
     iou = common / (areas - common + 1e-6)
@@ -260,10 +262,11 @@ def main() -> None:
         ours = functools.partial(extract_instances, *arrays)
         rows += compare(f"L0 {name}", ours, others, options.repeat)
     pair = soft_detections(0, 15, 80, 600), soft_detections(1, 20, 30, 300)
+    dense = [found.masks for found in pair]
     rows += compare(
         "L2 1280 x 1920, 15 + 20 masks",
         functools.partial(aggregate_predictions, *pair),
-        {"dense floats": functools.partial(dense_aggregate, *pair)},
+        {"dense floats": functools.partial(dense_aggregate, *pair, *dense)},
         options.repeat,
     )
     print_table(rows)

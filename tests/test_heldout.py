@@ -1,0 +1,165 @@
+"""Held-out frames: detections and labels are written frame by frame, and a killed run goes on."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detector_world import HEIGHT, WIDTH, instances_of, write_world
+
+import moduv.rounds.heldout as heldout
+from moduv.detector.config import detector_config
+from moduv.detector.model import build_detector
+from moduv.detector.predict import predict
+from moduv.detector.train import ARCHITECTURE, WEIGHTS, load_detector
+from moduv.engine import checkpoint
+from moduv.engine.config import to_dict
+from moduv.engine.files import read_json, write_json
+from moduv.frames.clip import FrameRef
+from moduv.labels.instances import Instances, Predictions
+from moduv.labels.predicted import from_predictions
+from moduv.labels.store import read_labels
+from moduv.rounds.heldout import HeldOut
+from moduv.rounds.large2small import Large2SmallLabels
+
+MERGE = Large2SmallLabels(large_score=0.05, small_score=0.05)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two untrained detectors and the world's frames."""
+    root = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    for name in ("large", "small"):
+        checkpoint.save_weights(root / name / WEIGHTS, build_detector("street").state_dict())
+        write_json(root / name / ARCHITECTURE, to_dict(detector_config("street")))
+    write_world(root, 6)
+    return root
+
+
+def held_out(run: Path, out: Path, count: int = 6) -> HeldOut:
+    frames = [FrameRef("train/clip_0000", index) for index in range(count)]
+    images = [{"id": 10 + index} for index in range(count)]
+    return HeldOut(run / "frames", frames, images, out, batch_size=2)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    return {p.relative_to(folder).as_posix(): read_json(p) for p in folder.rglob("*.json")}
+
+
+def detect_all(held: HeldOut, run: Path) -> None:
+    held.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 0.1))
+    held.detect([run / "large", run / "small"], "L2", MERGE.aggregate)
+
+
+def test_detections_and_labels_are_those_of_all_frames_at_once(run: Path, tmp_path: Path) -> None:
+    held = held_out(run, tmp_path)
+    detect_all(held, run)
+    found = {
+        name: [one for _, one in predict(load_detector(run / name), held.frames, held.data)]
+        for name in ("large", "small")
+    }
+    merged = held.labels("L2")
+    pairs = zip(found["large"], found["small"], strict=True)
+    for labels, frame, pair in zip(merged, held.frames, pairs, strict=True):
+        expected = MERGE.aggregate(*pair, frame.image_path(held.data))
+        assert labels.to_json()["masks"] == expected.to_json()["masks"]
+        np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
+    threshold = float(torch.cat([one.scores for one in found["small"]]).median())
+    confident = held.confident("small", threshold)
+    assert 0 < sum(map(len, confident)) < sum(map(len, found["small"]))
+    for labels, one in zip(confident, found["small"], strict=True):
+        expected = from_predictions(one, threshold)
+        assert labels.size == expected.size == (HEIGHT, WIDTH)
+        assert labels.masks == expected.masks
+        np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect_all(held_out(run, tmp_path / "whole"), run)
+    killed = held_out(run, tmp_path / "killed")
+    killed.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 0.1))
+    merged = iter(range(3))
+
+    def interrupted(large: Predictions, small: Predictions, image: Path) -> Instances:
+        if next(merged, None) is None:
+            raise KeyboardInterrupt
+        return MERGE.aggregate(large, small, image)
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.detect([run / "large", run / "small"], "L2", interrupted)
+    assert not killed.detections("small").exists()
+    loaded = loads(monkeypatch)
+    detect_all(killed, run)
+    assert loaded == ["large", "small"]  # L1 was whole and is not made again
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    detect_all(killed, run)
+    assert len(loaded) == 2
+
+
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The detectors that are loaded from now on."""
+    names: list[str] = []
+
+    def recorded(folder: Path) -> Any:
+        names.append(folder.name)
+        return load_detector(folder)
+
+    monkeypatch.setattr(heldout, "load_detector", recorded)
+    return names
+
+
+def test_no_more_than_a_batch_of_detections_is_held(run: Path, tmp_path: Path) -> None:
+    seen: list[weakref.ref[Predictions]] = []
+    most = 0
+
+    def select(large: Predictions, small: Predictions, image: Path) -> Instances:
+        nonlocal most
+        seen.extend([weakref.ref(large), weakref.ref(small)])
+        most = max(most, sum(one() is not None for one in seen))
+        return MERGE.aggregate(large, small, image)
+
+    held_out(run, tmp_path).detect([run / "large", run / "small"], "L2", select)
+    assert len(seen) == 12
+    # Two detectors, batches of two, and the pair before, which is let go when the next one comes.
+    assert most <= 6
+
+
+def test_empty_label_files_get_back_their_size(run: Path, tmp_path: Path) -> None:
+    held = held_out(run, tmp_path, 2)
+    held.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 1.0))
+    assert [labels.size for labels in held.labels("L1")] == [(HEIGHT, WIDTH)] * 2
+    assert [labels.size for labels in held.confident("large", 1.0)] == [(HEIGHT, WIDTH)] * 2
+    assert read_labels(tmp_path / "L1", held.frames[0]).size is None
+
+
+def test_labels_made_frame_by_frame_are_kept(run: Path, tmp_path: Path) -> None:
+    held = held_out(run, tmp_path, 3)
+    asked: list[int] = []
+
+    def make(stop: int) -> Callable[[FrameRef], Instances]:
+        def label(frame: FrameRef) -> Instances:
+            if frame.index == stop:
+                raise KeyboardInterrupt
+            asked.append(frame.index)
+            return instances_of([] if frame.index == 1 else [(1, 2, 9, 8)], 30, 40)
+
+        return label
+
+    with pytest.raises(KeyboardInterrupt):
+        held.label("L0", make(stop=2))
+    found = held.label("L0", make(stop=-1))
+    # The empty one is made again, for its size.
+    assert asked == [0, 1, 1, 2]
+    assert [(len(labels), labels.size) for labels in found] == [
+        (1, (30, 40)),
+        (0, (30, 40)),
+        (1, (30, 40)),
+    ]
