@@ -14,6 +14,11 @@ from tqdm.auto import tqdm
 Item = TypeVar("Item")
 
 
+def speaks() -> bool:
+    """Whether this process tells what goes on: where torchrun started several, the first does."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def progress(
     iterable: Iterable[Item], *, desc: str, total: int | None = None, unit: str = "it"
 ) -> Iterator[Item]:
@@ -27,11 +32,14 @@ def progress(
         mininterval=0.5 if sys.stderr.isatty() else 15,
         dynamic_ncols=sys.stderr.isatty(),
         smoothing=0.1,
+        disable=not speaks(),
     )
 
 
 def say(message: str) -> None:
-    """Print a line for the user without tearing a progress bar."""
+    """Print a line for the user without tearing a progress bar, once whatever the number of processes."""
+    if not speaks():
+        return
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
 
