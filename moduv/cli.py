@@ -191,7 +191,10 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
 
 @contextlib.contextmanager
 def _group() -> Iterator[None]:
-    """The process group that torchrun describes; a single process has none, and loads no torch for it."""
+    """The process group that torchrun describes; a single process has none, and loads no torch for it.
+
+    Of its failures the first is told: the same happens in the others, or only follows from it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -200,6 +203,10 @@ def _group() -> Iterator[None]:
     try:
         distributed.start()
         yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not distributed.first_to_fail():
+            sys.exit({InputError: 2, KeyboardInterrupt: 130}.get(type(error), 1))
+        raise
     finally:
         distributed.stop()
 

@@ -7,6 +7,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
+case "${1:-}" in
+    -h | --help)
+        moduv_help scripts/0_download_ckpts.sh
+        exit
+        ;;
+esac
 moduv_environment
 
 moduv checkpoints list

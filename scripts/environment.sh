@@ -3,6 +3,14 @@
 # MODUV_VENV chooses its folder, MODUV_PYTHON the interpreter; an activated environment that already has
 # moduv is used as it is.
 
+# Print the comments at the heads of the files named.
+moduv_help() {
+    local file
+    for file in "$@"; do
+        awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$file"
+    done
+}
+
 moduv_environment() {
     local extras="${1:-}" venv="${MODUV_VENV:-.venv}" python="${MODUV_PYTHON:-python3}" stamp wanted
     if [[ -n "${MODUV_ENVIRONMENT:-}" ]]; then

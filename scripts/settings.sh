@@ -8,6 +8,7 @@
 #   --truth   TRUTH   COCO JSON of the validation split, if there is one
 #   --gpus    GPUS    processes a stage is run on, each with a GPU of its own where there are GPUs
 #   --dry-run         print the commands, do nothing
+#   --help            print this
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -17,7 +18,7 @@ while [[ $# -gt 0 ]]; do
     case "$1" in
         --name | --data | --splits | --preset | --truth | --gpus | --part)
             if [[ $# -lt 2 ]]; then
-                echo "moduv: error: $1 needs a value; see the head of scripts/settings.sh." >&2
+                echo "moduv: error: $1 needs a value; --help says which." >&2
                 exit 2
             fi
             variable="${1#--}"
@@ -28,8 +29,12 @@ while [[ $# -gt 0 ]]; do
             export DRY_RUN=1
             shift
             ;;
+        -h | --help)
+            moduv_help "scripts/${0##*/}" scripts/settings.sh
+            exit
+            ;;
         *)
-            echo "moduv: error: unknown option $1; see the head of scripts/settings.sh." >&2
+            echo "moduv: error: unknown option $1; --help names those there are." >&2
             exit 2
             ;;
     esac
@@ -61,7 +66,7 @@ run() {
 # A stage that any number of processes share.
 stage() {
     if [[ "$GPUS" -gt 1 ]]; then
-        run torchrun --standalone --nproc_per_node "$GPUS" -m moduv.cli "$@"
+        run python -m moduv.engine.launch --standalone --nproc_per_node "$GPUS" -m moduv.cli "$@"
     else
         run moduv "$@"
     fi

@@ -11,11 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moduv.cli import main
 from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
 from moduv.evaluation.diagnosis import Limits
+from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
 from moduv.rounds.run import Run, RunConfig, motion_size
@@ -200,6 +203,14 @@ def test_stage_1_sees_frames_in_about_their_aspect(
     assert motion_size((96, 160), frame) == size
     assert motion_size((320, 480), (1280, 1920)) == (320, 480)
     assert motion_size((320, 480), (720, 1280)) == (288, 512)
+
+
+@given(aspect=st.floats(0.4, 2.6), preset=st.sampled_from([(96, 160), (320, 480), (192, 640)]))
+def test_stage_1_never_leaves_an_aspect_by_more_than_labels_may(
+    aspect: float, preset: tuple[int, int]
+) -> None:
+    height, width = motion_size(preset, (1000, round(1000 * aspect)))
+    assert abs(width / height / aspect - 1) < ASPECT_TOLERANCE
 
 
 @pytest.mark.parametrize(

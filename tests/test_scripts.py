@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,19 +16,22 @@ import yaml
 
 from moduv.engine.config import read_preset
 from moduv.frames.splits import read_split
-from moduv.labels.store import is_labelled, labelled
+from moduv.labels.store import read_labels
 from moduv.rounds.yardstick import true_labels
 from moduv.street.dataset import StreetConfig, render_dataset
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = (
-    "1_initial_labels",
-    "2_moving2mobile",
-    "3_large2small",
-    "4_final",
-    "5_evaluate",
-    "quickstart",
-)
+STAGES = {
+    "1_initial_labels": ["motion train", "motion predict", "labels initial"],
+    "2_moving2mobile": ["round moving2mobile", "labels mobile"],
+    "3_large2small": ["round large", "round small", "labels aggregated"],
+    "4_final": ["round final"],
+    "5_evaluate": ["motion predict", "measure", "report"],
+}
+"""The numbered scripts and their commands."""
+CHAIN = [command for commands in STAGES.values() for command in commands]
+QUICKSTART = ["street render", *CHAIN[:-3], "labels true", "round final", *CHAIN[-3:]]
+SBATCH = REPOSITORY / "scripts/slurm.sbatch"
 
 
 def script(name: str, *options: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,12 +42,33 @@ def script(name: str, *options: object, **variables: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_dry_run_prints_the_commands_and_does_nothing(name: str, tmp_path: Path) -> None:
+def commands(printed: str) -> list[str]:
+    """The commands that a dry run prints, without their options."""
+    lines = printed.splitlines()
+    assert all(line.startswith("+ moduv ") for line in lines)
+    return [line.removeprefix("+ moduv ").partition(" --")[0] for line in lines]
+
+
+@pytest.mark.parametrize(("name", "expected"), [*STAGES.items(), ("quickstart", QUICKSTART)])
+def test_a_dry_run_prints_the_commands_and_does_nothing(
+    name: str, expected: list[str], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     done = script(name, "--dry-run", "--data", tmp_path / "data", SAVE=str(run))
     assert done.returncode == 0, done.stderr
-    assert all(line.startswith("+ moduv ") for line in done.stdout.splitlines())
+    assert commands(done.stdout) == expected
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["0_download_ckpts", *STAGES, "quickstart", "slurm_chain"])
+def test_help_is_the_head_of_the_script_and_its_options(name: str, tmp_path: Path) -> None:
+    done = script(name, "--help", SBATCH="false", SAVE=str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    head = (REPOSITORY / f"scripts/{name}.sh").read_text().splitlines()[1]
+    assert f"# {lines[0]}" == head
+    assert any(line.startswith("  --gpus ") for line in lines) == (name != "0_download_ckpts")
+    assert not any(line.startswith("+") for line in lines)
     assert not any(tmp_path.iterdir())
 
 
@@ -52,7 +80,9 @@ def test_flags_and_variables_say_the_same() -> None:
     assert flags.stdout == variables.stdout
     lines = flags.stdout.splitlines()
     assert all(
-        line.startswith("+ torchrun --standalone --nproc_per_node 4 -m moduv.cli ")
+        line.startswith(
+            "+ python -m moduv.engine.launch --standalone --nproc_per_node 4 -m moduv.cli "
+        )
         for line in lines
     )
     assert "--out save/waymo/R1_M2M" in lines[0]
@@ -74,21 +104,97 @@ def test_wrong_options_are_one_sentence(options: tuple[str, ...], sentence: str)
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_large_and_small_are_two_slurm_jobs_after_one_and_before_another(tmp_path: Path) -> None:
-    """With a submission command that numbers the jobs and writes down what it is asked."""
-    fake = tmp_path / "sbatch"
-    fake.write_text('#!/bin/bash\necho "$*" >>"$JOBS"\nwc -l <"$JOBS"\n')
+def stand_in(folder: Path, name: str, body: str) -> Path:
+    """A command that writes down what it is asked, and does no more than `body`."""
+    fake = folder / name
+    fake.write_text(f'#!/bin/bash\necho "$*" >>"$JOBS"\n{body}\n')
     fake.chmod(0o755)
-    jobs = tmp_path / "jobs"
-    done = script(
-        "slurm_chain", "--name", "waymo", SBATCH=f"{fake} --partition gpu", JOBS=str(jobs)
-    )
+    return fake
+
+
+def chain(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The chain with a submission command that numbers the jobs; what it was asked."""
+    fake, jobs = stand_in(folder, "sbatch", 'wc -l <"$JOBS"'), folder / "jobs"
+    done = script("slurm_chain", *options, SBATCH=f"{fake} --partition gpu", JOBS=str(jobs))
+    return done, jobs.read_text().splitlines() if jobs.is_file() else []
+
+
+def test_large_and_small_are_two_slurm_jobs_after_one_and_before_another(tmp_path: Path) -> None:
+    done, asked = chain(tmp_path, "--name", "waymo")
     assert done.returncode == 0, done.stderr
-    asked = jobs.read_text().splitlines()
     assert all(line.startswith("--partition gpu --parsable") for line in asked)
     assert all(line.endswith("--name waymo") for line in asked)
     after = [line.partition("--dependency afterok:")[2].split(" ")[0] for line in asked]
-    assert after == ["", "1", "2", "2", "3:4", "5"]
+    assert after == ["", "1", "2", "2", "3:4", "5", "6"]
+    scripts = [line.partition("scripts/slurm.sbatch ")[2].split(" --name")[0] for line in asked]
+    names = [*STAGES]
+    parts = [f"{names[2]}.sh --part {part}" for part in ("large", "small", "labels")]
+    expected = [f"{names[0]}.sh", f"{names[1]}.sh", *parts, f"{names[3]}.sh", f"{names[4]}.sh"]
+    assert scripts == [f"scripts/{words}" for words in expected]
+
+
+def test_a_dry_run_of_the_chain_submits_nothing(tmp_path: Path) -> None:
+    done, asked = chain(tmp_path, "--dry-run", "--name", "waymo")
+    assert (done.returncode, asked) == (0, [])
+    assert commands(done.stdout) == CHAIN
+    assert "save/waymo/R3_Final" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(("--colour", "red"), "unknown option --colour"), (("--part", "small"), "leave out --part")],
+)
+def test_the_chain_submits_nothing_when_an_option_is_wrong(
+    tmp_path: Path, options: tuple[str, str], sentence: str
+) -> None:
+    done, asked = chain(tmp_path, "--name", "waymo", *options)
+    assert (done.returncode, asked) == (2, [])
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(600):
+        if path.is_file():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} does not come")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("warned", ["not", "queued again", "finished meanwhile", "refused"])
+def test_a_slurm_job_is_queued_again_before_its_time_is_over(
+    tmp_path: Path, code: int, warned: str
+) -> None:
+    """A stage that ends of itself afterwards, well or not, ends the job with its own code."""
+    ready, go, jobs = tmp_path / "ready", tmp_path / "go", tmp_path / "jobs"
+    answers = {"refused": "exit 1", "finished meanwhile": f"touch {go}; sleep 0.3"}
+    stand_in(tmp_path, "scontrol", answers.get(warned, "exit 0"))
+    stage = tmp_path / "stage.sh"
+    stage.write_text(
+        f'echo "$*" >{tmp_path}/options; touch {ready}\n'
+        f"until [[ -f {go} ]]; do sleep 0.05; done; exit {code}\n"
+    )
+    environment = {
+        **os.environ,
+        **{"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOBS": str(jobs)},
+        **{"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"},
+    }
+    command = ["bash", str(SBATCH), str(stage), "--name", "waymo"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
+        wait_for(ready)
+        if warned != "not":
+            name = re.findall(r"^#SBATCH --signal=B:(\w+)@\d+$", SBATCH.read_text(), re.M)[0]
+            job.send_signal(signal.Signals[f"SIG{name}"])
+            wait_for(jobs)
+        go.touch()
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert (tmp_path / "options").read_text() == "--gpus 4 --name waymo\n"
+    assert (jobs.read_text() if jobs.is_file() else "") == (
+        "" if warned == "not" else "requeue 7\n"
+    )
+    assert ("submit it once more" in said) == (warned == "refused")
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +229,44 @@ def test_the_rounds_run_on_one_and_on_two_processes(world: Path, processes: int)
         assert done.returncode == 0, done.stderr[-2000:]
     frames = read_split(world / "street/splits/train_files.txt")
     for level in ("L1", "L2"):
-        root = run / f"{level}_pseudo_labels"
-        assert all(is_labelled(root, frame) for frame in labelled(root, frames))
-        assert len(labelled(root, frames)) == len(frames)
+        found = [read_labels(run / f"{level}_pseudo_labels", frame) for frame in frames]
+        assert all(labels.size is not None for labels in found)
+        assert any(len(labels) for labels in found)
     # A batch of one cannot be shared by two, so it grows and the training has half the steps.
     last = (run / "R2_L2S_small/log.jsonl").read_text().splitlines()[-1]
     assert f'"step": {3 if processes == 1 else 2},' in last
+
+
+def test_a_stage_on_two_processes_fails_with_one_sentence(world: Path, tmp_path: Path) -> None:
+    options = ["--gpus", 2, "--data", world / "street", "--preset", world / "tiny.yaml"]
+    done = script("2_moving2mobile", *options, SAVE=str(tmp_path / "run"))
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("moduv: error: ")
+    assert "L0_pseudo_labels: has no labels" in sentence
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()[1:]] == ["round train"]
+
+
+def test_train_py_trains_and_fails_with_one_sentence(world: Path, tmp_path: Path) -> None:
+    labels, split = tmp_path / "labels", world / "street/splits/train_files.txt"
+    shutil.copytree(world / "one/L0_pseudo_labels", labels)
+
+    def train(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        length = ["--epochs", "1", "--epoch_size", "2", "--round_name", name, *options]
+        places = {"train_files": split, "data_dir": world / "street", "anno_dir": labels}
+        places |= {"save_dir": tmp_path / "save", "preset": world / "tiny.yaml"}
+        words = [word for key, path in places.items() for word in (f"--{key}", str(path))]
+        command = [sys.executable, str(REPOSITORY / "train.py"), *length, *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+
+    done = train("R1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "save/example/R1/weights.pth").is_file()
+    for path in labels.rglob("0*.json"):
+        path.write_text("{")
+    done = train("R2")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert re.match(r"moduv: error: .*\.json: not readable as JSON", done.stderr)
+    assert train("R3", "--backbone_weights", "scratch").returncode == 2

@@ -10,15 +10,43 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from moduv.engine.errors import InputError
+
 Item = TypeVar("Item")
+
+_store: dist.Store | None = None
+"""What the processes have in common before and after they are a group."""
 
 
 def start() -> None:
-    """Join the process group that torchrun describes; do nothing in a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    """Join the process group that torchrun describes; do nothing in a single process.
+
+    Raises InputError when there are GPUs, but not one for each process.
+    """
+    global _store
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    _store, own, size = next(dist.rendezvous("env://"))
+    has_gpus = torch.cuda.is_available()
+    if has_gpus and device().index >= torch.cuda.device_count():
+        raise InputError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs; "
+            "start no more processes than there are GPUs."
+        )
+    group = dist.PrefixStore("group", _store)
+    dist.init_process_group("nccl" if has_gpus else "gloo", store=group, rank=own, world_size=size)
+    if has_gpus:
+        torch.cuda.set_device(device())
+
+
+def first_to_fail() -> bool:
+    """Whether no other process has failed before this one; a process asks once, when it fails."""
+    if _store is None:
+        return True
+    try:
+        return _store.add("failed", 1) == 1
+    except RuntimeError:  # gone with the process that kept it
+        return True
 
 
 def stop() -> None:

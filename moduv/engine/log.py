@@ -66,18 +66,31 @@ def progress_bar(iterable: Iterable[Item] | None = None, **options: Any) -> Any:
     return _PartBar(iterable, bar_format=form + " run: {run_left} left", **options)
 
 
+def speaks() -> bool:
+    """Whether this process tells what goes on: where torchrun started several, the first does."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def progress(
     iterable: Iterable[Item], *, desc: str, total: int | None = None, unit: str = "it"
 ) -> Iterator[Item]:
     """Iterate with a progress bar that appears once the work has lasted two seconds."""
     interval = 0.5 if sys.stderr.isatty() else 15
     yield from progress_bar(
-        iterable, desc=desc, total=total, unit=unit, mininterval=interval, smoothing=0.1
+        iterable,
+        desc=desc,
+        total=total,
+        unit=unit,
+        mininterval=interval,
+        smoothing=0.1,
+        disable=not speaks(),
     )
 
 
 def say(message: str) -> None:
-    """Print a line for the user without tearing a progress bar."""
+    """Print a line for the user without tearing a progress bar, once whatever the number of processes."""
+    if not speaks():
+        return
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
 

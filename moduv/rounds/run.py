@@ -325,9 +325,11 @@ def motion_size(preset: tuple[int, int], frame: tuple[int, ...]) -> tuple[int, i
     sides = range(64, 2048 + 1, 32)
     area, aspect = preset[0] * preset[1], frame[1] / frame[0]
 
-    def misfit(size: tuple[int, int]) -> float:
+    def misfit(size: tuple[int, int]) -> tuple[float, float]:
         height, width = size
-        return abs(math.log(width / height / aspect)) + 0.3 * abs(math.log(height * width / area))
+        off = abs(math.log(width / height / aspect))
+        # Labels that are off by more than the detector's `ASPECT_TOLERANCE` would be refused.
+        return max(off, 0.07), off + 0.3 * abs(math.log(height * width / area))
 
     near = [(h, w) for h in sides for w in sides if area / 2 < h * w < 2 * area]
     return min(near, key=misfit, default=preset)
