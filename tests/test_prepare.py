@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from moduv.frames.prepare.common import PrepareConfig
 from moduv.frames.prepare.kitti import prepare_kitti
 from moduv.frames.prepare.nuscenes import prepare_nuscenes
 from moduv.frames.prepare.waymo import prepare_waymo
+from moduv.frames.prepare.waymo_frame import SolidBox, motion_of_points
 from moduv.frames.prepare.waymo_tables import read_tables
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
@@ -117,6 +119,46 @@ def test_nuscenes_knows_what_moves(tmp_path: Path) -> None:
     assert layouts.time_steps(tmp_path / "out", "scenes/scene-0001", 1) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("version", ["waymo v1", "waymo v2"])
+def test_waymo_knows_what_moves(tmp_path: Path, version: str) -> None:
+    write, prepare, segment = FORMS[version]
+    prepare(write(tmp_path / "source"), tmp_path / "out", CONFIG)
+    points = layouts.depth_points(tmp_path / "out", segment, 2)
+    labels = layouts.motion_labels(tmp_path / "out", segment, 2)
+    assert points is not None
+    assert labels is not None
+    # The wall's points in the camera, x to the right and y down, in metres.
+    x, y = ((points[:, i] - c) * raw.WALL / raw.FOCAL for i, c in ((1, 48), (0, 32)))
+    height, clear = np.abs(y) < 0.9, np.abs(np.abs(y) - 1) > 0.15  # of the boxes' upper edges
+    expected = np.select([height & (np.abs(x - 3) < 1.5), height & (np.abs(x + 3) < 1.5)], [1, 2])
+    np.testing.assert_array_equal(labels[clear], expected[clear])
+    assert set(labels) == {0, 1, 2}
+
+
+def test_waymo_frames_that_nobody_annotated_have_no_motion_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(raw, "BOXES", ())
+    prepare_waymo(raw.write_waymo_records(tmp_path / "test"), tmp_path / "v1", CONFIG)
+    assert layouts.motion_labels(tmp_path / "v1", "train/segment-123", 0) is None
+    assert layouts.depth_points(tmp_path / "v1", "train/segment-123", 0) is not None
+    assert "lidar_box" not in capsys.readouterr().out
+    source = raw.write_waymo_tables(tmp_path / "tables")
+    shutil.rmtree(source / "lidar_box")
+    prepare_waymo(source, tmp_path / "v2", CONFIG)
+    assert layouts.motion_labels(tmp_path / "v2", "train/segment-123", 0) is None
+    assert "has no component lidar_box" in capsys.readouterr().out
+
+
+def test_points_in_boxes_of_unknown_speed_are_not_judged() -> None:
+    box = SolidBox(1, (5, 0, 0), (4, 2, 2), np.pi / 2, None)
+    points = np.array([[5, 1.9, 0], [6.9, 0, 0], [5, 0, 1.1]])
+    assert motion_of_points(points, [box]).tolist() == [3, 0, 0]
+    slow, fast = replace(box, speed=1.0), replace(box, speed=1.01)
+    assert motion_of_points(points, [slow]).tolist() == [2, 0, 0]
+    assert motion_of_points(points, [slow, fast]).tolist() == [1, 0, 0]
+
+
 def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     source, out = raw.write_waymo_records(tmp_path / "source"), tmp_path / "out"
     prepare_waymo(source, out, CONFIG)
@@ -124,7 +166,11 @@ def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     (out / "manifest.json").unlink()
     (out / "train/segment-123/finished.json").unlink()
     front = out / "train/segment-123/FRONT"
-    for path in (front / "depth/000002.npy", front / "rgb/downsample/000003.jpg"):
+    for path in (
+        front / "mask/000001.npz",
+        front / "depth/000002.npy",
+        front / "rgb/downsample/000003.jpg",
+    ):
         path.unlink()
     prepare_waymo(source, out, CONFIG)
     for path, content in files.items():

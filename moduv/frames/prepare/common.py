@@ -42,6 +42,10 @@ class PrepareConfig:
 
 Job = tuple[Any, ...]
 Work = Callable[[Job], list[int]]
+BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
+"""Motion labels."""
+MOVING_SPEED = 1.0
+"""Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
 RECORD = "finished.json"
 """Beside a segment's frames: the numbers of them, written when the segment is whole."""
 
