@@ -59,12 +59,31 @@ def write_kitti(root: Path) -> Path:
     )
     # The scanner looks along x, with y to the left and z up, at the camera's place.
     (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n")
+    (day / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n")
+    write_oxts(drive, [[STEP * index, 0, 0] for index in range(FRAMES)])
     x, y, z = wall_points().T
     scan = np.stack([z, -x, -y, np.ones_like(x)], 1).astype(np.float32)
     for index in range(FRAMES):
         (drive / f"image_02/data/{index:010d}.png").write_bytes(encoded(index, ".png"))
         scan.tofile(drive / f"velodyne_points/data/{index:010d}.bin")
     return root
+
+
+def write_oxts(
+    drive: Path, places: Sequence[Sequence[float]], angles: Sequence[Sequence[float]] = ()
+) -> None:
+    """A vehicle at places east, north, up of Karlsruhe in metres; roll, pitch, yaw, without: zeros."""
+    latitude, longitude, radius = 49.0, 8.4, 6378137.0
+    (drive / "oxts/data").mkdir(parents=True, exist_ok=True)
+    for index, (east, north, up) in enumerate(places):
+        place = (
+            latitude + np.degrees(north / radius),
+            longitude + np.degrees(east / (radius * np.cos(np.radians(latitude)))),
+            110 + up,
+        )
+        values = [*place, *(angles[index] if angles else (0, 0, 0)), 1.5, -2.5]
+        line = " ".join(repr(float(value)) for value in values)
+        (drive / f"oxts/data/{index:010d}.txt").write_text(line + "\n")
 
 
 # --- nuScenes -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import raw_samples as raw
@@ -82,11 +83,8 @@ def test_depths_are_those_of_the_scene(prepared: tuple[str, Path, str]) -> None:
 
 
 def test_the_camera_drives_ahead(prepared: tuple[str, Path, str]) -> None:
-    name, root, segment = prepared
+    _, root, segment = prepared
     poses = layouts.camera_poses(root, segment)
-    if name == "kitti":
-        assert poses is None
-        return
     assert poses is not None
     steps = np.linalg.inv(poses[:-1]) @ poses[1:]
     np.testing.assert_allclose(steps[:, :3, 3], [[0, 0, raw.STEP]] * (raw.FRAMES - 1), atol=1e-6)
@@ -242,8 +240,61 @@ def test_a_missing_component_is_named(tmp_path: Path) -> None:
 def test_kitti_without_calibration_is_named(tmp_path: Path) -> None:
     source = raw.write_kitti(tmp_path / "source")
     (source / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2 3\n")
-    with pytest.raises(InputError, match="the calibration lacks"):
+    with pytest.raises(InputError, match=r"calib_velo_to_cam.txt: lacks 'R' with 9 numbers"):
         prepare_kitti(source, tmp_path / "out", CONFIG)
+    (source / "2011_09_26/calib_imu_to_velo.txt").unlink()
+    with pytest.raises(InputError, match=r"calib_imu_to_velo.txt: missing; download"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+def test_the_way_of_a_kitti_camera_is_that_of_its_mount(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    day = source / "2011_09_26"
+    # The IMU is 0.8 m behind and 0.3 m right of the scanner, the camera 0.27 m ahead of and 0.5 m
+    # left of it: 0.44 m left of camera 00, which is 0.06 m left of the scanner.
+    (day / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: -0.8 -0.3 0\n")
+    (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0.06 0 -0.27\n")
+    cameras = (day / "calib_cam_to_cam.txt").read_text()
+    f, cx, cy = raw.FOCAL, raw.WIDTH / 2, raw.HEIGHT / 2
+    shifted = f"P_rect_02: {f} 0 {cx} {0.44 * f} 0 {f} {cy} 0 0 0 1 0\n"
+    (day / "calib_cam_to_cam.txt").write_text(cameras.split("P_rect_02")[0] + shifted)
+    places = [[3, 4, 0], [6, 8, 1], [9, 7, 1], [9, 7, 1]]
+    angles = [[0.1, 0, np.pi / 2], [0, 0.1, 0.3], [0, 0, -2], [0.2, 0.1, -2]]
+    raw.write_oxts(day / "2011_09_26_drive_0009_sync", places, angles)
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    found = layouts.camera_poses(tmp_path / "out", FORMS["kitti"][2])
+    assert found is not None
+    mount = np.array([[0, 0, 1, 1.07], [-1, 0, 0, 0.8], [0, -1, 0, 0], [0, 0, 0, 1]])
+    vehicle = []
+    for place, (roll, pitch, yaw) in zip(places, angles, strict=True):
+        pose = np.eye(4)
+        turns = [
+            cv2.Rodrigues(np.array(a, float))[0] for a in ((0, 0, yaw), (0, pitch, 0), (roll, 0, 0))
+        ]
+        pose[:3, :3], pose[:3, 3] = turns[0] @ turns[1] @ turns[2], place
+        vehicle.append(pose)
+    expected = np.linalg.inv(vehicle[0] @ mount) @ np.array(vehicle) @ mount
+    np.testing.assert_allclose(np.linalg.inv(found[0]) @ found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("content", ["49 8 110 0 0 nan 1", "49 8 110", "a b c d e f"])
+def test_broken_places_of_kitti_are_named(tmp_path: Path, content: str) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    path = source / "2011_09_26/2011_09_26_drive_0009_sync/oxts/data/0000000002.txt"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"2.txt: does not begin with a place and three angles"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+    path.unlink()
+    with pytest.raises(InputError, match=r"oxts.data: lacks 0000000002.txt"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+def test_kitti_without_places_has_no_poses(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    shutil.rmtree(source / "2011_09_26/2011_09_26_drive_0009_sync/oxts")
+    (source / "2011_09_26/calib_imu_to_velo.txt").unlink()
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    assert layouts.camera_poses(tmp_path / "out", FORMS["kitti"][2]) is None
 
 
 @pytest.mark.parametrize(

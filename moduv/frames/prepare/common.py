@@ -154,6 +154,17 @@ def in_image(points: np.ndarray, matrix: np.ndarray, width: int, height: int) ->
     return np.stack([inside, columns, rows, depth], 1)
 
 
+def rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Rotations (N, 3, 3) about z, then y, then x, by angles (N,) in radians."""
+    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
 def required(path: Path, what: str) -> Path:
     """The path, if it exists. Raises InputError saying what to download otherwise."""
     if not path.exists():

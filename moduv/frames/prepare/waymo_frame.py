@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moduv.frames.prepare.common import BACKGROUND, MOVING, MOVING_SPEED, STATIC, UNLABELLED
+from moduv.frames.prepare.common import (
+    BACKGROUND,
+    MOVING,
+    MOVING_SPEED,
+    STATIC,
+    UNLABELLED,
+    rotations,
+)
 
 FRONT, TOP = 1, 1
 """Numbers of the front camera and of the roof's lidar."""
@@ -163,7 +170,7 @@ def range_image_points(
     if poses is None:
         return points
     pose = poses[hit].astype(np.float64)
-    world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
+    world = np.einsum("nij,nj->ni", rotations(*pose[:, :3].T), points) + pose[:, 3:]
     back = np.linalg.inv(world_from_vehicle)
     return world @ back[:3, :3].T + back[:3, 3]
 
@@ -185,14 +192,3 @@ def _directions(height: int, width: int, lidar: Lidar) -> np.ndarray:
     return np.stack(
         [np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(up) * np.ones(width)], -1
     )
-
-
-def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Rotations (N, 3, 3) about z, then y, then x."""
-    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
-    rows = [
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
