@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from moduv.cli import with_exit_codes
 
@@ -38,8 +37,8 @@ def parse() -> argparse.Namespace:
     add("--sjitter_rate", type=float, default=1.0)
     add("--sjitter_min", type=float, default=0.5)
     add("--sjitter_max", type=float, default=1.0)
-    add("--backbone_weights", choices=["scratch", "moco"], default="moco")
-    add("--backbone_path", default="ckpts/moco_v2_800ep_pretrain.pth.tar")
+    add("--backbone_weights", choices=["moco"], default="moco", help="start of the ResNet-50")
+    add("--backbone_path", default="ckpts/moco_v2_800ep_pretrain.pth.tar", help="its file")
     add("--num_workers", type=int, default=2)
     add("--seed", type=int, default=0)
     return parser.parse_args()
@@ -71,15 +70,12 @@ def train(options: argparse.Namespace) -> None:
         jitter_min=options.sjitter_min,
         jitter_max=options.sjitter_max,
     )
-    moco: dict[str, Any] = {
-        "backbone_weights": options.backbone_path if options.backbone_weights == "moco" else None
-    }
-    changes = moco if base.detector == "paper" else {}
-    config = dataclasses.replace(base, loop=loop, augmentation=augmentation, **changes)
+    start = options.backbone_path if base.detector == "paper" else None
+    config = dataclasses.replace(base, loop=loop, augmentation=augmentation, backbone_weights=start)
     out = options.save_dir / options.name / options.round_name
     train_round(options.data_dir, options.train_files, options.anno_dir, out, config)
 
 
 if __name__ == "__main__":
     parsed = parse()
-    with_exit_codes(lambda: train(parsed))
+    with_exit_codes(lambda: train(parsed), resumes=True)

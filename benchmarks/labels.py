@@ -137,7 +137,7 @@ def soft_detections(seed: int, count: int, smallest: float, largest: float) -> P
         mask[top : top + height, left : left + width] = torch.from_numpy(soft)
         boxes.append([left, top, left + width, top + height])
     scores = torch.from_numpy(np.sort(rng.uniform(0.9, 1, count))[::-1].astype(np.float32))
-    return Predictions(masks, torch.tensor(np.array(boxes), dtype=torch.float32), scores)
+    return Predictions.from_dense(masks, torch.tensor(np.array(boxes), dtype=torch.float32), scores)
 
 
 def dense_aggregate(large: Predictions, small: Predictions) -> Instances:

@@ -1,9 +1,11 @@
-"""What each option of the detector's recipe is worth: the final round of a finished run, seed by seed.
+"""What each option of the detector's recipe is worth: one round of a finished run, seed by seed.
 
     bash scripts/quickstart.sh
-    python benchmarks/options.py --run save/street --data data/street [--options plain ema] [--seeds 0 1 2]
+    python benchmarks/options.py --run save/street --data data/street [--round final]
+        [--options plain ema] [--seeds 0 1 2]
 
-Everything but the option is as in the preset `street`: labels L2, network, length. Trainings are kept under
+Everything but the option is as in the preset `street`: labels, network, length. The final round is trained
+on L2, Moving2Mobile on L0, where what stands still is unlabelled background. Trainings are kept under
 `--out` and not repeated. Prints mean and standard deviation over the seeds on the held-out frames.
 """
 
@@ -27,9 +29,13 @@ from moduv.rounds.recipe import Recipe, train_round
 METRICS = ("box/AP50", "box/AP", "mask/AP50", "box/recall_small", "box/recall_static")
 
 
-def recipes() -> dict[str, Recipe]:
-    """The final round's recipe with one option at a time."""
-    plain = load_preset(Recipe, "street", "final")
+LABELS = {"final": "L2", "moving2mobile": "L0"}
+"""What a round is trained on."""
+
+
+def recipes(round_name: str) -> dict[str, Recipe]:
+    """A round's recipe with one option at a time."""
+    plain = load_preset(Recipe, "street", round_name)
     return {
         "plain": plain,
         "ema": replace(plain, loop=replace(plain.loop, ema=0.99)),
@@ -39,9 +45,9 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def measure(recipe: Recipe, run: Path, data: Path, out: Path) -> dict[str, float]:
-    """Train a detector on the run's L2, unless it is there, and measure it on held-out frames."""
-    train_round(data, data / "splits/train_files.txt", run / "L2_pseudo_labels", out, recipe)
+def measure(recipe: Recipe, labels: Path, data: Path, out: Path) -> dict[str, float]:
+    """Train a detector on labels, unless it is there, and measure it on held-out frames."""
+    train_round(data, data / "splits/train_files.txt", labels, out, recipe)
     return measure_detector(out, data)
 
 
@@ -68,15 +74,19 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("save/street"))
     parser.add_argument("--data", type=Path, default=Path("data/street"))
     parser.add_argument("--out", type=Path, default=Path("save/options"))
-    parser.add_argument("--options", nargs="+", choices=list(recipes()), default=list(recipes()))
+    parser.add_argument("--round", choices=list(LABELS), default="final")
+    known = list(recipes("final"))
+    parser.add_argument("--options", nargs="+", choices=known, default=known)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     table: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
         for name in options.options:
-            recipe = recipes()[name]
+            recipe = recipes(options.round)[name]
             recipe = replace(recipe, loop=replace(recipe.loop, seed=seed))
-            metrics = measure(recipe, options.run, options.data, options.out / f"{name}_{seed}")
+            labels = options.run / f"{LABELS[options.round]}_pseudo_labels"
+            out = options.out / options.round / f"{name}_{seed}"
+            metrics = measure(recipe, labels, options.data, out)
             table.setdefault(name, []).append(metrics)
     print_means("option", table)
 

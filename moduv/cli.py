@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
-from moduv.engine.errors import InputError
+from moduv.engine.errors import InputError, refusal
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,14 @@ COMMANDS = {
     ),
 }
 
+RESUMED = {
+    *("run", "street render", "frames import", "detect"),
+    *("prepare kitti", "prepare nuscenes", "prepare waymo"),
+    *("motion train", "motion predict", "labels initial", "labels mobile", "labels aggregated"),
+    *("round moving2mobile", "round large", "round small", "round final"),
+}
+"""Commands that go on where they were when they are run again after an interrupt."""
+
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
 
 
@@ -144,11 +152,16 @@ def main(arguments: list[str] | None = None) -> None:
         asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
         print(USAGE + "\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
         sys.exit(0 if asked_for_help else 2)
-    with_exit_codes(lambda: run_command(name, arguments[len(name.split()) :]))
+    options = arguments[len(name.split()) :]
+    with_exit_codes(lambda: run_command(name, options), resumes=name in RESUMED)
 
 
-def with_exit_codes(work: Callable[[], Any]) -> None:
-    """Run `work`; bad input becomes one sentence and exit code 2, an interrupt exit code 130."""
+def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
+    """Run `work`; what the user can mend becomes one sentence and exit code 2.
+
+    An interrupt becomes exit code 130; `resumes` says whether `work` then goes on where it was when
+    it is run again.
+    """
     try:
         with _group():
             work()
@@ -165,8 +178,15 @@ def with_exit_codes(work: Callable[[], Any]) -> None:
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        print("moduv: interrupted; the same command continues from here.", file=sys.stderr)
+        more = "; the same command continues from here" if resumes else ""
+        print(f"moduv: interrupted{more}.", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        print(f"moduv: error: {sentence}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextlib.contextmanager

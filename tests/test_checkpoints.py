@@ -294,8 +294,13 @@ def test_files_put_there_by_hand_are_recorded_and_compared_from_then_on(
         (told,) = capsys.readouterr().err.splitlines()
         assert "moduv_final.pth has" in told
         assert "checksums.json says" in told
-    with pytest.raises(InputError, match="run moduv checkpoints fetch moduv_m2m"):
+    way = (
+        r"fill in the authors' form, https\S+, then run moduv checkpoints fetch moduv_m2m --source"
+    )
+    with pytest.raises(InputError, match=rf"moduv_m2m\.pth: not public; {way}"):
         verify_checkpoints(["moduv_m2m"], ckpts)
+    with pytest.raises(InputError, match=r"to be fetched; run moduv checkpoints fetch moco\.$"):
+        verify_checkpoints(["moco"], ckpts)
 
 
 def test_another_file_than_before_is_not_put_in_place(

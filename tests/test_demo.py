@@ -24,6 +24,7 @@ from moduv.engine.files import read_json
 from moduv.frames.images import read_image, write_image
 from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
+from moduv.rounds import demo as demo_module
 from moduv.rounds.demo import Demo, run_demo
 from moduv.visual.drawing import instance_color
 
@@ -156,15 +157,92 @@ def test_batches_change_nothing(weights: Path, tmp_path: Path) -> None:
         assert first.get("track_id") == second.get("track_id")
 
 
-def test_broken_files_are_named_after_the_others_are_done(weights: Path, tmp_path: Path) -> None:
+def test_broken_files_are_all_named_and_the_others_are_done(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_frames(source / "whole.mp4", [street()] * 2)
     (source / "broken.mp4").write_bytes(b"no video" * 100)
-    (source / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"broken\.jpg: .*\(and 1 more\)"):
+    for name in ("broken.jpg", "other.png"):
+        (source / name).write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.jpg: .*\(and 2 more, named above\)"):
         run_demo(weights, source, out, Demo())
     assert {path.name for path in out.iterdir()} == {"whole.mp4", "detections.json"}
     assert len(detections(out)["images"]) == 2
+    told = capsys.readouterr().out
+    for name in ("broken.jpg", "other.png", "broken.mp4"):
+        (line,) = [line for line in told.splitlines() if line.startswith(f"{source / name}: ")]
+        assert "leave it out" in line
+    assert "split" not in told
+
+
+def test_detections_of_an_earlier_run_outlast_one_that_finds_nothing(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", street())
+    run_demo(weights, tmp_path / "a.png", tmp_path / "out", Demo())
+    before = (tmp_path / "out/detections.json").read_bytes()
+    (tmp_path / "t.txt").write_text("no image")
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"t\.txt: the file is truncated or no image; replace it"):
+        run_demo(weights, tmp_path / "t.txt", tmp_path / "out", Demo())
+    assert capsys.readouterr().out == ""  # neither a summary of nothing nor the sentence twice
+    assert (tmp_path / "out/detections.json").read_bytes() == before
+    with pytest.raises(InputError):
+        run_demo(weights, tmp_path / "t.txt", tmp_path / "new", Demo())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_an_interrupt_keeps_what_is_done_and_promises_nothing(
+    weights: Path,
+    tmp_path: Path,
+    suffix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(3):
+        path = tmp_path / f"in/{number}.{suffix}"
+        if suffix == "png":
+            write_image(path, street(number))
+        else:
+            write_frames(path, [street(number)] * 2)
+    seen = []
+
+    def interrupted(model: Any, images: Any) -> Any:
+        seen.append(len(images))
+        if len(seen) == (3 if suffix == "png" else 6):  # in the last file
+            raise KeyboardInterrupt
+        return predict_images(model, images)
+
+    monkeypatch.setattr(demo_module, "predict_images", interrupted)
+    command = ["demo", "--load_ckpt", str(weights), "--input", str(tmp_path / "in")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 130
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "moduv: interrupted."
+    names = {f"0.{suffix}", f"1.{suffix}"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "detections.json"}
+    files = {
+        Path(i["file_name"]).name.partition("#")[0] for i in detections(tmp_path / "out")["images"]
+    }
+    assert files == names
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_given_as_folder_ends_with_a_sentence(
+    weights: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", street())
+    (tmp_path / "file").write_text("mine")
+    command = ["demo", "--load_ckpt", str(weights), "--input", str(tmp_path / "a.png")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--out", str(tmp_path / place)])
+    assert stopped.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'file'}: is a file, and a folder is needed there" in told
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_what_would_overwrite_or_is_missing_is_refused(weights: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from moduv.detector.transforms import (
     jitter_colours,
     place_objects,
 )
+from moduv.engine.config import build, preset_names, read_preset
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
@@ -174,6 +176,55 @@ def test_mosaic_fills_the_canvas_with_other_frames() -> None:
     image, target = augment(own, config, rng, lambda _: other)
     assert len(target["boxes"]) == 1 + 3 * 2
     assert not (image == GREY).all(dim=0).any()
+
+
+@pytest.mark.parametrize("factor", [0.23, 0.334, 0.5, 0.61, 0.8, 0.99])
+def test_a_mosaic_of_any_scale_leaves_no_grey(factor: float) -> None:
+    frame = frame_of([(10, 10, 60, 60)])
+    config = Augmentation(flip=0.0, jitter_min=factor, jitter_max=factor, mosaic=True)
+    image, target = augment(frame, config, np.random.default_rng(0), lambda _: frame)
+    assert not (image == GREY).all(dim=0).any()
+    # What the canvas's border cuts is cut in image and target alike.
+    red = (image[0] > 170) & (image[1] < 90)
+    masks = target["masks"].dense().bool().any(0)
+    assert (red & masks).sum() / (red | masks).sum() > 0.9
+    np.testing.assert_allclose(target["boxes"].numpy(), tight_boxes(target["masks"]), atol=1)
+
+
+OFF = {"flip": 0.0, "jitter": 0.0, "mosaic": False, "colour": 0.0, "paste": 0.0}
+"""The options that change frames, and the values with which they do not."""
+BOUNDS = {"jitter_min", "jitter_max", "min_side"}
+
+
+def enabled_options() -> list[tuple[str, str, str]]:
+    """Preset, section and option, wherever a preset enables an augmentation."""
+    return [
+        (preset, section, option)
+        for preset in preset_names()
+        for section, content in read_preset(preset).items()
+        if isinstance(content, dict) and "augmentation" in content
+        for option, value in content["augmentation"].items()
+        if option in OFF and value != OFF[option]
+    ]
+
+
+def test_every_option_of_the_augmentation_is_known_here() -> None:
+    assert {field.name for field in fields(Augmentation)} == {*OFF, *BOUNDS}
+
+
+@pytest.mark.parametrize(("preset", "section", "option"), enabled_options())
+def test_every_option_that_a_preset_enables_changes_samples(
+    preset: str, section: str, option: str
+) -> None:
+    config = build(Augmentation, read_preset(preset)[section]["augmentation"], section)
+    without = replace(config, **{option: OFF[option]})
+    frame, other = frame_of([(10, 10, 60, 60)]), frame_of([(80, 20, 120, 60), (0, 0, 30, 30)])
+
+    def sample(settings: Augmentation, seed: int) -> torch.Tensor:
+        return augment(frame, settings, np.random.default_rng(seed), lambda _: other)[0]
+
+    # An option without effect takes no part in a sample: the same seed then gives the same one.
+    assert any(not torch.equal(sample(config, seed), sample(without, seed)) for seed in range(20))
 
 
 def test_pasted_objects_hide_what_is_below_them() -> None:

@@ -151,6 +151,28 @@ def test_frames_without_any_object_can_be_trained_on(tmp_path: Path) -> None:
 def test_the_paper_recipe_asks_for_its_backbone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'backbone_weights' is not set"):
         start_detector(DetectorTraining(SHORT.loop))
+    absent = str(tmp_path / "moco.pth.tar")
+    with pytest.raises(InputError, match=r"moco\.pth\.tar.* bash scripts/0_download_ckpts\.sh"):
+        start_detector(DetectorTraining(SHORT.loop, backbone_weights=absent))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "broken", ["labels/train/clip_0000/000001.json", "frames/train/clip_0000/000001.png"]
+)
+def test_a_broken_frame_is_one_sentence_whoever_reads_it(
+    tmp_path: Path, detector: MaskRCNN, broken: str, workers: int
+) -> None:
+    refs = write_world(tmp_path, 2)
+    (tmp_path / broken).write_text("{")
+    config = replace(SHORT, loop=replace(SHORT.loop, steps=2, workers=workers))
+    with pytest.raises(InputError, match=r"000001\.") as training:
+        train_detector(tmp_path / "frames", tmp_path / "labels", refs, config, tmp_path / "run")
+    assert len(str(training.value).splitlines()) == 1
+    if broken.startswith("frames"):
+        with pytest.raises(InputError, match=r"000001\.") as detection:
+            list(predict(detector, refs, tmp_path / "frames", workers=workers))
+        assert len(str(detection.value).splitlines()) == 1
 
 
 def test_predictions_come_in_order_whatever_the_batch(tmp_path: Path, detector: MaskRCNN) -> None:
@@ -196,7 +218,7 @@ def test_detections_become_coco_results() -> None:
     masks = torch.zeros(2, 8, 10)
     masks[0, 2:5, 3:7] = 0.9
     masks[1, 0, 0] = 0.5
-    found = Predictions(
+    found = Predictions.from_dense(
         masks, torch.tensor([[3.0, 2, 7, 5], [0.5, 0, 1, 1]]), torch.tensor([0.75, 0.25])
     )
     first, second = detections_to_coco(found, 7)

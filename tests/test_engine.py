@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +26,7 @@ from moduv.engine import checkpoint
 from moduv.engine.config import build, load_preset, preset_names, read_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
-from moduv.engine.log import read_log
+from moduv.engine.log import Whole, progress_bar, read_log, whole_run
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
 from moduv.engine.stages import OtherSettings, Stage, read_manifest
 
@@ -55,6 +59,18 @@ def test_broken_npz_and_json_name_the_file(tmp_path: Path, content: bytes) -> No
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"000003\..* not readable"):
             reader(path)
+
+
+def test_json_that_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("{}")
+    for path, reason in (("folder.json", "Is a directory"), ("file/a.json", "Not a directory")):
+        with pytest.raises(InputError, match=rf"{path}: not readable \({reason}\); give a JSON"):
+            read_json(tmp_path / path)
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=refused))
+    with pytest.raises(InputError, match=r"file: not readable \(Permission denied\)"):
+        read_json(tmp_path / "file")
 
 
 def test_npz_names_the_missing_array(tmp_path: Path) -> None:
@@ -300,6 +316,16 @@ def test_every_sample_is_seen_once_an_epoch() -> None:
     assert resumed == list(SampleStream(11, config))[4:]
 
 
+def test_short_epochs_draw_from_the_whole_set_anew() -> None:
+    config = LoopConfig(steps=400, batch_size=1, learning_rate=1.0, epoch=4)
+    drawn = [index for batch in SampleStream(11, config) for index, _ in batch]
+    epochs = [drawn[4 * epoch : 4 * epoch + 4] for epoch in range(100)]
+    assert all(len(set(epoch)) == 4 for epoch in epochs)
+    assert set(drawn) == set(range(11))
+    # Some frames of an epoch come again in the next one before others were seen.
+    assert any(set(first) & set(second) for first, second in itertools.pairwise(epochs))
+
+
 @given(batch=st.integers(1, 16), processes=st.integers(1, 8), steps=st.integers(50, 10_000))
 def test_spread_batches_are_shared_evenly_over_the_same_samples(
     batch: int, processes: int, steps: int
@@ -450,3 +476,22 @@ def test_a_stage_knows_its_inputs_apart_and_its_frames(tmp_path: Path) -> None:
     Stage("import", frames, Inner(2.0)).run(dict)
     with pytest.raises(OtherSettings, match="frames"):
         stage("a", "b").run(dict)
+
+
+def test_bars_tell_where_in_the_run_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    left = []
+
+    def words(seconds: float) -> str:
+        left.append(seconds)
+        return "9 min"
+
+    with whole_run(Whole("[2/13]", words)):
+        bar = progress_bar(range(4), desc="motion", delay=0, mininterval=0, miniters=1)
+        for _ in bar:
+            time.sleep(0.01)
+    told = capsys.readouterr().err
+    assert "[2/13] motion:  50%" in told
+    assert "run: 9 min left" in told
+    assert left[-1] == 0.0
+    assert max(left) > 0.0
+    assert "run:" not in str(progress_bar(range(4), desc="alone"))

@@ -142,6 +142,18 @@ def test_warp_passes_gradients_to_image_and_coordinates() -> None:
     assert coordinates.grad.abs().amin() > 0
 
 
+def test_warp_shows_lost_coordinates_and_survives_their_gradient() -> None:
+    image = noise(1, 2, 6, 8).requires_grad_()
+    coordinates = geometry.pixel_grid(6, 8, image) * 0.8 + 0.3
+    coordinates[:, 0, 2, 3] = torch.nan
+    coordinates.requires_grad_()
+    warped = geometry.warp(image, coordinates)
+    assert warped.isnan().nonzero().tolist() == [[0, 0, 2, 3], [0, 1, 2, 3]]
+    warped.square().mean().backward()
+    assert coordinates.grad is not None
+    assert (coordinates.grad[..., :2, :] != 0).all()
+
+
 # --- photometric error ----------------------------------------------------------------------------
 
 

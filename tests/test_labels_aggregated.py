@@ -17,11 +17,12 @@ from moduv.labels import bits, rle
 from moduv.labels.aggregated import aggregate_predictions
 from moduv.labels.instances import Instances, Predictions
 from moduv.labels.predicted import from_predictions
+from moduv.labels.soft import crop_masks
 
 
 def soft_predictions(arrays: Any, name: str, *, as_bytes: bool = False) -> Predictions:
     masks = torch.from_numpy(arrays[f"{name}_masks"])
-    return Predictions(
+    return Predictions.from_dense(
         masks if as_bytes else masks.float() / 255,
         torch.from_numpy(arrays[f"{name}_boxes"]),
         torch.from_numpy(arrays[f"{name}_scores"]),
@@ -52,7 +53,7 @@ def blob(y: float, x: float, radius: float, size: tuple[int, int] = (40, 60)) ->
 def predictions_of(masks: list[np.ndarray], scores: list[float]) -> Predictions:
     stacked = torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, 40, 60)
     boxes = torch.arange(4.0 * len(masks)).reshape(-1, 4)
-    return Predictions(stacked, boxes, torch.tensor(scores))
+    return Predictions.from_dense(stacked, boxes, torch.tensor(scores))
 
 
 def dense_clean(soft: np.ndarray, limit: float, descending: bool) -> list[int]:
@@ -208,7 +209,9 @@ def test_veto_by_survivors_keeps_a_large_object_instead_of_its_parts() -> None:
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_soft_masks_of_any_precision_are_merged(kind: torch.dtype) -> None:
     found = predictions_of([blob(20, 15, 8), blob(20, 45, 6)], [0.75, 0.5])
-    other = Predictions(found.masks.to(kind), found.boxes.to(kind), found.scores.to(kind))
+    other = Predictions.from_dense(
+        found.masks.to(kind), found.boxes.to(kind), found.scores.to(kind)
+    )
     assert (
         aggregate_predictions(other, other).to_json()
         == aggregate_predictions(found, found).to_json()
@@ -223,21 +226,26 @@ def test_packed_masks_hold_what_the_soft_masks_held(
     rng = np.random.default_rng(seed)
     soft = rng.random((count, height, width)).astype(np.float32)
     soft[rng.random(soft.shape) < 0.6] = 0
-    packed = bits.pack(torch.from_numpy(soft), 0.3)
-    masks = [rle.decode(bits.encode(row, packed.shape)) for row in packed.binary]
-    assert np.array_equal(np.reshape(masks, soft.shape), soft > np.float32(0.3))
+    crops = crop_masks(torch.from_numpy(soft))
+    packed = bits.pack(crops, (height, width), 0.3)
+    flat = np.unpackbits(packed.binary.view(np.uint8), axis=1, bitorder="little")
+    hard = soft > np.float32(0.3)
+    assert np.array_equal(flat[:, : height * width].reshape(soft.shape), hard)
+    assert not flat[:, height * width :].any()
+    masks = [rle.decode(crop.encode(0.3, (height, width))) for crop in crops]
+    assert np.array_equal(np.reshape(masks, soft.shape), hard)
     assert bits.areas(packed.support).tolist() == (soft != 0).sum((1, 2)).tolist()
     assert np.allclose(packed.mass, soft.sum((1, 2)), rtol=1e-5)
 
 
 def test_a_diverged_detector_and_mismatched_sizes_are_refused() -> None:
     found = predictions_of([blob(20, 15, 8)], [0.9])
-    diverged = Predictions(found.masks * np.nan, found.boxes, found.scores)
+    diverged = Predictions.from_dense(found.masks * np.nan, found.boxes, found.scores)
     with pytest.raises(InputError, match="not finite"):
         aggregate_predictions(found, diverged)
     with pytest.raises(InputError, match="not finite"):
         from_predictions(diverged)
-    smaller = Predictions(found.masks[:, :30], found.boxes, found.scores)
+    smaller = Predictions.from_dense(found.masks[:, :30], found.boxes, found.scores)
     with pytest.raises(ValueError, match="masks of"):
         aggregate_predictions(found, smaller)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,10 +20,12 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import write_split
 from moduv.labels import rle
-from moduv.labels.exported import export_labels, to_coco
-from moduv.labels.imported import frame_names, import_labels, read_coco
+from moduv.labels.exported import export_labels, to_coco, with_polygons
+from moduv.labels.imported import frame_names, import_labels, read_coco, to_rle
 from moduv.labels.instances import Instances
+from moduv.labels.polygons import to_polygons
 from moduv.labels.store import check, read_labels, write_labels
+from moduv.visual.drawing import grid_size
 from moduv.visual.sheet import show_labels
 
 HEIGHT, WIDTH = 24, 36
@@ -142,6 +145,63 @@ def test_masks_in_every_form_are_the_same(labels: Path, tmp_path: Path) -> None:
         (found, *_) = read_coco(save(tmp_path / f"{number}.json", content))
         assert (found.instances.decode()[0] == mask).all()
         assert found.instances.boxes.tolist() == [[3, 4, 10, 9]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), cells=st.integers(2, 24))
+def test_exact_polygons_filled_again_are_the_mask_with_its_holes(seed: int, cells: int) -> None:
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((cells, cells)).astype(np.float32)
+    smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    mask = smooth > rng.random()
+    polygons = to_polygons(rle.encode(mask))
+    assert bool(polygons) == mask.any()
+    if mask.any():
+        assert (rle.decode(to_rle(polygons, (HEIGHT, WIDTH))) == mask).all()
+
+
+def test_a_hole_and_a_second_part_are_drawn_with_few_points() -> None:
+    mask = rectangle(4, 4, 12, 10) | rectangle(20, 17, 5, 5)
+    mask[7:10, 8:11] = False
+    hollow, plain = to_polygons(rle.encode(mask))  # the larger one first
+    assert sorted(zip(plain[::2], plain[1::2], strict=True)) == [
+        (20, 17),
+        (20, 22),
+        (25, 17),
+        (25, 22),
+    ]
+    # Four corners outside and four inside, and where the slit begins, twice.
+    assert len(hollow) // 2 == 10
+    assert set(zip(hollow[::2], hollow[1::2], strict=True)) >= {(8, 7), (11, 7), (11, 10), (8, 10)}
+
+
+@pytest.mark.parametrize(("tolerance", "points"), [(0.0, 300), (1.0, 60)])
+def test_polygons_overlap_the_masks_and_come_back(
+    tmp_path: Path, tolerance: float, points: int
+) -> None:
+    masks = []
+    for number in range(6):
+        canvas = np.zeros((120, 160), np.uint8)
+        cv2.ellipse(canvas, (70, 60), (12 + 6 * number, 9 + 5 * number), 20 * number, 0, 360, 1, -1)
+        cv2.circle(canvas, (70, 60), number, 0, -1)
+        masks.append(rle.encode(canvas))
+    boxes = np.array([[1.5, 2, 80.25, 90]] * 6)
+    labels = Instances(masks, boxes, np.linspace(0.4, 0.9, 6))
+    write_labels(tmp_path / "L1", FRAMES[0], labels)
+    runs = to_coco(tmp_path / "L1", FRAMES[:1])
+    content = with_polygons(runs, tolerance)
+    for entry, before in zip(content["annotations"], runs["annotations"], strict=True):
+        same = ("id", "area", "bbox", "score", "iscrowd")
+        assert [entry[key] for key in same] == [before[key] for key in same]
+        assert sum(len(ring) // 2 for ring in entry["segmentation"]) < points
+    import_labels(save(tmp_path / "polygons.json", content), tmp_path / "back")
+    back = read_labels(tmp_path / "back", FRAMES[0])
+    overlap = np.diag(back.iou(labels))
+    assert labels.areas().min() > 100
+    assert (overlap == 1).all() if tolerance == 0 else (0.9 < overlap.min() < 1)
+    assert back.boxes.tolist() == labels.boxes.tolist()
+    assert back.scores is not None
+    assert back.scores.tolist() == pytest.approx(np.linspace(0.4, 0.9, 6))
 
 
 def test_labels_of_smaller_masks_come_back_at_the_size_of_the_images(tmp_path: Path) -> None:
@@ -334,6 +394,29 @@ def test_commands_export_and_import(
     assert len(read_labels(back, frames[0])) == 2
 
 
+def test_the_command_exports_polygons_without_empty_masks(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = rle.encode(np.zeros((HEIGHT, WIDTH), bool))
+    found = Instances([nothing, *scored(0.5).masks], np.ones((2, 4)), np.array([0.5, 0.6]))
+    write_labels(labels, FRAMES[0], found)
+    write_image(FRAMES[0].image_path(tmp_path / "data"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    write_split(tmp_path / "split.txt", FRAMES[:1])
+    files = {"labels": labels, "split": tmp_path / "split.txt", "data": tmp_path / "data"}
+    command = ["labels", "export", *(f"--{name}={path}" for name, path in files.items())]
+    main([*command, f"--out={tmp_path / 'L1.json'}", "--polygons", "true"])
+    (entry,) = json.loads((tmp_path / "L1.json").read_text())["annotations"]
+    (ring,) = entry["segmentation"]
+    assert sorted(zip(ring[::2], ring[1::2], strict=True)) == [(3, 4), (3, 9), (10, 4), (10, 9)]
+    assert (entry["iscrowd"], entry["area"]) == (0, 35)
+    assert "1 instances in 1 frames; 1 without pixels are left out" in capsys.readouterr().out
+    for wrong in (["--polygons", "true", "--tolerance=-1"], ["--tolerance=2"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, f"--out={tmp_path / 'none.json'}", *wrong])
+        assert stopped.value.code == 2
+        assert "--tolerance is" in capsys.readouterr().err
+
+
 @pytest.fixture
 def world(labels: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
     """Labels, a split and grey frames."""
@@ -371,3 +454,19 @@ def test_a_sheet_shows_chosen_frames_and_sure_labels(
         show_labels(*world, tmp_path / "none", frames="train/a 9")
     with pytest.raises(InputError, match="--columns is 0"):
         show_labels(*world, tmp_path / "none.png", columns=0)
+
+
+def test_a_sheet_larger_than_picture_files_is_refused_before_it_is_drawn(
+    world: tuple[Path, Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    show_labels(*world, tmp_path / "high.png", count=0, width=32, columns=1)
+    height, width = read_image(tmp_path / "high.png").shape[:2]
+    assert grid_size(3, (HEIGHT, WIDTH, 3), columns=1, width=32) == (height, width)
+    with pytest.raises(
+        InputError, match=r"a sheet of 3 frames would be 40016 x \d+ pixels"
+    ) as told:
+        show_labels(*world, tmp_path / "sheet.jpg", count=0, width=40_000, columns=1)
+    for word in ("JPEG", "65500", "--count", "--width", "--columns", "folder"):
+        assert word in str(told.value)
+    assert "ERROR" not in capfd.readouterr().err
+    assert not (tmp_path / "sheet.jpg").exists()

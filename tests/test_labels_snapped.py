@@ -64,7 +64,7 @@ def test_l1_is_snapped_on_demand(tmp_path: Path, snap: bool) -> None:
     write_image(tmp_path / "frame.png", scene())
     masks = torch.zeros(1, 60, 90)
     masks[0, 18:43, 27:62] = 1
-    found = Predictions(masks, torch.tensor([[27.0, 18, 62, 43]]), torch.tensor([0.8]))
+    found = Predictions.from_dense(masks, torch.tensor([[27.0, 18, 62, 43]]), torch.tensor([0.8]))
     labels = MobileLabels(snap=snap).select(found, tmp_path / "frame.png")
     assert labels.boxes.tolist() == [[30, 20, 60, 40] if snap else [27, 18, 62, 43]]
 

@@ -122,6 +122,7 @@ def test_label_sets_are_counted_and_checked(
     check_labels(root, split)
     told = capsys.readouterr().out
     assert "empty_frames           2" in told
+    assert "root of area, pixels   smallest 13.0, lower quartile 13.0, median 13.0, upper" in told
     assert "all 3 label files are whole" in told
     FRAMES[2].file(root, ".json").write_text("{}")
     with pytest.raises(InputError, match="1 of 3 label files are missing or broken"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import LoopConfig
 from moduv.evaluation.stage1 import evaluate_motion_outputs
-from moduv.frames.clip import list_frames, list_segments
+from moduv.frames.clip import FrameRef, list_frames, list_segments
 from moduv.frames.images import read_image
 from moduv.frames.splits import write_split
 from moduv.motion.networks import DynamoDepth
@@ -171,6 +172,22 @@ if distributed.is_main():
     torch.save({k: p.grad for k, p in model.named_parameters() if p.grad is not None}, out)
 distributed.stop()
 """
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_frame_is_one_sentence_whoever_reads_it(
+    street: Path, tmp_path: Path, workers: int
+) -> None:
+    data = tmp_path / "street"
+    shutil.copytree(street, data)
+    split = tmp_path / "split.txt"
+    write_split(split, [FrameRef("train/clip_0000", 1)])
+    (data / "train/clip_0000/000002.jpg").write_bytes(b"")
+    training = config()
+    loops = {name: replace(loop, workers=workers) for name, loop in training.loops.items()}
+    with pytest.raises(InputError, match=r"000002\.jpg: the image is not readable") as raised:
+        train_stage1(data, split, tmp_path / "run", replace(training, loops=loops))
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def launch(processes: int, *arguments: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import hold_out, read_split
-from moduv.rounds.run import duration, motion_size
+from moduv.rounds.run import Run, RunConfig, motion_size
+from moduv.rounds.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
 
 
 def write_video(path: Path, step: int, frames: int = 9, brightness: float = 1.0) -> None:
@@ -126,10 +128,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     main(["run", str(videos), "--out", str(tmp_path / "out"), "--preset", str(tiny), "--dry-run"])
     told = capsys.readouterr().out
     assert "nothing is missing" in told
-    assert [line.split()[0] for line in told.splitlines()[2:-1]] == [
-        *("frames", "motion", "motion_outputs", "L0", "moving2mobile", "L1", "large", "small"),
-        *("L2", "final", "detections", "evaluation", "report", "together"),
-    ]
+    assert "2 clips, up to 18 frames of 160 x 96 pixels" in told
+    assert [line.split()[0] for line in told.splitlines()[3:-1]] == [*ORDER, "together"]
     assert not (tmp_path / "out").exists()
 
 
@@ -218,9 +218,101 @@ def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> No
     assert duration(seconds) == words
 
 
-def test_the_preset_is_proposed_by_the_hardware(capsys: pytest.CaptureFixture[str]) -> None:
-    from moduv.engine.hardware import propose_preset
+def test_other_settings_of_a_begun_run_are_refused_in_its_own_words(
+    finished: Path,
+    videos: Path,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "mine"
+    shutil.copytree(finished, out)
+    arguments = ["run", str(videos), "--out", str(out), "--every", "1", "--preset", str(tiny)]
+    told = refused([*arguments, "--field_of_view", "80"], capsys)
+    assert "field_of_view: 60.0 instead of 80.0" in told
+    assert f"remove {out} to begin again" in told
+    # Frames of another camera under the same names: nothing that was learned is theirs.
+    shutil.rmtree(out / "frames")
+    told = refused([*arguments, "--field_of_view", "80"], capsys)
+    assert "frames: " in told
+    assert f"remove {out} to begin again" in told
 
-    name, why = propose_preset()
-    assert name in {"paper", "street"}
-    assert why
+
+def test_frames_are_replaced_as_long_as_nothing_was_learned_from_them(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, out = tmp_path / "in/clip.mp4", tmp_path / "out"
+    arguments = ["run", str(tmp_path / "in"), "--out", str(out), "--preset", str(tiny)]
+    write_video(clip, 3, frames=6)
+    assert "only 4 frames" in refused([*arguments, "--every", "1"], capsys)
+    write_video(clip, 3, frames=24, brightness=0.1)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--every", "2"])
+    captured = capsys.readouterr()
+    assert "frames of another call are replaced" in captured.out
+    assert "frames are darker" in captured.err
+    assert len(read_split(out / "splits/train_files.txt")) < 10
+    plan = read_plan(out)
+    assert plan is not None
+    assert plan.every == 2
+
+
+def test_a_run_that_finds_nothing_says_so_and_goes_on(
+    finished: Path, videos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "Final_pseudo_labels")
+    run = Run([videos], out, str(tiny), 60.0, 1, False, False, RunConfig(score=0.9999))
+    told = {part.name: part.work for part in run.parts()}["detections"]()
+    assert told.startswith("0 instances in ")
+    assert "finds nothing above a score of 0.9999" in capsys.readouterr().out
+    assert read_json(out / "detections.json")["annotations"] == []
+
+
+def effortless(**seconds: float) -> Plan:
+    efforts = {name: Effort(s, 1e6, name != "motion") for name, s in seconds.items()}
+    return Plan("street", {"clip": 1}, 0, 100, 96, 160, efforts)
+
+
+def test_the_plan_follows_the_frames_that_were_kept() -> None:
+    plan = effortless(frames=10, motion=60, L0=20).of(25)
+    assert {name: effort.seconds for name, effort in plan.efforts.items()} == {
+        **{"frames": 10, "motion": 60},
+        "L0": 5,
+    }
+
+
+def test_a_plan_is_kept_for_the_same_clips_only(tmp_path: Path) -> None:
+    plan = effortless(frames=10, motion=60)
+    plan.save(tmp_path)
+    assert read_plan(tmp_path) == plan
+    assert plan.is_for("street", {"clip": 1}, 0)
+    assert not plan.is_for("street", {"clip": 2}, 0)
+    assert not plan.is_for("street", {"clip": 1}, 3)
+    (tmp_path / "plan.json").write_text('{"preset": "street"}')
+    assert read_plan(tmp_path) is None
+
+
+def test_what_is_left_is_told_with_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+    parts = [
+        Part(name, name, lambda n=name: seen.append(n) or f"{n} told") for name in ("frames", "L0")
+    ]  # type: ignore[misc]
+    follow(parts, effortless(frames=10, L0=40), lambda: 50)
+    told = capsys.readouterr().out.splitlines()
+    assert seen == ["frames", "L0"]
+    assert told[0] == "[1/2] frames: 0 s done, about 50 s left"
+    assert told[1] == "[1/2] frames: frames told"
+    # Half of the frames were kept.
+    assert told[2] == "[2/2] L0: 0 s done, about 20 s left"
+
+
+def test_a_slow_machine_corrects_the_plan() -> None:
+    pace = Pace()
+    pace.add(20, 40)
+    assert pace.factor == 1.0
+    pace.add(20, 40)
+    assert pace.factor == 2.0
+    pace.add(1000, 1)  # found finished
+    assert pace.factor == 2.0

@@ -42,6 +42,7 @@ from moduv.labels import rle
 from moduv.rounds.detect import Detection, detect_images
 
 WAYMO = WaymoTruth(workers=1)
+DOCUMENTED = Path(__file__).parents[1] / "docs/reproduce.md"
 
 
 @dataclass(frozen=True)
@@ -462,9 +463,57 @@ def test_missing_downloads_are_named(
     assert str(tmp_path / "nothing") in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("coco", ["person", "car"]),
+        ("kitti", ["Pedestrian", "Car"]),
+        ("nuimages", ["human.pedestrian", "vehicle.car"]),
+    ],
+)
+def test_the_documented_categories_are_the_data_set_s(
+    tmp_path: Path, name: str, names: list[str]
+) -> None:
+    """The choice of the page, spelled as each data set spells it, finds all objects of the scene."""
+    assert f"'{json.dumps(names)}'" in DOCUMENTED.read_text()
+    form, out = FORMS[name], tmp_path / "truth.json"
+    words = [*form.words, form.source, str(form.write(tmp_path / "source")), "--out", str(out)]
+    main([*words, "--config.categories", json.dumps(names)])
+    assert scores(form, out, *perfect())["count/objects"] == len(samples.objects())
+
+
+@pytest.mark.parametrize("name", ["kitti", "kitti tracking", "nuimages"])
+@pytest.mark.parametrize("key", ["categories", "ignored"])
+def test_categories_of_another_data_set_are_refused(
+    tmp_path: Path, name: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    form, out = FORMS[name], tmp_path / "truth.json"
+    words = [*form.words, form.source, str(form.write(tmp_path / "source")), "--out", str(out)]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, f"--config.{key}", '["person"]'])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "has no category 'person' but" in said
+    assert ("vehicle.car" if name == "nuimages" else "Pedestrian") in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", [("categories", '["Tram"]'), ("min_height", "1000")])
+def test_a_truth_without_objects_is_refused(
+    tmp_path: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = samples.write_kitti_objects(tmp_path / "source"), tmp_path / "truth.json"
+    words = ["truth", "kitti", "--source", str(source), "--out", str(out)]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, f"--config.{option[0]}", option[1]])
+    assert stopped.value.code == 2
+    assert "no image has an object to be found" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_documented_commands_exist() -> None:
     """Every command of the page that leads from the downloads to the table, with its options."""
-    text = (Path(__file__).parents[1] / "docs/reproduce.md").read_text()
+    text = DOCUMENTED.read_text()
     defined: dict[str, str] = {}
     found = 0
     for line in (

@@ -165,8 +165,9 @@ ATTRIBUTES = {"car": ["vehicle.parked"], "person": ["pedestrian.moving"]}
 def nuimages_tables() -> dict[str, list[dict[str, Any]]]:
     """A key frame per frame of the scene, a sweep, and another camera's key frame with a car."""
     names = sorted({name for found in ATTRIBUTES.values() for name in found})
+    categories = [*NUIMAGES.values(), "animal"]
     tables: dict[str, list[dict[str, Any]]] = {
-        "category": [{"token": f"c-{name}", "name": name} for name in NUIMAGES.values()],
+        "category": [{"token": f"c-{name}", "name": name} for name in categories],
         "attribute": [{"token": f"a-{name}", "name": name} for name in names],
         "sample_data": [],
         "object_ann": [],

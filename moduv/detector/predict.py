@@ -1,23 +1,23 @@
-"""Detections of a trained detector: in batches, with full-size masks, frame by frame in order."""
+"""Detections of trained detectors, frame by frame in order; masks stay inside their boxes."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import MaskRCNN
 
+from moduv.detector.pasting import paste_masks
 from moduv.engine.log import progress
+from moduv.engine.parallel import bounded_map
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
-from moduv.labels import rle
 from moduv.labels.instances import Predictions
 
 
@@ -28,7 +28,7 @@ def predict(
     *,
     score_threshold: float | None = None,
     batch_size: int = 1,
-    workers: int = 0,
+    workers: int = 2,
     desc: str = "detect",
 ) -> Iterator[tuple[FrameRef, Predictions]]:
     """Yield every frame with its detections, in the order of `refs`.
@@ -41,26 +41,55 @@ def predict(
             suppression and the limit on their number; None: the detector's own threshold.
         batch_size: frames at once; only frames of equal size share a batch, so that the result
             does not depend on it.
-        workers: processes that decode images.
+        workers: threads that decode images ahead.
         desc: what the progress bar calls the work.
 
-    Predictions are on the CPU: soft masks (N, H, W) at the image's size, boxes (N, 4) continuous
-    XYXY in its pixels, scores (N,), by falling score.
+    Predictions are on the CPU: soft masks, boxes (N, 4) continuous XYXY in the image's pixels, scores
+    (N,), by falling score.
 
     Raises InputError naming an image that is missing or broken.
     """
-    loader: DataLoader = DataLoader(
-        _Images(refs, Path(root)),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=list,
-    )
-    yield from progress(
-        zip(refs, _detections(model, loader, score_threshold), strict=True),
-        desc=desc,
-        total=len(refs),
-        unit="frame",
-    )
+    thresholds = [score_threshold]
+    found = predict_together([model], refs, root, thresholds, batch_size, workers, desc)
+    yield from ((ref, predictions) for ref, (predictions,) in found)
+
+
+def predict_together(
+    models: Sequence[MaskRCNN],
+    refs: Sequence[FrameRef],
+    root: str | Path,
+    score_thresholds: Sequence[float | None],
+    batch_size: int = 1,
+    workers: int = 2,
+    desc: str = "detect",
+) -> Iterator[tuple[FrameRef, tuple[Predictions, ...]]]:
+    """As `predict`, with the detections of every model, each with its threshold; images are read once."""
+    paths = [ref.image_path(root) for ref in refs]
+    found = predict_files(models, paths, score_thresholds, batch_size, workers)
+    yield from progress(zip(refs, found, strict=True), desc=desc, total=len(refs), unit="frame")
+
+
+def predict_files(
+    models: Sequence[MaskRCNN],
+    paths: Iterable[Path],
+    score_thresholds: Sequence[float | None],
+    batch_size: int = 1,
+    workers: int = 2,
+) -> Iterator[tuple[Predictions, ...]]:
+    """The detections of every model in each image file, in order, while threads decode the next batches.
+
+    Arguments as of `predict_together`. Raises InputError naming an image that is missing or broken.
+    """
+
+    def decode(batch: list[Path]) -> list[Tensor]:
+        return [_to_tensor(read_image(path)) for path in batch]
+
+    for images in bounded_map(decode, _batches(paths, batch_size), max(1, workers)):
+        found = [
+            _detections(model, images, threshold)
+            for model, threshold in zip(models, score_thresholds, strict=True)
+        ]
+        yield from zip(*found, strict=True)
 
 
 @contextlib.contextmanager
@@ -83,7 +112,7 @@ def predict_images(
 ) -> list[Predictions]:
     """Detections in images (H, W, 3) uint8 RGB of any sizes, as `predict` gives them."""
     tensors = [_to_tensor(image) for image in images]
-    return list(_detections(model, [tensors], score_threshold))
+    return _detections(model, tensors, score_threshold)
 
 
 def detections_to_coco(
@@ -93,9 +122,10 @@ def detections_to_coco(
 
     Masks are the pixels with a probability strictly above `mask_threshold`.
     """
-    masks = (found.masks > mask_threshold).cpu().numpy()
     results = []
-    for mask, box, score in zip(masks, found.boxes.tolist(), found.scores.tolist(), strict=True):
+    for crop, box, score in zip(
+        found.crops, found.boxes.tolist(), found.scores.tolist(), strict=True
+    ):
         x0, y0, x1, y1 = box
         results.append(
             {
@@ -103,36 +133,28 @@ def detections_to_coco(
                 "category_id": 1,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "score": score,
-                "segmentation": rle.encode(mask),
+                "segmentation": crop.encode(mask_threshold, found.size),
             }
         )
     return results
 
 
 def _detections(
-    model: MaskRCNN, batches: Iterable[list[Tensor]], score_threshold: float | None
-) -> Iterator[Predictions]:
-    for images in batches:
-        # Entered per batch: a caller that stops halfway leaves the model as it was.
-        with inference(model, score_threshold):
-            found = [detection for group in _same_size(images) for detection in _run(model, group)]
-        yield from found
+    model: MaskRCNN, images: list[Tensor], score_threshold: float | None
+) -> list[Predictions]:
+    # Entered per batch: a caller that stops halfway leaves the model as it was.
+    with inference(model, score_threshold):
+        return [found for group in _same_size(images) for found in _run(model, group)]
 
 
-class _Images(Dataset):
-    """The frames' images as tensors (3, H, W) uint8, which the detector scales."""
-
-    def __init__(self, refs: Sequence[FrameRef], root: Path) -> None:
-        self.refs, self.root = refs, root
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return _to_tensor(read_image(self.refs[index].image_path(self.root)))
+def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    remaining = iter(paths)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
+    """An image (H, W, 3) uint8 as (3, H, W), which the detector scales."""
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
@@ -143,13 +165,18 @@ def _same_size(images: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _run(model: MaskRCNN, images: list[Tensor]) -> list[Predictions]:
+    """What the model's own `forward` does, but for the masks, which are not pasted at full size."""
     device = next(model.parameters()).device
-    found = model([image.to(device, non_blocking=True) for image in images])
-    return [
-        Predictions(
-            masks=entry["masks"][:, 0].cpu(),
-            boxes=entry["boxes"].cpu(),
-            scores=entry["scores"].cpu(),
-        )
-        for entry in found
-    ]
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    batch, _ = model.transform([image.to(device, non_blocking=True) for image in images])
+    features = model.backbone(batch.tensors)
+    proposals, _ = model.rpn(batch, features)
+    found, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    masks = [entry.pop("masks")[:, 0] for entry in found]
+    found = model.transform.postprocess(found, batch.image_sizes, sizes)
+    predictions = []
+    for small, entry, size in zip(masks, found, sizes, strict=True):
+        boxes = entry["boxes"].cpu()
+        crops = paste_masks(small, boxes, size)
+        predictions.append(Predictions(crops, boxes, entry["scores"].cpu(), size))
+    return predictions

@@ -87,17 +87,22 @@ def train_detector(
 def start_detector(config: DetectorTraining) -> MaskRCNN:
     """The untrained detector of a recipe; its fresh parts depend on the seed only.
 
-    Raises InputError when a pre-trained backbone is needed and missing.
+    Raises InputError when a pre-trained backbone is needed and missing, saying what fetches it.
     """
-    architecture = detector_config(config.detector)
-    if architecture.backbone == "resnet50" and config.backbone_weights is None:
+    architecture, weights = detector_config(config.detector), config.backbone_weights
+    if architecture.backbone == "resnet50" and weights is None:
         raise InputError(
             f"detector {config.detector!r}: 'backbone_weights' is not set, and its frozen layers cannot "
             "start from random numbers; give a MoCo-v2 checkpoint."
         )
+    if weights is not None and not Path(weights).is_file():
+        raise InputError(
+            f"{weights}: no such 'backbone_weights'; fetch MoCo-v2's checkpoint with "
+            "bash scripts/0_download_ckpts.sh."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return build_detector(architecture, backbone_weights=config.backbone_weights)
+        return build_detector(architecture, backbone_weights=weights)
 
 
 def load_detector(folder: str | Path) -> MaskRCNN:

@@ -43,7 +43,7 @@ class Augmentation:
     min_side: float = 1.0
     """Objects whose box's short side is not longer than this, in canvas pixels, are dropped."""
     mosaic: bool = False
-    """Fill the canvas with as many other frames of the same scale as fit, instead of grey."""
+    """Fill the canvas beside a shrunken frame with others of the same scale, instead of grey."""
     colour: float = 0.0
     """Strength of random brightness, contrast and saturation: factors in [1 - colour, 1 + colour]."""
     paste: float = 0.0
@@ -214,7 +214,7 @@ def augment(
     factor = 1.0
     if rng.random() < config.jitter:
         factor = float(rng.uniform(config.jitter_min, config.jitter_max))
-    if config.mosaic and factor <= 0.5:
+    if config.mosaic and factor < 1:
         _fill_mosaic(canvas, frame, factor, config, rng, other)
     else:
         canvas.add(frame, draw_placement(height, width, factor, config.flip, rng))
@@ -258,16 +258,19 @@ def _fill_mosaic(
     rng: np.random.Generator,
     other: Callable[[np.random.Generator], LabelledFrame],
 ) -> None:
-    """Tile the canvas with frames shrunk by `factor`, the given one at a random place among them."""
+    """Tile the canvas with frames shrunk by `factor`, the given one at a random place among them.
+
+    The last row and column are cut where the canvas ends.
+    """
     height, width = canvas.size
-    tiles = int(1 / factor)
     h, w = max(1, round(height * factor)), max(1, round(width * factor))
-    own = int(rng.integers(tiles * tiles))
-    for tile in range(tiles * tiles):
+    rows, columns = -(-height // h), -(-width // w)
+    own = int(rng.integers(rows * columns))
+    for tile in range(rows * columns):
         content = frame if tile == own else other(rng)
-        top, left = h * (tile // tiles), w * (tile % tiles)
+        row, column = divmod(tile, columns)
         mirrored = bool(rng.random() < config.flip)
-        canvas.add(content, Placement(h, w, top, left, mirrored))
+        canvas.add(content, Placement(h, w, h * row, w * column, mirrored))
 
 
 def _placed_image(

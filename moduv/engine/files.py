@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,11 +27,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary_beside(path)
     try:
-        yield temporary
+        try:
+            yield temporary
+        except Exception as error:
+            full = _full_disk(error, path)
+            if full is None:
+                raise
+            raise full from error
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         # mkstemp makes private files; outputs follow the user's umask like any other file.
@@ -42,6 +47,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary_beside(path: Path) -> Path:
+    """An empty file beside `path`. Errors name `path`, not a name that the user has never seen."""
+    try:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    os.close(handle)
+    return Path(name)
+
+
+def _full_disk(error: BaseException | None, path: Path) -> OSError | None:
+    """The full disk behind an error, with the name of the file that was written, if there is one.
+
+    Writing names no file, and torch raises another error after that of the disk.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return OSError(error.errno, error.strerror, str(path))
+        error = error.__context__
+    return None
+
+
 def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:
     """Write `content` as JSON, atomically. Raises ValueError for NaN and infinity."""
     with atomic_path(path) as temporary:
@@ -49,7 +78,7 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises InputError when it is missing or broken."""
+    """Read a JSON file. Raises InputError when it is missing, broken or no readable file."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -57,6 +86,8 @@ def read_json(path: str | Path) -> Any:
         raise InputError(
             f"{path}: no such file; check the path or run the stage that makes it."
         ) from None
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); give a JSON file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: not readable as JSON ({error}); delete it and run the stage that makes it again."

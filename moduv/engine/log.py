@@ -5,28 +5,74 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm as terminal_tqdm
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The run of many parts that bars belong to."""
+
+    part: str
+    """Which part the bars are of, e.g. `[2/13]`."""
+    left: Callable[[float], str]
+    """What is left of the run, in words, from the seconds that are left of the bar."""
+
+
+_whole: Whole | None = None
+
+
+@contextmanager
+def whole_run(whole: Whole) -> Iterator[None]:
+    """Let the bars inside also tell how far the whole run is."""
+    global _whole
+    before, _whole = _whole, whole
+    try:
+        yield
+    finally:
+        _whole = before
+
+
+class _PartBar(terminal_tqdm):
+    """A bar that also tells the part and what is left of the run."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().format_dict
+        rate = values["rate"] or (values["n"] - values["initial"]) / max(values["elapsed"], 1e-9)
+        missing = (values["total"] or values["n"]) - values["n"]
+        assert _whole is not None
+        return {
+            **values,
+            "part": _whole.part,
+            "run_left": _whole.left(missing / rate if rate else 0.0),
+        }
+
+
+def progress_bar(iterable: Iterable[Item] | None = None, **options: Any) -> Any:
+    """A tqdm bar that appears once the work has lasted two seconds; tqdm's options."""
+    options = {"delay": 2, "dynamic_ncols": sys.stderr.isatty(), **options}
+    if _whole is None:
+        return tqdm(iterable, **options)
+    form = "{part} {l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    return _PartBar(iterable, bar_format=form + " run: {run_left} left", **options)
 
 
 def progress(
     iterable: Iterable[Item], *, desc: str, total: int | None = None, unit: str = "it"
 ) -> Iterator[Item]:
     """Iterate with a progress bar that appears once the work has lasted two seconds."""
-    yield from tqdm(
-        iterable,
-        desc=desc,
-        total=total,
-        unit=unit,
-        delay=2,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-        dynamic_ncols=sys.stderr.isatty(),
-        smoothing=0.1,
+    interval = 0.5 if sys.stderr.isatty() else 15
+    yield from progress_bar(
+        iterable, desc=desc, total=total, unit=unit, mininterval=interval, smoothing=0.1
     )
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from tqdm.auto import tqdm
 
 from moduv.engine import checkpoint, distributed
 from moduv.engine.averaging import Average
 from moduv.engine.config import decisive, difference, to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.log import JsonLines, WandbRun, say
+from moduv.engine.loading import Carried, raised
+from moduv.engine.log import JsonLines, WandbRun, progress_bar, say
 from moduv.engine.tally import Tally
 
 
@@ -34,6 +34,8 @@ class LoopConfig:
     steps: int
     batch_size: int
     learning_rate: float
+    epoch: int = 0
+    """Samples after which the set is shuffled anew, though some of it has not come yet; 0: all of it."""
     halve_every: int = 0
     """Steps between halvings of the learning rate; 0: never."""
     warmup: int = 0
@@ -114,7 +116,7 @@ class SampleStream(Sampler[list[tuple[int, int]]]):
         return [self._sample(position) for position in range(first, first + self.config.batch_size)]
 
     def _sample(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.size)
+        epoch, offset = divmod(position, min(self.size, self.config.epoch or self.size))
         seed = np.random.SeedSequence([self.config.seed, position]).generate_state(1)[0]
         return int(self._order(epoch)[offset]), int(seed)
 
@@ -220,21 +222,22 @@ def fit(
     tally = Tally(label, next(modules.parameters()).device, sums)
     log = JsonLines(run_dir / "log.jsonl", resume_step=start) if distributed.is_main() else None
     wandb_run = WandbRun(run_dir, label, to_dict(config)) if distributed.is_main() else None
+    samples = Carried(dataset, dataset.collate)
     loader: DataLoader = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        samples,
         batch_sampler=SampleStream(len(dataset), config, start=start),
-        collate_fn=dataset.collate,
+        collate_fn=samples.collate,
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
     )
-    batches = iter(loader)
-    bar = tqdm(
+    # Made here, because it draws from torch's source of randomness, which every step seeds anew.
+    batches = raised(iter(loader))
+    bar = progress_bar(
         range(start, config.steps),
         desc=label,
         initial=start,
         total=config.steps,
         unit="step",
-        delay=2,
         mininterval=5,
         disable=not distributed.is_main(),
     )
@@ -358,6 +361,7 @@ def _resume(
 def _identity(config: LoopConfig) -> dict[str, Any]:
     """The settings that decide the weights."""
     settings: dict[str, Any] = decisive(config)
-    if not config.ema:  # states from before there was one
-        del settings["ema"]
+    for name in ("ema", "epoch"):  # states from before there was one
+        if not settings[name]:
+            del settings[name]
     return settings

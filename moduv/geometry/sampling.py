@@ -15,12 +15,21 @@ def warp(image: Tensor, coordinates: Tensor) -> Tensor:
         coordinates: (B, 2, h, w), x and y in pixels of `image`, centres at integers.
 
     Returns:
-        (B, C, h, w). Differentiable in both arguments.
+        (B, C, h, w). Differentiable in both arguments. NaN where a coordinate is NaN.
     """
     height, width = image.shape[-2:]
     x = coordinates[:, 0] * (2 / max(width - 1, 1)) - 1
     y = coordinates[:, 1] * (2 / max(height - 1, 1)) - 1
     grid = torch.stack([x, y], -1)
+    lost = grid.isnan().any(-1, keepdim=True)
+    if lost.device.type == "cpu" and not lost.any():
+        return _sample(image, grid)
+    # On CPUs, torch's forward pass hides NaN coordinates and its backward pass crashes on them.
+    sampled = _sample(image, grid.masked_fill(lost, 0.0))
+    return sampled.masked_fill(lost.permute(0, 3, 1, 2), torch.nan)
+
+
+def _sample(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 

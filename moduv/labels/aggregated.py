@@ -47,7 +47,7 @@ def aggregate_predictions(
         ValueError: when the two detectors' masks are of different sizes.
     """
     packed_large, packed_small = (
-        bits.pack(found.masks, mask_threshold) for found in (large, small)
+        bits.pack(found.crops, found.size, mask_threshold) for found in (large, small)
     )
     if packed_large.shape != packed_small.shape:
         raise ValueError(f"masks of {packed_large.shape} and of {packed_small.shape}")
@@ -69,10 +69,10 @@ def aggregate_predictions(
     taken = winners | bits.union(bits_large[rest_large])
     rest_small = _uncovered(bits_small, rest_small, taken, cross_filter)
     parts = [
-        _select(large, packed_large, kept_large[won_large]),
-        _select(small, packed_small, kept_small[won_small]),
-        _select(large, packed_large, kept_large[rest_large]),
-        _select(small, packed_small, kept_small[rest_small]),
+        _select(large, kept_large[won_large], mask_threshold),
+        _select(small, kept_small[won_small], mask_threshold),
+        _select(large, kept_large[rest_large], mask_threshold),
+        _select(small, kept_small[rest_small], mask_threshold),
     ]
     return Instances.concatenate(parts)
 
@@ -146,8 +146,8 @@ def _uncovered(
     return kept
 
 
-def _select(predictions: Predictions, packed: bits.PackedMasks, positions: np.ndarray) -> Instances:
-    boxes = predictions.boxes.float().cpu().numpy().reshape(-1, 4)[positions]
-    scores = predictions.scores.float().cpu().numpy()[positions]
-    masks = [bits.encode(packed.binary[position], packed.shape) for position in positions]
-    return Instances(masks, boxes, scores, packed.shape)
+def _select(found: Predictions, positions: np.ndarray, mask_threshold: float) -> Instances:
+    boxes = found.boxes.float().cpu().numpy().reshape(-1, 4)[positions]
+    scores = found.scores.float().cpu().numpy()[positions]
+    masks = [found.crops[position].encode(mask_threshold, found.size) for position in positions]
+    return Instances(masks, boxes, scores, found.size)

@@ -5,15 +5,13 @@ A frame of 1280 x 1920 with 35 masks takes 22 MB instead of gigabytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
-import torch
-from torch import Tensor
 
-from moduv.engine.errors import InputError
-from moduv.labels import rle
+from moduv.labels.soft import SoftMask, check_finite
 
 
 @dataclass(frozen=True)
@@ -30,21 +28,23 @@ class PackedMasks:
     """Height and width of the image."""
 
 
-def pack(masks: Tensor, mask_threshold: float = 0.5) -> PackedMasks:
-    """Pack soft masks (N, H, W) in one pass over their values; uint8 counts in steps of 1 / 255."""
-    masks = masks.detach().cpu()
-    if masks.dtype not in {torch.float32, torch.float64, torch.uint8}:
-        masks = masks.float()
-    number, height, width = masks.shape
-    scale = 1 / 255 if masks.dtype == torch.uint8 else 1.0
-    values = masks.contiguous().numpy().reshape(number, height * width)
-    limit = values.dtype.type(mask_threshold) if scale == 1 else mask_threshold / scale
-    support, binary, mass = _pack(values, limit)
-    if not np.isfinite(mass).all():
-        raise InputError(
-            "a detector's masks hold numbers that are not finite; train it again, more gently."
-        )
-    return PackedMasks(support, binary, mass * scale, (height, width))
+def pack(
+    crops: Sequence[SoftMask], shape: tuple[int, int], mask_threshold: float = 0.5
+) -> PackedMasks:
+    """Pack the soft masks of an image of `shape` (H, W) in one pass over their rectangles.
+
+    Raises InputError when they hold numbers that are not finite.
+    """
+    check_finite(crops)
+    words = -(-shape[0] * shape[1] // 64)
+    support = np.zeros((len(crops), words), np.uint64)
+    binary = np.zeros((len(crops), words), np.uint64)
+    mass = np.zeros(len(crops), np.float64)
+    for n, crop in enumerate(crops):
+        start, limit = crop.top * shape[1] + crop.left, crop.limit(mask_threshold)
+        total = _pack(crop.pixels, start, shape[1], limit, support[n], binary[n])
+        mass[n] = total * crop.unit
+    return PackedMasks(support, binary, mass, shape)
 
 
 def union(bits: np.ndarray) -> np.ndarray:
@@ -56,49 +56,29 @@ def areas(bits: np.ndarray) -> np.ndarray:
     return np.array([common(row, row) for row in bits], np.int64)
 
 
-def encode(bits: np.ndarray, shape: tuple[int, int]) -> rle.Rle:
-    """Encode packed bits, unpacking only the rows that the mask reaches."""
-    height, width = shape
-    occupied = np.flatnonzero(bits)
-    if len(occupied) == 0:
-        return rle.from_runs([height * width], shape)
-    top, bottom = 64 * occupied[0] // width, min(height, 64 * (occupied[-1] + 1) // width + 1)
-    first = top * width // 64
-    last = -(-bottom * width // 64)
-    flat = np.unpackbits(bits[first:last].view(np.uint8), bitorder="little")
-    skip = int(top * width - 64 * first)
-    rows = flat[skip : skip + int(bottom - top) * width].reshape(-1, width).astype(bool)
-    columns = np.flatnonzero(rows.any(0))
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    return rle.encode_crop(rows[:, left:right], int(top), left, shape)
-
-
 @numba.njit(cache=True)
-def _pack(values: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    number, pixels = values.shape
-    words = (pixels + 63) // 64
-    support = np.zeros((number, words), np.uint64)
-    binary = np.zeros((number, words), np.uint64)
-    mass = np.zeros(number, np.float64)
-    for n in range(number):
-        row = values[n]
-        total = 0.0
-        for word in range(words):
-            first = word * 64
-            last = min(first + 64, pixels)
-            any_bits, high_bits = np.uint64(0), np.uint64(0)
-            for pixel in range(first, last):
-                value = row[pixel]
-                # Most words lie beside the object: nothing to do for a zero.
-                if value != 0:
-                    bit = np.uint64(1) << np.uint64(pixel - first)
-                    any_bits |= bit
-                    total += value
-                    if value > threshold:
-                        high_bits |= bit
-            support[n, word], binary[n, word] = any_bits, high_bits
-        mass[n] = total
-    return support, binary, mass
+def _pack(
+    values: np.ndarray,
+    start: int,
+    width: int,
+    threshold: float,
+    support: np.ndarray,
+    binary: np.ndarray,
+) -> float:
+    """Set the bits of a mask (h, w) whose corner is pixel `start` of the image; returns its sum."""
+    total = 0.0
+    for row in range(values.shape[0]):
+        first = start + row * width
+        for column in range(values.shape[1]):
+            value = values[row, column]
+            if value != 0:
+                word, place = divmod(first + column, 64)
+                bit = np.uint64(1) << np.uint64(place)
+                support[word] |= bit
+                total += value
+                if value > threshold:
+                    binary[word] |= bit
+    return total
 
 
 @numba.njit(cache=True)

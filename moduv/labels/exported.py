@@ -15,12 +15,20 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances
+from moduv.labels.polygons import to_polygons
 from moduv.labels.store import SUFFIX, labelled
 
 CATEGORIES = [{"id": 1, "name": "object"}]
 
 
-def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
+def export_labels(
+    labels: Path,
+    split: Path,
+    data: Path,
+    out: Path,
+    polygons: bool = False,
+    tolerance: float = 0.0,
+) -> None:
     """Write a label set as COCO JSON, for other tools and for `evaluate`.
 
     Args:
@@ -28,7 +36,14 @@ def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
         split: frames to export; those without labels are left out.
         data: folder of the frames, for the size of their images; one a segment is read.
         out: the file to write.
+        polygons: masks as polygons instead of runs, for tools that read no runs; objects without
+            pixels are left out.
+        tolerance: pixels by which polygons may miss the masks' edges, for fewer points; 0: exact.
     """
+    if tolerance < 0 or (tolerance and not polygons):
+        raise InputError(
+            f"--tolerance is {tolerance:g}; give 0 or more pixels, and --polygons true with it."
+        )
     frames = labelled(labels, read_split(split))
     examples = {frame.segment: frame for frame in frames}
     sizes = {
@@ -36,8 +51,25 @@ def export_labels(labels: Path, split: Path, data: Path, out: Path) -> None:
         for segment, frame in progress(examples.items(), desc="sizes", unit="segment")
     }
     content = to_coco(labels, frames, {frame: sizes[frame.segment] for frame in frames})
+    found = len(content["annotations"])
+    if polygons:
+        content = with_polygons(content, tolerance)
     write_json(out, content)
-    say(f"{out}: {len(content['annotations'])} instances in {len(frames)} frames")
+    left_out = found - len(content["annotations"])
+    more = f"; {left_out} without pixels are left out" if left_out else ""
+    say(f"{out}: {found - left_out} instances in {len(frames)} frames{more}")
+
+
+def with_polygons(content: dict[str, Any], tolerance: float = 0.0) -> dict[str, Any]:
+    """A COCO data set of run-length masks with polygons instead, without the masks that are empty.
+
+    Boxes and areas stay those of the masks. For `tolerance` in pixels see `to_polygons`.
+    """
+    drawn = [
+        {**entry, "segmentation": to_polygons(entry["segmentation"], tolerance)}
+        for entry in content["annotations"]
+    ]
+    return {**content, "annotations": [entry for entry in drawn if entry["segmentation"]]}
 
 
 def to_coco(

@@ -15,6 +15,7 @@ from torch import Tensor
 from moduv.engine.errors import InputError
 from moduv.labels import rle
 from moduv.labels.rle import Rle
+from moduv.labels.soft import SoftMask, crop_masks, dense_masks
 
 LIMIT = float(np.finfo(np.float32).max)
 """Numbers in label files are smaller than this."""
@@ -24,15 +25,33 @@ LIMIT = float(np.finfo(np.float32).max)
 class Predictions:
     """What a detector says of one image."""
 
-    masks: Tensor
-    """(N, H, W), the probability of each pixel: floating point, or uint8 in steps of 1 / 255."""
+    crops: list[SoftMask]
+    """The probability of each pixel, N times."""
     boxes: Tensor
     """(N, 4), XYXY in pixels."""
     scores: Tensor
     """(N,)."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+    @classmethod
+    def from_dense(cls, masks: Tensor, boxes: Tensor, scores: Tensor) -> Predictions:
+        """From masks (N, H, W): probabilities, or uint8 in steps of 1 / 255."""
+        return cls(crop_masks(masks), boxes, scores, (masks.shape[1], masks.shape[2]))
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def masks(self) -> Tensor:
+        """The masks (N, H, W) at the image's size: for tests and drawings, not for many frames."""
+        return dense_masks(self.crops, self.size)
+
+    def above(self, score: float) -> Predictions:
+        """The predictions with a score strictly above a threshold, in order."""
+        chosen = self.scores.float() > score
+        crops = [self.crops[i] for i in chosen.nonzero()[:, 0].tolist()]
+        return Predictions(crops, self.boxes[chosen], self.scores[chosen], self.size)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from pycocotools import mask as coco
 
-from moduv.labels import bits
 from moduv.labels.instances import Instances, Predictions
+from moduv.labels.soft import check_finite
 
 
 def from_predictions(
@@ -23,12 +22,11 @@ def from_predictions(
     Boxes are kept as predicted, and so are detections whose mask turns out empty. Raises InputError
     when the soft masks hold numbers that are not finite.
     """
-    scores = predictions.scores.float().cpu().numpy()
-    boxes = predictions.boxes.float().cpu().numpy()
-    chosen = np.flatnonzero(scores > score_threshold)
-    packed = bits.pack(predictions.masks[torch.from_numpy(chosen)], mask_threshold)
-    masks = [bits.encode(row, packed.shape) for row in packed.binary]
-    return Instances(masks, boxes[chosen], scores[chosen], packed.shape)
+    chosen = predictions.above(score_threshold)
+    check_finite(chosen.crops)
+    masks = [crop.encode(mask_threshold, chosen.size) for crop in chosen.crops]
+    boxes, scores = chosen.boxes.float().cpu().numpy(), chosen.scores.float().cpu().numpy()
+    return Instances(masks, boxes, scores, chosen.size)
 
 
 def without_nested(instances: Instances, cover: float) -> Instances:

@@ -23,6 +23,14 @@ from moduv.labels.instances import Instances
 from moduv.labels.snapped import snap_to_image
 
 SUFFIX = ".json"
+QUANTILES = {
+    "smallest": 0.0,
+    "lower quartile": 0.25,
+    "median": 0.5,
+    "upper quartile": 0.75,
+    "largest": 1.0,
+}
+"""Of the sizes of a label set's instances."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ def statistics(root: str | Path, frames: Sequence[FrameRef]) -> dict[str, Any]:
         roots += np.sqrt(instances.areas()).tolist()
         scores += [] if instances.scores is None else instances.scores.tolist()
         empty += not len(instances)
-    quantiles = np.quantile(roots, [0, 0.25, 0.5, 0.75, 1]).round(1).tolist() if roots else []
+    quantiles = np.quantile(roots, list(QUANTILES.values())).round(1).tolist() if roots else []
     return {
         "frames": len(frames),
         "empty_frames": empty,
@@ -210,8 +218,13 @@ def label_statistics(labels: Path, split: Path) -> None:
         labels: label root.
         split: frames to look at; those without labels are left out.
     """
-    for key, value in statistics(labels, labelled(labels, read_split(split))).items():
+    numbers = statistics(labels, labelled(labels, read_split(split)))
+    roots = numbers.pop("root_area_quantiles")
+    for key, value in numbers.items():
         say(f"{key:<22} {value}")
+    # Without instances there are no quantiles.
+    sizes = ", ".join(f"{name} {value}" for name, value in zip(QUANTILES, roots, strict=False))
+    say(f"{'root of area, pixels':<22} {sizes or None}")
 
 
 def check_labels(labels: Path, split: Path) -> None:

@@ -214,14 +214,19 @@ def verify_checkpoints(names: list[str] | None = None, folder: Path = FOLDER) ->
             if not present and not names:
                 continue
             if len(present) < len(item.files):
-                raise InputError(
-                    f"{folder / _place(item)}: {state(item, folder)}; run moduv checkpoints fetch {item.name}."
-                )
+                raise InputError(f"{folder / _place(item)}: {state(item, folder)}; {_way(item)}.")
             verify(item, folder)
             say(f"{item.name}: {folder / _place(item)} is as recorded")
         except InputError as error:
             problems.append(str(error))
     _raise_first(problems)
+
+
+def _way(item: Checkpoint, access: str = "") -> str:
+    """How to get a checkpoint; `access`: what to do first, where its links do not suffice."""
+    access = access or item.access
+    fetch = f"run moduv checkpoints fetch {item.name}"
+    return f"{access}, then {fetch} --source FILE_OR_LINK" if access else fetch
 
 
 def verify(item: Checkpoint, folder: Path) -> None:
@@ -246,7 +251,7 @@ def _given(source: str, missing: list[Checkpoint], room: Path) -> Path | None:
 
 def _fetch(item: Checkpoint, folder: Path, room: Path) -> None:
     """Take a checkpoint from its public links in turn."""
-    how = item.access
+    access = ""
     for origin in item.sources:
         try:
             fetched = room / item.name
@@ -254,10 +259,8 @@ def _fetch(item: Checkpoint, folder: Path, room: Path) -> None:
             return _take(item, folder, fetched, origin)
         except InputError as error:
             say(f"{item.name}: {error}")
-            how = f"none of its links works; fetch it by hand from {item.page}"
-    raise InputError(
-        f"{item.name}: {how}, then run moduv checkpoints fetch {item.name} --source FILE_OR_LINK."
-    )
+            access = f"none of its links works; fetch it by hand from {item.page}"
+    raise InputError(f"{item.name}: {_way(item, access)}.")
 
 
 def _take(item: Checkpoint, folder: Path, got: Path, origin: str) -> None:

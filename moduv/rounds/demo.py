@@ -101,20 +101,27 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: Demo) -> No
             `detections.json`. The objects of a video have a `track_id`, and their colour follows it.
         config: score threshold, batches, device.
 
+    Stopped halfway, it keeps the detections of the files that are done. Where nothing was done, an
+    earlier `detections.json` stays.
+
     Raises:
         InputError: when weights or files are missing or broken; other files are finished first.
     """
     names = output_names(find_files(source, out), source, out)
     detector = open_detector(checkpoint_path, config.device, half=config.half)
-    run = _Run(detector, config, _Detections())
-    run.images({path: name for path, name in names.items() if not _is_video(path)})
-    for path, name in names.items():
-        if _is_video(path):
-            run.video(path, name)
-    write_json(out / DETECTIONS, run.detections.content())
-    run.detections.summarise(config.threshold, out)
+    run = _Run(detector, config, _Detections(), alone=len(names) == 1)
+    try:
+        run.images({path: name for path, name in names.items() if not _is_video(path)})
+        for path, name in names.items():
+            if _is_video(path):
+                run.video(path, name)
+    finally:
+        if run.detections.images:
+            write_json(out / DETECTIONS, run.detections.content())
+            run.detections.summarise(config.threshold, out)
     if run.broken:
-        more = f" (and {len(run.broken) - 1} more)" if len(run.broken) > 1 else ""
+        others = len(run.broken) - 1
+        more = f" (and {others} more, named above)" if others else ""
         raise InputError(run.broken[0] + more)
 
 
@@ -235,32 +242,43 @@ class _Run:
     detector: MaskRCNN
     config: Demo
     detections: _Detections
+    alone: bool = False
+    """Whether there is a single file; what is wrong with it need not be said twice."""
     broken: list[str] = field(default_factory=list)
     """What is wrong with files that could not be shown."""
     next_identity: int = 1
 
     def images(self, names: dict[Path, Path]) -> None:
-        """Draw images; those that cannot be read are left out."""
+        """Draw images; those that cannot be read are left out. Whatever is drawn is also noted."""
+        written: dict[Path, Instances] = {}
 
-        def draw(item: tuple[Path, np.ndarray, Instances]) -> tuple[Path, Instances]:
+        def draw(item: tuple[Path, np.ndarray, Instances]) -> None:
             path, image, found = item
             shown = draw_instances(image, found, score_threshold=self.config.threshold)
             write_image(names[path], shown)
-            return path, found
+            written[path] = found
 
-        if not names:
-            return
         found = detect(self.detector, self._readable(names), self.config.batch_size)
         drawn = bounded_map(draw, found, _drawers())
-        for path, instances in progress(drawn, desc="demo", total=len(names), unit="frame"):
-            self.detections.add({"file_name": str(path)}, instances)
+        try:
+            for _ in progress(drawn, desc="demo", total=len(names), unit="frame"):
+                pass
+        finally:
+            for path in names:
+                if path in written:
+                    self.detections.add({"file_name": str(path)}, written[path])
 
     def _readable(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray]]:
         for path, image in bounded_map(_try_image, paths, _drawers()):
             if isinstance(image, InputError):
-                self.broken.append(str(image))
+                self._leave_out(image)
             else:
                 yield path, image
+
+    def _leave_out(self, error: InputError) -> None:
+        self.broken.append(str(error))
+        if not self.alone:
+            say(str(error))
 
     def video(self, path: Path, target: Path) -> None:
         """Draw a video; one that does not decode to its end leaves nothing."""
@@ -274,7 +292,7 @@ class _Run:
                 target, bounded_map(_draw_followed, frames, _drawers()), frame_rate(path)
             )
         except InputError as error:
-            self.broken.append(str(error))
+            self._leave_out(error)
             return
         number = len(self.detections.videos) + 1
         height, width = seen[0][1].size or (0, 0)
@@ -316,8 +334,15 @@ def _draw_followed(item: tuple[Timed, Instances, list[int]]) -> Timed:
 def _try_image(path: Path) -> tuple[Path, np.ndarray | InputError]:
     try:
         return path, read_image(path)
-    except InputError as error:
-        return path, error
+    except InputError:
+        # Frames of a split are read by the same function, and its remedy is for those.
+        return path, InputError(
+            f"{path}: the file is truncated or no image; replace it or leave it out."
+        )
+    except OSError as error:
+        return path, InputError(
+            f"{path}: cannot be read ({error.strerror}); change that or leave it out."
+        )
 
 
 def _drawers() -> int:

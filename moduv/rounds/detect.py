@@ -10,17 +10,15 @@ from typing import Any, ClassVar
 
 from torchvision.models.detection import MaskRCNN
 
-from moduv.detector.predict import detections_to_coco, predict_images
+from moduv.detector.predict import detections_to_coco, predict_files
 from moduv.detector.train import load_detector
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import progress, say
-from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
 from moduv.evaluation.coco import read_ground_truth
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
 from moduv.rounds.demo import open_detector
 
 DETECTIONS = "detections.json"
@@ -114,9 +112,7 @@ def _results(
     detections, in a run that was killed.
     """
     for part in parts:
-        decoded = bounded_map(read_image, (path for _, path in part), config.workers)
-        numbered = zip((number for number, _ in part), decoded, strict=True)
-        while batch := list(islice(numbered, config.batch_size)):
-            found = predict_images(detector, [image for _, image in batch])
-            for (number, _), predictions in zip(batch, found, strict=True):
-                yield detections_to_coco(predictions, number)
+        paths = [path for _, path in part]
+        found = predict_files([detector], paths, [None], config.batch_size, config.workers)
+        for (number, _), (predictions,) in zip(part, found, strict=True):
+            yield detections_to_coco(predictions, number)

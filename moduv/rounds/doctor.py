@@ -35,10 +35,11 @@ NEEDED = {
 }
 """Packages of requirements.txt and the modules they bring."""
 OPTIONAL = {
-    "av": ("video", "reading and writing video files"),
-    "pyarrow": ("waymo", "preparing Waymo Open v2 (parquet)"),
+    "video": (("av",), "reading and writing video files"),
+    "waymo": (("pyarrow",), "preparing Waymo Open v2 (parquet)"),
+    "notebook": (("ipykernel", "nbclient", "nbformat"), "running demo.ipynb"),
 }
-"""Modules of the optional parts, the parts' names, and what they are for."""
+"""The optional parts, their modules, and what they are for."""
 LEAST_DISK = 1.0
 """GiB below which nothing can be run."""
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -161,12 +162,17 @@ def _disk() -> Iterator[str]:
 
 
 def _optional() -> Iterator[str]:
-    for module, (part, purpose) in OPTIONAL.items():
-        try:
-            importlib.import_module(module)
-            yield f"{module} {_version(module)}: {purpose}"
-        except (ImportError, OSError) as error:
-            yield f"{module} is missing ({_reason(error)}): {purpose}; pip install -e '.[{part}]'"
+    for part, (modules, purpose) in OPTIONAL.items():
+        found = []
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except (ImportError, OSError) as error:
+                yield f"{module} is missing ({_reason(error)}): {purpose}; pip install -e '.[{part}]'"
+                break
+            found.append(f"{module} {_version(module)}")
+        else:
+            yield f"{', '.join(found)}: {purpose}"
 
 
 def _checkpoints(folder: Path) -> Iterator[str]:

@@ -10,20 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moduv.detector.predict import predict
-from moduv.detector.train import load_detector
-from moduv.engine import distributed
-from moduv.engine.log import say
-from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
-from moduv.frames.splits import read_split
 from moduv.labels.aggregated import aggregate_predictions
 from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import without_nested
-from moduv.labels.snapped import snap_to_image
-from moduv.labels.store import is_labelled, statistics, write_labels
+from moduv.rounds.labelling import label_frames, refine
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class Large2SmallLabels:
     """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
     workers: int = 2
-    """Threads that merge, snap and write."""
+    """Threads that decode images, and as many that merge, snap and write."""
 
     def aggregate(self, large: Predictions, small: Predictions, image: Path) -> Instances:
         """Merge the confident predictions of both detectors on one frame.
@@ -57,8 +47,8 @@ class Large2SmallLabels:
         The frame's image is read where the labels are snapped.
         """
         merged = aggregate_predictions(
-            above(large, self.large_score),
-            above(small, self.small_score),
+            large.above(self.large_score),
+            small.above(self.small_score),
             match_iou=self.match_iou,
             self_filter=self.self_filter,
             cross_filter=self.cross_filter,
@@ -66,17 +56,7 @@ class Large2SmallLabels:
             one_to_one=self.one_to_one,
             veto_by_survivors=self.veto_by_survivors,
         )
-        if self.snap:
-            merged = snap_to_image(merged, read_image(image))
-        return merged if self.nested >= 1 else without_nested(merged, self.nested)
-
-
-def above(predictions: Predictions, score: float) -> Predictions:
-    """The predictions with a score strictly above a threshold."""
-    chosen = predictions.scores > score
-    return Predictions(
-        predictions.masks[chosen], predictions.boxes[chosen], predictions.scores[chosen]
-    )
+        return refine(merged, image, snap=self.snap, nested=self.nested)
 
 
 def aggregated_labels(
@@ -99,22 +79,13 @@ def aggregated_labels(
 def _label(
     data: Path, split: Path, large: Path, small: Path, out: Path, config: Large2SmallLabels
 ) -> dict[str, Any]:
-    frames = read_split(split)
-    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
-    batch = config.batch_size
-    pairs = zip(
-        predict(load_detector(large), todo, data, batch_size=batch, desc="L2"),
-        predict(load_detector(small), todo, data, batch_size=batch, desc="L2 small"),
-        strict=True,
+    return label_frames(
+        "L2",
+        data,
+        split,
+        [(large, config.large_score), (small, config.small_score)],
+        out,
+        config.aggregate,
+        batch_size=config.batch_size,
+        workers=config.workers,
     )
-
-    def label(pair: tuple[tuple[FrameRef, Predictions], tuple[FrameRef, Predictions]]) -> None:
-        (frame, found_large), (_, found_small) = pair
-        write_labels(out, frame, config.aggregate(found_large, found_small, frame.image_path(data)))
-
-    for _ in bounded_map(label, pairs, config.workers):
-        pass
-    distributed.barrier()
-    numbers = statistics(out, frames)
-    say(f"  L2: {numbers['instances']} instances in {len(frames)} frames")
-    return numbers

@@ -6,13 +6,11 @@ L2 are compared where no detector was trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moduv.detector.predict import detections_to_coco, predict
-from moduv.detector.train import load_detector
 from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
@@ -27,9 +25,9 @@ from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.labels.exported import coco_results
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions
-from moduv.labels.store import InitialConfig, label_motion_output, write_labels
+from moduv.labels.instances import Instances
+from moduv.labels.store import InitialConfig, label_motion_output
+from moduv.rounds.heldout import HeldOut
 from moduv.rounds.large2small import Large2SmallLabels
 from moduv.rounds.moving2mobile import MobileLabels
 from moduv.rounds.truth import select_truth
@@ -44,6 +42,8 @@ DETECTORS = {
 }
 """Rounds by the name of their folder; the yardstick is trained on true labels."""
 LABEL_SETS = ("L0", "L1", "L2")
+LABEL_MAKERS = {"L1": ["R1_M2M"], "L2": ["R2_L2S_large", "R2_L2S_small"]}
+"""The rounds whose detectors make a label set."""
 COLUMNS = {
     "box/AP50": "AP50",
     "box/AP": "AP",
@@ -129,24 +129,22 @@ def _measure(
     metrics: dict[str, dict[str, float]] = {}
     if (data / "truth").is_dir():
         metrics["motion"] = evaluate_motion_outputs(run / "motion_val", data / "truth", frames)[0]
-    predictions: dict[str, list[Predictions]] = {}
-    for name, folder in DETECTORS.items():
-        if (run / folder / "manifest.json").is_file():
-            predictions[name] = _detect(run / folder, data, frames, config)
-            results = _coco(predictions[name], images)
-            write_json(out / f"{folder}.json", results)
-            if annotations is not None:
-                metrics[name] = evaluate(images, results, areas=config.areas)
-    sets = _label_sets(run, data, frames, predictions, config)
+    held_out = HeldOut(data, frames, images["images"], out, config.batch_size)
+    finished = {n: f for n, f in DETECTORS.items() if (run / f / "manifest.json").is_file()}
+    rounds = set(finished.values())
+    _detect(run, held_out, rounds, config.labels_preset)
+    for name, folder in finished.items():
+        if annotations is not None:
+            results = read_json(held_out.detections(folder))
+            metrics[name] = evaluate(images, results, areas=config.areas)
+    sets = _label_sets(run, held_out, rounds, config.labels_preset)
     for name, instances in sets.items():
-        for frame, labels in zip(frames, instances, strict=True):
-            write_labels(out / name, frame, labels)
         metrics[name] = {}
         if annotations is not None:
             results = _label_results(instances, images)
             metrics[name] = evaluate(images, results, areas=config.areas, score_threshold=0.0)
-    if "Final" in predictions:
-        sets["Final"] = [from_predictions(found) for found in predictions["Final"]]
+    if "Final" in finished:
+        sets["Final"] = held_out.confident(DETECTORS["Final"], 0.5)
     consistency = temporal_consistency(sets, frames, data)
     for name, numbers in describe_sets(sets).items():
         numbers["labels/consistency"] = consistency[name]
@@ -166,45 +164,37 @@ def _images(annotations: Path | None, data: Path, frames: list[FrameRef]) -> dic
     return {"images": images, "annotations": [], "categories": CATEGORIES}
 
 
-def _detect(
-    folder: Path, data: Path, frames: list[FrameRef], config: Measurement
-) -> list[Predictions]:
-    detector = load_detector(folder)
-    found = predict(detector, frames, data, batch_size=config.batch_size, desc=folder.name)
-    return [predictions for _, predictions in found]
+def _detect(run: Path, held_out: HeldOut, rounds: set[str], preset: str) -> None:
+    """Write the detections of finished rounds, and L1 and L2 as far as their makers are among them."""
+    makers: dict[str, Callable[[], Callable[..., Instances]]] = {
+        "L1": lambda: load_preset(MobileLabels, preset, "mobile_labels").select,
+        "L2": lambda: load_preset(Large2SmallLabels, preset, "aggregated_labels").aggregate,
+    }
+    alone = set(rounds)
+    for labels, folders in LABEL_MAKERS.items():
+        if rounds.issuperset(folders):
+            held_out.detect([run / folder for folder in folders], labels, makers[labels]())
+            alone -= set(folders)
+    for folder in DETECTORS.values():
+        if folder in alone:
+            held_out.detect([run / folder])
 
 
 def _label_sets(
-    run: Path,
-    data: Path,
-    frames: list[FrameRef],
-    predictions: dict[str, list[Predictions]],
-    config: Measurement,
+    run: Path, held_out: HeldOut, rounds: set[str], preset: str
 ) -> dict[str, list[Instances]]:
     """L0, L1 and L2 of the held-out frames, as far as their makers exist."""
-    preset = config.labels_preset
     initial = load_preset(InitialConfig, preset, "initial_labels")
-    files = [(f.file(run / "motion_val", ".npz"), f.image_path(data)) for f in frames]
-    sets = {"L0": [label_motion_output(path, initial, image) for path, image in files]}
-    if "Moving2Mobile" in predictions:
-        mobile = load_preset(MobileLabels, preset, "mobile_labels")
-        sets["L1"] = [
-            mobile.select(found, image)
-            for found, (_, image) in zip(predictions["Moving2Mobile"], files, strict=True)
-        ]
-    scales = [predictions.get(f"Large2Small, {scale}") for scale in ("large", "small")]
-    if scales[0] is not None and scales[1] is not None:
-        merged = load_preset(Large2SmallLabels, preset, "aggregated_labels")
-        triples = zip(scales[0], scales[1], files, strict=True)
-        sets["L2"] = [merged.aggregate(large, small, image) for large, small, (_, image) in triples]
+
+    def label(frame: FrameRef) -> Instances:
+        motion, image = frame.file(run / "motion_val", ".npz"), frame.image_path(held_out.data)
+        return label_motion_output(motion, initial, image)
+
+    sets = {"L0": held_out.label("L0", label)}
+    for name, folders in LABEL_MAKERS.items():
+        if rounds.issuperset(folders):
+            sets[name] = held_out.labels(name)
     return sets
-
-
-def _coco(predictions: Iterable[Predictions], truth: dict[str, Any]) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = []
-    for image, found in zip(truth["images"], predictions, strict=True):
-        results += detections_to_coco(found, image["id"])
-    return results
 
 
 def _label_results(instances: list[Instances], truth: dict[str, Any]) -> list[dict[str, Any]]:

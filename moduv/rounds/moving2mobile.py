@@ -10,19 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moduv.detector.predict import predict
-from moduv.detector.train import load_detector
-from moduv.engine import distributed
-from moduv.engine.log import say
-from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
-from moduv.frames.splits import read_split
 from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions, without_nested
-from moduv.labels.snapped import snap_to_image
-from moduv.labels.store import is_labelled, statistics, write_labels
+from moduv.labels.predicted import from_predictions
+from moduv.rounds.labelling import label_frames, refine
 
 
 @dataclass(frozen=True)
@@ -38,14 +29,12 @@ class MobileLabels:
     """Fit the labels to the image's colours. Off in the published method."""
     batch_size: int = 4
     workers: int = 2
-    """Threads that snap and write."""
+    """Threads that decode images, and as many that snap and write."""
 
     def select(self, predictions: Predictions, image: Path) -> Instances:
         """The labels among the predictions of one frame, whose image is read where they are snapped."""
         found = from_predictions(predictions, self.score_threshold)
-        if self.snap:
-            found = snap_to_image(found, read_image(image))
-        return found if self.nested >= 1 else without_nested(found, self.nested)
+        return refine(found, image, snap=self.snap, nested=self.nested)
 
 
 def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: MobileLabels) -> None:
@@ -65,26 +54,13 @@ def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: Mo
 def _label(
     data: Path, split: Path, detector: Path, out: Path, config: MobileLabels
 ) -> dict[str, Any]:
-    frames = read_split(split)
-    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
-    model = load_detector(detector)
-    # Below the threshold nothing is kept, so its full-size masks are not pasted either.
-    found = predict(
-        model,
-        todo,
+    return label_frames(
+        "L1",
         data,
-        score_threshold=config.score_threshold,
+        split,
+        [(detector, config.score_threshold)],
+        out,
+        config.select,
         batch_size=config.batch_size,
-        desc="L1",
+        workers=config.workers,
     )
-
-    def label(item: tuple[FrameRef, Predictions]) -> None:
-        frame, predictions = item
-        write_labels(out, frame, config.select(predictions, frame.image_path(data)))
-
-    for _ in bounded_map(label, found, config.workers):
-        pass
-    distributed.barrier()
-    numbers = statistics(out, frames)
-    say(f"  L1: {numbers['instances']} instances in {len(frames)} frames")
-    return numbers

@@ -33,20 +33,13 @@ from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES, Phase
 from moduv.motion.train import MotionTraining
 from moduv.rounds.recipe import Recipe
+from moduv.rounds.schedule import Effort
 
 ROUNDS = ("moving2mobile", "large", "small", "final")
 ENOUGH = 1.5
 """Seconds after which a calibration stops repeating."""
 JSON_BYTES = 2000
 """Of a frame's labels."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a step of the run costs."""
-
-    seconds: float
-    bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,23 +101,22 @@ def estimate(preset: str, clips: Clips) -> dict[str, Effort]:
     recipes = {name: load_preset(Recipe, preset, name) for name in ROUNDS}
     per_step, per_frame = _time_motion(motion)
     training = {name: _time_detector(recipe, clips) for name, recipe in recipes.items()}
-    detect = training["final"][1] * clips.frames
-    pixels = motion.height * motion.width
-    efforts = {
-        "frames": Effort(
-            clips.seconds_per_frame * clips.frames, clips.bytes_per_frame * clips.frames
-        ),
-        "motion": Effort(
-            sum(per_step[name] * loop.steps for name, loop in motion.loops.items()), 4e8
-        ),
-        "motion_outputs": Effort(per_frame * clips.frames, 4.0 * pixels * clips.frames),
-        "L0": Effort(0.02 * clips.frames, JSON_BYTES * clips.frames),
-        "L1": Effort(detect, JSON_BYTES * clips.frames),
-        "L2": Effort(2 * detect, JSON_BYTES * clips.frames),
-        "detections": Effort(detect, 2 * JSON_BYTES * clips.frames),
-        "evaluation": Effort(0.03 * clips.frames),
-        "report": Effort(20, 1e7),
+    detect, pixels = training["final"][1], motion.height * motion.width
+    of_frames = {
+        "frames": (clips.seconds_per_frame, clips.bytes_per_frame),
+        "motion_outputs": (per_frame, 4.0 * pixels),
+        "L0": (0.02, JSON_BYTES),
+        "L1": (detect, JSON_BYTES),
+        "L2": (2 * detect, JSON_BYTES),
+        "detections": (detect, 2 * JSON_BYTES),
+        "evaluation": (0.03, 0.0),
     }
+    efforts = {
+        name: Effort(seconds * clips.frames, size * clips.frames, per_frame=True)
+        for name, (seconds, size) in of_frames.items()
+    }
+    steps = sum(per_step[name] * loop.steps for name, loop in motion.loops.items())
+    efforts |= {"motion": Effort(steps, 4e8), "report": Effort(20, 1e7)}
     for name, recipe in recipes.items():
         efforts[name] = Effort(training[name][0] * recipe.loop.steps, training[name][2])
     return efforts

@@ -25,6 +25,7 @@ from moduv.visual.report import Report, read_curves, write_report
 
 PHASES = ("1_disp_init", "2_motion_init", "3_mask_init", "4_fine_tune")
 STAGES = {
+    "Frames": "frames",
     "Motion: train": "motion",
     "Motion: predict": "motion_outputs",
     "L0": "L0_pseudo_labels",
@@ -34,6 +35,7 @@ STAGES = {
     "Large2Small, small": "R2_L2S_small",
     "L2": "L2_pseudo_labels",
     "Final": "R3_Final",
+    "Detections": "Final_pseudo_labels",
     "Yardstick": "yardstick",
     "Motion: predict held-out": "motion_val",
     "Measure": "evaluation",
@@ -182,7 +184,7 @@ def scores(findings: Findings) -> dict[str, list[float]]:
     """Scores of the label sets that have them, and of all detections above a tenth."""
     sets = dict(findings.sets)
     if findings.detections is not None:
-        sets["final"] = [above(found, 0.1) for found in findings.detections]
+        sets["final, above 0.1"] = [above(found, 0.1) for found in findings.detections]
     known = {
         name: [s for found in frames if found.scores is not None for s in found.scores.tolist()]
         for name, frames in sets.items()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from moduv.engine import distributed
 from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, write_json
+from moduv.engine.files import read_json
 from moduv.engine.hardware import propose_preset
 from moduv.engine.log import read_log, say
-from moduv.engine.stages import read_manifest
+from moduv.engine.stages import OtherSettings, read_manifest
 from moduv.evaluation.diagnosis import (
     Limits,
     inspect_frames,
@@ -26,7 +26,7 @@ from moduv.evaluation.diagnosis import (
 )
 from moduv.frames.clip import with_neighbours
 from moduv.frames.images import read_image
-from moduv.frames.ingest import ImportConfig, import_sources
+from moduv.frames.ingest import ImportConfig, clip_size, import_sources, name_clips
 from moduv.frames.splits import hold_out, read_split, write_split
 from moduv.labels.exported import export_labels
 from moduv.labels.store import InitialConfig, initial_labels
@@ -35,18 +35,13 @@ from moduv.motion.train import MotionTraining
 from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
 from moduv.rounds.measure import Measurement, measure_run
 from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
-from moduv.rounds.plan import Effort, estimate, look_at_clips, missing_weights
+from moduv.rounds.plan import estimate, look_at_clips, missing_weights
 from moduv.rounds.recipe import Recipe, train_round
 from moduv.rounds.report import ReportConfig, report_run
+from moduv.rounds.schedule import Part, Plan, follow, read_plan
 from moduv.rounds.stage1 import train_stage1
 
-PLAN = "plan.json"
 AUTO = "auto"
-ORDER = (
-    *("frames", "motion", "motion_outputs", "L0", "moving2mobile", "L1", "large", "small", "L2"),
-    *("final", "detections", "evaluation", "report"),
-)
-"""The steps of a run as the plan lists them."""
 Config = TypeVar("Config")
 
 
@@ -59,17 +54,6 @@ class RunConfig:
     score: float = 0.5
     """Detections above it are counted."""
     limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One step of a run."""
-
-    name: str
-    """Of its effort in the plan."""
-    title: str
-    work: Callable[[], str]
-    """Does it, or finds it done; returns what is worth telling."""
 
 
 def run_videos(
@@ -112,13 +96,20 @@ def run_videos(
     if lacking and not dry_run:
         raise InputError(lacking)
     config = load_preset(RunConfig, preset, "run")
-    plan = _plan(sources, out, preset, every, config, dry_run)
-    show_plan(plan)
+    plan = _plan(sources, out, preset, every, config)
+    plan.show()
     if dry_run:
         say(lacking or "nothing is missing; leave out --dry-run to start")
         return
+    plan.save(out)
     run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
-    follow(run.parts(), plan)
+    try:
+        follow(run.parts(), plan, run.kept_frames)
+    except OtherSettings as error:
+        raise InputError(
+            f"{out}: the run was begun with {error.difference}; remove {out} to begin again, or choose "
+            "another folder."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -194,18 +185,35 @@ class Run:
             every=self.every,
             max_width=self.config.max_width,
         )
-        import_sources(self.sources, self.data, settings)
+        self._import(settings)
         frames, _ = with_neighbours(read_split(self.everything), self.data)
-        if not self.split.is_file() and distributed.is_main():
-            train, val = hold_out(frames)
-            write_split(self.held_out, val)
-            write_split(self.split, train)
+        if distributed.is_main():
+            for path, part in zip((self.split, self.held_out), hold_out(frames), strict=True):
+                if not path.is_file() or read_split(path) != part:
+                    write_split(path, part)
         distributed.barrier()
         figures = inspect_frames(self.data, frames, self.config.limits)
         self._object(judge_frames(figures, self.config.limits))
         return (
             f"{figures.triplets} frames with neighbours, usual flow {figures.flow:.1%} of the width"
         )
+
+    def _import(self, settings: ImportConfig) -> None:
+        """Import the frames; as long as nothing was learned from them, others take their place."""
+        try:
+            import_sources(self.sources, self.data, settings)
+        except OtherSettings as error:
+            if learned_from(self.out):
+                raise
+            say(f"  frames of another call are replaced: {error.difference}")
+            if distributed.is_main():
+                shutil.rmtree(self.data)
+            distributed.barrier()
+            import_sources(self.sources, self.data, settings)
+
+    def kept_frames(self) -> int:
+        """How many frames have both neighbours."""
+        return len(read_split(self.everything))
 
     def _motion(self) -> str:
         folder = self.out / "motion"
@@ -261,7 +269,13 @@ class Run:
         target = self.out / "detections.json"
         if distributed.is_main():
             export_labels(labels, self.everything, self.data, target)
-        return self._count("Final") + f", in {target}"
+        results = read_manifest(labels)["results"]
+        if not results["instances"]:
+            say(
+                f"  warning: the final detector finds nothing above a score of {self.config.score:g}; the "
+                "report shows how far the rounds came"
+            )
+        return f"{results['instances']} instances in {results['frames']} frames, in {target}"
 
     def _evaluation(self) -> str:
         prediction = self._load(MotionPrediction, "motion_predict")
@@ -272,14 +286,13 @@ class Run:
             measure_run(self.out, self.data, self.held_out, out, settings)
         distributed.barrier()
         final = read_json(out / "metrics.json")["Final"]
-        return (
-            f"{final['labels/per_frame']:.2f} objects a frame, of which {final['labels/consistency']:.0%} "
-            "are found again in the next"
-        )
+        again = final["labels/consistency"]
+        told = "too few to follow them" if again < 0 else f"{again:.0%} are found again in the next"
+        return f"{final['labels/per_frame']:.2f} objects a frame, {told}"
 
     def _report(self) -> str:
         if distributed.is_main():
-            settings = self._load(ReportConfig, "report")
+            settings = replace(self._load(ReportConfig, "report"), score=self.config.score)
             report_run(self.out, self.data, self.held_out, self.out, settings)
         return f"open {self.out / 'report.html'}"
 
@@ -319,52 +332,15 @@ def motion_size(preset: tuple[int, int], frame: tuple[int, ...]) -> tuple[int, i
     return min(near, key=misfit, default=preset)
 
 
-def follow(parts: list[Part], plan: dict[str, Effort]) -> None:
-    """Do all parts, and say before each how much is left and after each what came out."""
-    begin = time.monotonic()
-    expected = spent = 0.0
-    for number, part in enumerate(parts, 1):
-        left = sum(plan[later.name].seconds for later in parts[number - 1 :])
-        # The calibration ran on an idle network; what was measured since corrects it.
-        pace = min(4.0, max(0.25, spent / expected)) if expected > 30 else 1.0
-        so_far = time.monotonic() - begin
-        say(
-            f"[{number}/{len(parts)}] {part.title}: {duration(so_far)} done, about "
-            f"{duration(left * pace)} left"
-        )
-        start = time.monotonic()
-        told = part.work()
-        taken = time.monotonic() - start
-        if taken > 0.2 * plan[part.name].seconds:  # not found finished
-            expected += plan[part.name].seconds
-            spent += taken
-        say(f"[{number}/{len(parts)}] {part.title}: {told}")
-
-
-def show_plan(plan: dict[str, Effort]) -> None:
-    """Print what every step costs."""
-    for name in ORDER:
-        effort = plan[name]
-        say(f"  {name:<16} {duration(effort.seconds):>8} {effort.bytes / 1e6:8.0f} MB")
-    seconds, size = (
-        sum(effort.seconds for effort in plan.values()),
-        sum(effort.bytes for effort in plan.values()),
-    )
-    say(f"  {'together':<16} {duration(seconds):>8} {size / 1e6:8.0f} MB")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+def learned_from(out: Path) -> bool:
+    """Whether a run has begun to train."""
+    return (out / "motion").is_dir()
 
 
 def _preset(wanted: str, out: Path) -> tuple[str, str]:
     """The preset of the run and why it is this one; a run that is continued keeps its own."""
-    before = read_json(out / PLAN)["preset"] if (out / PLAN).is_file() else wanted
+    plan = read_plan(out) if learned_from(out) else None
+    before = plan.preset if plan else wanted
     if AUTO not in (wanted, before) and before != wanted:
         raise InputError(
             f"{out}: the run was started with preset {before!r}; remove {out} to begin again with "
@@ -375,20 +351,16 @@ def _preset(wanted: str, out: Path) -> tuple[str, str]:
     return (before, "as before") if before != AUTO else propose_preset()
 
 
-def _plan(
-    sources: list[Path], out: Path, preset: str, every: int, config: RunConfig, dry_run: bool
-) -> dict[str, Effort]:
-    """The plan of the run, made once."""
-    path = out / PLAN
-    if path.is_file():
-        return {name: Effort(**effort) for name, effort in read_json(path)["efforts"].items()}
+def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: RunConfig) -> Plan:
+    """The plan of the run; that of an earlier call where it is for the same clips."""
+    clips = {name: clip_size(clip) for name, clip in name_clips(sources).items()}
+    earlier = read_plan(out)
+    if earlier is not None and earlier.is_for(preset, clips, every):
+        return earlier
     say("calibrating …")
-    plan = estimate(preset, look_at_clips(sources, every, config.max_width))
-    if not dry_run and distributed.is_main():
-        efforts: dict[str, Any] = {name: vars(effort) for name, effort in plan.items()}
-        write_json(path, {"preset": preset, "efforts": efforts}, indent=1)
-    distributed.barrier()
-    return plan
+    seen = look_at_clips(sources, every, config.max_width)
+    efforts = estimate(preset, seen)
+    return Plan(preset, clips, every, seen.frames, seen.height, seen.width, efforts)
 
 
 def _last(log: Path, term: str) -> str:

@@ -229,11 +229,23 @@ def enlarge(image: np.ndarray, width: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
 
 
+def grid_size(
+    count: int, picture: tuple[int, ...], *, columns: int = 3, width: int = 480, gap: int = 8
+) -> tuple[int, int]:
+    """Height and width of the grid of `count` pictures whose shape (H, W, …) is that of `picture`."""
+    cell = _title_height(width) + round(picture[0] * width / picture[1])
+    return -(-count // columns) * (cell + 2 * gap), min(columns, count) * (width + gap) + gap
+
+
+def _title_height(width: int) -> int:
+    return max(20, width // 18)
+
+
 def picture_grid(
     pictures: Mapping[str, np.ndarray], *, columns: int = 3, width: int = 480, gap: int = 8
 ) -> np.ndarray:
     """Pictures side by side, each `width` wide under its title, on white."""
-    title_height = max(20, width // 18)
+    title_height = _title_height(width)
     cells = []
     for title, picture in pictures.items():
         height = round(picture.shape[0] * width / picture.shape[1])

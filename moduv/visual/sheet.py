@@ -12,7 +12,10 @@ from moduv.frames.clip import IMAGE_SUFFIXES, FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
 from moduv.labels.store import labelled, read_labels
-from moduv.visual.drawing import draw_instances, enlarge, picture_grid
+from moduv.visual.drawing import draw_instances, enlarge, grid_size, picture_grid
+
+LARGEST = 65_500
+"""Pixels of a sheet's longer side: OpenCV writes no larger JPEG, and many viewers show no larger PNG."""
 
 
 def show_labels(
@@ -40,7 +43,8 @@ def show_labels(
         columns: pictures side by side on the sheet.
 
     Raises:
-        InputError: when a frame is not in the split, or labels or images are missing or broken.
+        InputError: when a frame is not in the split, labels or images are missing or broken, or the
+            sheet would be too large for a picture file.
     """
     for name, value, least in (("count", count, 0), ("width", width, 32), ("columns", columns, 1)):
         if value < least:
@@ -48,7 +52,10 @@ def show_labels(
     known = labelled(labels, read_split(split))
     chosen = named_frames(frames, known, split) if frames else spread(known, count)
     is_sheet = out.suffix.lower() in IMAGE_SUFFIXES
-    sheet = {}
+    if is_sheet:
+        first = read_image(chosen[0].image_path(data))
+        _check_size(out, len(chosen), first, columns, width)
+    sheet: dict[str, np.ndarray] = {}
     for frame in progress(chosen, desc="labels", unit="frame"):
         instances = read_labels(labels, frame)
         if instances.scores is not None:
@@ -62,6 +69,17 @@ def show_labels(
     if is_sheet:
         write_image(out, picture_grid(sheet, columns=columns, width=width))
     say(f"{out}: {len(chosen)} of {len(known)} labelled frames")
+
+
+def _check_size(out: Path, count: int, picture: np.ndarray, columns: int, width: int) -> None:
+    """Refuse a sheet of such pictures (H, W, 3), before they are drawn, where it would be too large."""
+    height, across = grid_size(count, picture.shape, columns=columns, width=width)
+    if max(height, across) > LARGEST:
+        raise InputError(
+            f"{out}: a sheet of {count} frames would be {across} x {height} pixels, and JPEG files and many "
+            f"viewers end at {LARGEST} a side; draw fewer (--count), smaller (--width) or with other "
+            "--columns, or give a folder for --out."
+        )
 
 
 def named_frames(lines: str, known: list[FrameRef], split: Path) -> list[FrameRef]:

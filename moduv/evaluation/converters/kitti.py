@@ -22,6 +22,7 @@ from moduv.evaluation.converters.writer import (
     TrueImage,
     TrueObject,
     TruthConfig,
+    check_names,
     write_truth,
 )
 
@@ -47,6 +48,10 @@ class KittiTruth(TruthConfig):
     """Objects that are more occluded (0 visible, 1 partly, 2 largely, 3 unknown) need not be found."""
     max_truncation: float = 1.0
     """Nor need those of which a greater share is outside of the image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names((*self.categories, *self.ignored), (*CATEGORIES, *REGIONS), "KITTI")
 
 
 def convert_kitti(

@@ -23,6 +23,8 @@ from moduv.evaluation.converters.writer import (
     TrueImage,
     TrueObject,
     TruthConfig,
+    check_names,
+    is_of_family,
     write_truth,
 )
 from moduv.labels import rle
@@ -74,7 +76,8 @@ def convert_nuimages(
         split: names of the images to take, one a line; without it all annotated ones.
 
     Raises:
-        InputError: when tables are missing or do not belong together, or a mask is damaged.
+        InputError: when tables are missing or do not belong together, lack a category, or a mask is
+            damaged.
     """
     folder = source / version
     tables = {name: _table(folder, name) for name in TABLES}
@@ -99,6 +102,8 @@ def _images(
     folder: Path, tables: dict[str, list[Row]], config: NuImagesTruth, selection: Selection
 ) -> Iterator[TrueImage]:
     names = {row["token"]: str(row["name"]) for row in tables["category"]}
+    wanted_names = (*config.categories, *config.ignored)
+    check_names(wanted_names, names.values(), str(folder / "category.json"))
     states = {row["token"]: STATES.get(row["name"]) for row in tables["attribute"]}
     of_image: dict[str, list[Row]] = defaultdict(list)
     for row in tables["object_ann"]:
@@ -143,7 +148,7 @@ def _object(
 
 
 def _is_one_of(name: str, families: tuple[str, ...]) -> bool:
-    return any(name == family or name.startswith(f"{family}.") for family in families)
+    return any(is_of_family(name, family) for family in families)
 
 
 def _decoded(mask: Row) -> Rle:

@@ -69,6 +69,22 @@ class TrueImage:
     """The data set's own number, where it has one; images are counted from 1 elsewhere."""
 
 
+def check_names(wanted: Iterable[str], known: Iterable[str], source: str) -> None:
+    """Raise InputError for a wanted category that is none of the known, nor the first part of one."""
+    known = list(known)
+    for name in wanted:
+        if not any(is_of_family(other, name) for other in known):
+            raise InputError(
+                f"{source}: has no category {name!r} but {', '.join(known) or 'none'}; "
+                "name some of these in --config.categories or --config.ignored."
+            )
+
+
+def is_of_family(name: str, family: str) -> bool:
+    """Whether a category is a family, or one of it as `vehicle.car` is of `vehicle`."""
+    return name == family or name.startswith(f"{family}.")
+
+
 class Selection:
     """The images that a split file names; all of them where there is none.
 
@@ -130,7 +146,7 @@ def write_truth(
         The names of the images written.
 
     Raises:
-        InputError: when there is no image.
+        InputError: when there is no image, or no object to be found in any.
     """
     kept = [image for image in images if image.file_name in selection]
     if not kept:
@@ -141,15 +157,18 @@ def write_truth(
         )
     with_masks = any(item.mask is not None for image in kept for item in image.objects)
     entries, annotations = _coco(kept, config, with_masks=with_masks)
-    if not entries:
-        raise InputError(f"{source}: no image has an object to be found; check the categories.")
+    judged = sum(not annotation["ignore"] for annotation in annotations)
+    if not judged:
+        raise InputError(
+            f"{source}: no image has an object to be found; "
+            "check the categories, the smallest size and the split file."
+        )
     info = {"description": source, "moduv": __version__, "settings": to_dict(config)}
     content = {"info": info, "images": entries, "annotations": annotations}
     write_json(out, {**content, "categories": CATEGORIES})
-    ignored = sum(annotation["ignore"] for annotation in annotations)
     kind = "boxes and masks" if with_masks else "boxes"
     say(
-        f"{out}: {len(annotations) - ignored} objects ({kind}) and {ignored} ignored regions "
+        f"{out}: {judged} objects ({kind}) and {len(annotations) - judged} ignored regions "
         f"in {len(entries)} images"
     )
     return [entry["file_name"] for entry in entries]

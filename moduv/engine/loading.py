@@ -1,0 +1,42 @@
+"""Samples that worker processes read: bad input arrives as the sentence it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from moduv.engine.errors import InputError
+
+
+class Carried(Dataset):
+    """A data set whose `InputError`s travel as samples, for `DataLoader`; `raised` raises them again.
+
+    An exception that leaves a worker process arrives with the worker's traceback in its message.
+    """
+
+    def __init__(self, samples: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.samples, self._collate = samples, collate
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: Any) -> Any:
+        try:
+            return self.samples[item]
+        except InputError as error:
+            return error
+
+    def collate(self, samples: list[Any]) -> Any:
+        """The batch of some samples, or the first of their errors."""
+        error = next((sample for sample in samples if isinstance(sample, InputError)), None)
+        return self._collate(samples) if error is None else error
+
+
+def raised(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a `Carried` data set. Raises InputError where one of their samples did."""
+    for batch in batches:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
