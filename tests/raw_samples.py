@@ -59,12 +59,31 @@ def write_kitti(root: Path) -> Path:
     )
     # The scanner looks along x, with y to the left and z up, at the camera's place.
     (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n")
+    (day / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n")
+    write_oxts(drive, [[STEP * index, 0, 0] for index in range(FRAMES)])
     x, y, z = wall_points().T
     scan = np.stack([z, -x, -y, np.ones_like(x)], 1).astype(np.float32)
     for index in range(FRAMES):
         (drive / f"image_02/data/{index:010d}.png").write_bytes(encoded(index, ".png"))
         scan.tofile(drive / f"velodyne_points/data/{index:010d}.bin")
     return root
+
+
+def write_oxts(
+    drive: Path, places: Sequence[Sequence[float]], angles: Sequence[Sequence[float]] = ()
+) -> None:
+    """A vehicle at places east, north, up of Karlsruhe in metres; roll, pitch, yaw, without: zeros."""
+    latitude, longitude, radius = 49.0, 8.4, 6378137.0
+    (drive / "oxts/data").mkdir(parents=True, exist_ok=True)
+    for index, (east, north, up) in enumerate(places):
+        place = (
+            latitude + np.degrees(north / radius),
+            longitude + np.degrees(east / (radius * np.cos(np.radians(latitude)))),
+            110 + up,
+        )
+        values = [*place, *(angles[index] if angles else (0, 0, 0)), 1.5, -2.5]
+        line = " ".join(repr(float(value)) for value in values)
+        (drive / f"oxts/data/{index:010d}.txt").write_text(line + "\n")
 
 
 # --- nuScenes -------------------------------------------------------------------------------------
@@ -174,6 +193,12 @@ def pixel_poses(index: int) -> np.ndarray:
     return poses
 
 
+BOXES = (
+    (1, (WALL, -3.0, 1.5), (3.0, 1.0, 2.0), np.pi / 2, (0.8, -0.8, 0.0)),
+    (1, (WALL, 3.0, 1.5), (3.0, 1.0, 2.0), np.pi / 2, (0.5, 0.0, 0.0)),
+    (3, (WALL, 0.0, 1.5), (1.0, 1.0, 2.0), 0.0, (0.0, 0.0, 0.0)),
+)
+"""Kind, centre, size, heading, speed: a moving and a parked car across the wall, and a sign."""
 LENS = [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.01, -0.001, 0.0, 0.0, 0.0]
 
 
@@ -203,6 +228,17 @@ def matrix(values: np.ndarray) -> bytes:
     return zlib.compress(field(1, values.astype("<f4").tobytes()) + field(2, shape))
 
 
+def laser_labels() -> bytes:
+    """The boxes as fields of a frame of perception v1."""
+    labels = []
+    for kind, (x, y, z), (length, width, height), heading, speed in BOXES:
+        numbers = (x, y, z, width, length, height, heading)
+        box = b"".join(field(key, value) for key, value in enumerate(numbers, 1))
+        motion = b"".join(field(key, v) for key, v in zip((1, 2, 5), speed, strict=True))
+        labels.append(field(6, field(1, box) + field(2, motion) + field(3, kind)))
+    return b"".join(labels)
+
+
 def waymo_record(index: int, panoptic: bytes = b"", labels: bytes = b"") -> bytes:
     """A serialised frame of perception v1, with a second camera that is to be passed over.
 
@@ -218,7 +254,7 @@ def waymo_record(index: int, panoptic: bytes = b"", labels: bytes = b"") -> byte
     frame = field(1, context) + field(2, index * 100_000) + field(3, transform(world_pose(index)))
     frame += field(4, field(1, 2) + field(2, b"no picture"))
     frame += field(4, field(1, 1) + field(2, encoded(index, ".jpg")) + panoptic)
-    return frame + field(5, field(1, 1) + field(2, returned)) + labels
+    return frame + field(5, field(1, 1) + field(2, returned)) + laser_labels() + labels
 
 
 def write_waymo_records(root: Path, records: Sequence[bytes] | None = None) -> Path:
@@ -240,7 +276,7 @@ def write_waymo_tables(root: Path) -> Path:
     times = [1_000_000 + 100_000 * index for index in range(FRAMES)]
     camera, pose = "[CameraCalibrationComponent].", "[VehiclePoseComponent]."
     lidar, clouds = "[LiDARCalibrationComponent].", "[LiDARComponent].range_image_return1."
-    pixels = "[LiDARPoseComponent].range_image_return1."
+    pixels, solid = "[LiDARPoseComponent].range_image_return1.", "[LiDARBoxComponent]."
     names = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
     front = {"key.camera_name": 1}
     components: dict[str, list[dict[str, Any]]] = {
@@ -290,6 +326,17 @@ def write_waymo_tables(root: Path) -> Path:
                 f"{pixels}shape": list(pixel_poses(index).shape),
             }
             for index, time in enumerate(times)
+        ],
+        "lidar_box": [
+            {
+                **{"key.frame_timestamp_micros": time, f"{solid}type": kind},
+                **{f"{solid}box.center.{a}": v for a, v in zip("xyz", centre, strict=True)},
+                **{f"{solid}box.size.{a}": v for a, v in zip("xyz", size, strict=True)},
+                **{f"{solid}speed.{a}": v for a, v in zip("xyz", speed, strict=True)},
+                f"{solid}box.heading": heading,
+            }
+            for time in times
+            for kind, centre, size, heading, speed in BOXES
         ],
     }
     for component, rows in components.items():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import raw_samples as raw
@@ -19,6 +21,7 @@ from moduv.frames.prepare.common import PrepareConfig
 from moduv.frames.prepare.kitti import prepare_kitti
 from moduv.frames.prepare.nuscenes import prepare_nuscenes
 from moduv.frames.prepare.waymo import prepare_waymo
+from moduv.frames.prepare.waymo_frame import SolidBox, motion_of_points
 from moduv.frames.prepare.waymo_tables import read_tables
 from moduv.frames.splits import read_split
 from moduv.motion.data import Triplets
@@ -80,11 +83,8 @@ def test_depths_are_those_of_the_scene(prepared: tuple[str, Path, str]) -> None:
 
 
 def test_the_camera_drives_ahead(prepared: tuple[str, Path, str]) -> None:
-    name, root, segment = prepared
+    _, root, segment = prepared
     poses = layouts.camera_poses(root, segment)
-    if name == "kitti":
-        assert poses is None
-        return
     assert poses is not None
     steps = np.linalg.inv(poses[:-1]) @ poses[1:]
     np.testing.assert_allclose(steps[:, :3, 3], [[0, 0, raw.STEP]] * (raw.FRAMES - 1), atol=1e-6)
@@ -117,6 +117,46 @@ def test_nuscenes_knows_what_moves(tmp_path: Path) -> None:
     assert layouts.time_steps(tmp_path / "out", "scenes/scene-0001", 1) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize("version", ["waymo v1", "waymo v2"])
+def test_waymo_knows_what_moves(tmp_path: Path, version: str) -> None:
+    write, prepare, segment = FORMS[version]
+    prepare(write(tmp_path / "source"), tmp_path / "out", CONFIG)
+    points = layouts.depth_points(tmp_path / "out", segment, 2)
+    labels = layouts.motion_labels(tmp_path / "out", segment, 2)
+    assert points is not None
+    assert labels is not None
+    # The wall's points in the camera, x to the right and y down, in metres.
+    x, y = ((points[:, i] - c) * raw.WALL / raw.FOCAL for i, c in ((1, 48), (0, 32)))
+    height, clear = np.abs(y) < 0.9, np.abs(np.abs(y) - 1) > 0.15  # of the boxes' upper edges
+    expected = np.select([height & (np.abs(x - 3) < 1.5), height & (np.abs(x + 3) < 1.5)], [1, 2])
+    np.testing.assert_array_equal(labels[clear], expected[clear])
+    assert set(labels) == {0, 1, 2}
+
+
+def test_waymo_frames_that_nobody_annotated_have_no_motion_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(raw, "BOXES", ())
+    prepare_waymo(raw.write_waymo_records(tmp_path / "test"), tmp_path / "v1", CONFIG)
+    assert layouts.motion_labels(tmp_path / "v1", "train/segment-123", 0) is None
+    assert layouts.depth_points(tmp_path / "v1", "train/segment-123", 0) is not None
+    assert "lidar_box" not in capsys.readouterr().out
+    source = raw.write_waymo_tables(tmp_path / "tables")
+    shutil.rmtree(source / "lidar_box")
+    prepare_waymo(source, tmp_path / "v2", CONFIG)
+    assert layouts.motion_labels(tmp_path / "v2", "train/segment-123", 0) is None
+    assert "has no component lidar_box" in capsys.readouterr().out
+
+
+def test_points_in_boxes_of_unknown_speed_are_not_judged() -> None:
+    box = SolidBox(1, (5, 0, 0), (4, 2, 2), np.pi / 2, None)
+    points = np.array([[5, 1.9, 0], [6.9, 0, 0], [5, 0, 1.1]])
+    assert motion_of_points(points, [box]).tolist() == [3, 0, 0]
+    slow, fast = replace(box, speed=1.0), replace(box, speed=1.01)
+    assert motion_of_points(points, [slow]).tolist() == [2, 0, 0]
+    assert motion_of_points(points, [slow, fast]).tolist() == [1, 0, 0]
+
+
 def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     source, out = raw.write_waymo_records(tmp_path / "source"), tmp_path / "out"
     prepare_waymo(source, out, CONFIG)
@@ -124,7 +164,11 @@ def test_a_killed_preparation_continues(tmp_path: Path) -> None:
     (out / "manifest.json").unlink()
     (out / "train/segment-123/finished.json").unlink()
     front = out / "train/segment-123/FRONT"
-    for path in (front / "depth/000002.npy", front / "rgb/downsample/000003.jpg"):
+    for path in (
+        front / "mask/000001.npz",
+        front / "depth/000002.npy",
+        front / "rgb/downsample/000003.jpg",
+    ):
         path.unlink()
     prepare_waymo(source, out, CONFIG)
     for path, content in files.items():
@@ -196,8 +240,61 @@ def test_a_missing_component_is_named(tmp_path: Path) -> None:
 def test_kitti_without_calibration_is_named(tmp_path: Path) -> None:
     source = raw.write_kitti(tmp_path / "source")
     (source / "2011_09_26/calib_velo_to_cam.txt").write_text("R: 1 2 3\n")
-    with pytest.raises(InputError, match="the calibration lacks"):
+    with pytest.raises(InputError, match=r"calib_velo_to_cam.txt: lacks 'R' with 9 numbers"):
         prepare_kitti(source, tmp_path / "out", CONFIG)
+    (source / "2011_09_26/calib_imu_to_velo.txt").unlink()
+    with pytest.raises(InputError, match=r"calib_imu_to_velo.txt: missing; download"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+def test_the_way_of_a_kitti_camera_is_that_of_its_mount(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    day = source / "2011_09_26"
+    # The IMU is 0.8 m behind and 0.3 m right of the scanner, the camera 0.27 m ahead of and 0.5 m
+    # left of it: 0.44 m left of camera 00, which is 0.06 m left of the scanner.
+    (day / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: -0.8 -0.3 0\n")
+    (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0.06 0 -0.27\n")
+    cameras = (day / "calib_cam_to_cam.txt").read_text()
+    f, cx, cy = raw.FOCAL, raw.WIDTH / 2, raw.HEIGHT / 2
+    shifted = f"P_rect_02: {f} 0 {cx} {0.44 * f} 0 {f} {cy} 0 0 0 1 0\n"
+    (day / "calib_cam_to_cam.txt").write_text(cameras.split("P_rect_02")[0] + shifted)
+    places = [[3, 4, 0], [6, 8, 1], [9, 7, 1], [9, 7, 1]]
+    angles = [[0.1, 0, np.pi / 2], [0, 0.1, 0.3], [0, 0, -2], [0.2, 0.1, -2]]
+    raw.write_oxts(day / "2011_09_26_drive_0009_sync", places, angles)
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    found = layouts.camera_poses(tmp_path / "out", FORMS["kitti"][2])
+    assert found is not None
+    mount = np.array([[0, 0, 1, 1.07], [-1, 0, 0, 0.8], [0, -1, 0, 0], [0, 0, 0, 1]])
+    vehicle = []
+    for place, (roll, pitch, yaw) in zip(places, angles, strict=True):
+        pose = np.eye(4)
+        turns = [
+            cv2.Rodrigues(np.array(a, float))[0] for a in ((0, 0, yaw), (0, pitch, 0), (roll, 0, 0))
+        ]
+        pose[:3, :3], pose[:3, 3] = turns[0] @ turns[1] @ turns[2], place
+        vehicle.append(pose)
+    expected = np.linalg.inv(vehicle[0] @ mount) @ np.array(vehicle) @ mount
+    np.testing.assert_allclose(np.linalg.inv(found[0]) @ found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("content", ["49 8 110 0 0 nan 1", "49 8 110", "a b c d e f"])
+def test_broken_places_of_kitti_are_named(tmp_path: Path, content: str) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    path = source / "2011_09_26/2011_09_26_drive_0009_sync/oxts/data/0000000002.txt"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"2.txt: does not begin with a place and three angles"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+    path.unlink()
+    with pytest.raises(InputError, match=r"oxts.data: lacks 0000000002.txt"):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+
+
+def test_kitti_without_places_has_no_poses(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    shutil.rmtree(source / "2011_09_26/2011_09_26_drive_0009_sync/oxts")
+    (source / "2011_09_26/calib_imu_to_velo.txt").unlink()
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    assert layouts.camera_poses(tmp_path / "out", FORMS["kitti"][2]) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_npz
+from moduv.frames import kitti_calibration
 from moduv.frames.camera import Intrinsics
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -65,6 +66,7 @@ LAYOUTS = (
         camera="../calib_cam_to_cam.txt",
         points="depth/{}.npy",
         points_in_rows=True,
+        poses="odometry.txt",
     ),
     Layout("folder", ("",), poses="poses.txt"),
 )
@@ -142,7 +144,7 @@ def intrinsics(root: str | Path, segment: str, width: int, height: int) -> Intri
     """
     path = Path(root) / segment / layout_of(root, segment).camera
     if path.suffix == ".txt":
-        return _kitti_camera(path, Path(segment).name).resized(width, height)
+        return kitti_calibration.read_camera(path, Path(segment).name).resized(width, height)
     if not path.is_file():
         raise InputError(
             f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows divided "
@@ -163,29 +165,6 @@ def is_assumed(root: str | Path, segment: str) -> bool:
         return False
     content = read_json(path) if path.is_file() else {"assumed": True}
     return isinstance(content, dict) and bool(content.get("assumed", False))
-
-
-def _kitti_camera(path: Path, folder: str) -> Intrinsics:
-    """The rectified camera of `image_02` or `image_03` from KITTI's `calib_cam_to_cam.txt`."""
-    camera = folder.removeprefix("image_")
-    values = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        key, _, rest = line.partition(":")
-        values[key] = rest.split()
-    try:
-        width, height = (round(float(value)) for value in values[f"S_rect_{camera}"])
-        matrix = np.array(values[f"P_rect_{camera}"], np.float64).reshape(3, 4)
-    except (KeyError, ValueError, OverflowError):
-        raise InputError(
-            f"{path}: lacks 'S_rect_{camera}' or a 3 x 4 'P_rect_{camera}'; copy the drive's calibration there."
-        ) from None
-    if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1], width, height) <= 0:
-        raise InputError(
-            f"{path}: 'S_rect_{camera}' and 'P_rect_{camera}' are no size and camera with positive focal "
-            "lengths; copy the drive's calibration there again."
-        )
-    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
-    return Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
 
 
 def time_steps(root: str | Path, segment: str, index: int) -> tuple[float, float] | None:
@@ -286,11 +265,13 @@ def camera_poses(root: str | Path, segment: str) -> np.ndarray | None:
         )
     if layout.name == "folder":
         return poses
-    return poses @ _camera_on_vehicle(Path(root) / segment / layout.camera)
+    return poses @ _camera_on_vehicle(Path(root) / segment / layout.camera, Path(segment).name)
 
 
-def _camera_on_vehicle(path: Path) -> np.ndarray:
+def _camera_on_vehicle(path: Path, camera: str) -> np.ndarray:
     """The camera's pose (4, 4) on the vehicle, from the `extrinsic` or the rotation in its JSON."""
+    if path.suffix == ".txt":
+        return kitti_calibration.camera_on_vehicle(path.parent, camera.removeprefix("image_"))
     content = read_json(path)
     try:
         if "extrinsic" in content:

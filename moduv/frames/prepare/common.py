@@ -42,6 +42,10 @@ class PrepareConfig:
 
 Job = tuple[Any, ...]
 Work = Callable[[Job], list[int]]
+BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
+"""Motion labels."""
+MOVING_SPEED = 1.0
+"""Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
 RECORD = "finished.json"
 """Beside a segment's frames: the numbers of them, written when the segment is whole."""
 
@@ -148,6 +152,17 @@ def in_image(points: np.ndarray, matrix: np.ndarray, width: int, height: int) ->
     rows = matrix[1, 1] * seen[:, 1] + matrix[1, 2]
     inside = ahead & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     return np.stack([inside, columns, rows, depth], 1)
+
+
+def rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Rotations (N, 3, 3) about z, then y, then x, by angles (N,) in radians."""
+    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def required(path: Path, what: str) -> Path:

@@ -10,10 +10,21 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 from moduv.frames.images import read_image
-from moduv.frames.prepare.common import PrepareConfig, prepare, required, write_frame, write_points
+from moduv.frames.kitti_calibration import CAMERAS, SCANNER, VEHICLE, camera_from_scanner
+from moduv.frames.prepare.common import (
+    PrepareConfig,
+    prepare,
+    required,
+    rotations,
+    write_frame,
+    write_points,
+    write_poses,
+)
 
-CAMERAS = ("02", "03")
-CALIBRATIONS = ("calib_cam_to_cam.txt", "calib_imu_to_velo.txt", "calib_velo_to_cam.txt")
+SIDES = ("02", "03")
+"""The colour cameras, left and right."""
+EARTH = 6378137.0
+"""The earth's radius at the equator in metres, as OXTS data is projected."""
 DOWNLOAD = (
     "download the 'synced+rectified data' and 'calibration' archives of the raw data from "
     "cvlibs.net/datasets/kitti (registration, CC BY-NC-SA 3.0) and unpack them there."
@@ -25,7 +36,7 @@ def prepare_kitti(source: Path, out: Path, config: PrepareConfig) -> None:
 
     Args:
         source: folder of the days, each with its calibrations and drives.
-        out: receives `<day>/<drive>/image_02|03/rgb|depth`, the calibrations and a split.
+        out: receives `<day>/<drive>/image_02|03/rgb|depth`, `odometry.txt`, the calibrations, a split.
         config: size of the shrunken frames; published: 192 x 640.
 
     Raises:
@@ -36,9 +47,10 @@ def prepare_kitti(source: Path, out: Path, config: PrepareConfig) -> None:
         raise InputError(f"{source}: has no day with a drive '*_sync'; {DOWNLOAD}")
     jobs, segments = [], []
     for drive in drives:
-        for name in CALIBRATIONS[::2]:
+        located = (drive / "oxts/data").is_dir()
+        for name in (CAMERAS, SCANNER, *((VEHICLE,) if located else ())):
             required(drive.parent / name, DOWNLOAD)
-        for camera in CAMERAS:
+        for camera in SIDES:
             if (drive / f"image_{camera}" / "data").is_dir():
                 jobs.append((drive, out, camera, config))
                 segments.append(f"{drive.parent.name}/{drive.name}/image_{camera}")
@@ -49,12 +61,15 @@ def _prepare_drive(job: tuple[Path, Path, str, PrepareConfig]) -> list[int]:
     """One camera of one drive."""
     drive, out, camera, config = job
     target = out / drive.parent.name / drive.name
-    for name in CALIBRATIONS:
+    for name in (CAMERAS, SCANNER, VEHICLE):
         known, copied = drive.parent / name, target / name
         if known.is_file() and not copied.is_file():
             with atomic_path(copied) as temporary:
                 shutil.copyfile(known, temporary)
-    projection, rotation = _projection(drive.parent, camera)
+    projection, to_camera = camera_from_scanner(drive.parent, camera)
+    poses = _vehicle_poses(drive)
+    if poses:
+        write_poses(target / f"image_{camera}/odometry.txt", poses)
     numbers = []
     for image in sorted((drive / f"image_{camera}" / "data").glob("*.png")):
         frame = target / f"image_{camera}"
@@ -64,36 +79,41 @@ def _prepare_drive(job: tuple[Path, Path, str, PrepareConfig]) -> list[int]:
         scan = drive / "velodyne_points/data" / image.with_suffix(".bin").name
         depth = frame / "depth" / image.with_suffix(".npy").name
         if config.points and scan.is_file() and not depth.is_file():
-            write_points(depth, _scan_depths(scan, projection @ rotation, original))
+            write_points(depth, _scan_depths(scan, projection @ to_camera, original))
         numbers.append(int(image.stem))
     return numbers
 
 
-def _projection(day: Path, camera: str) -> tuple[np.ndarray, np.ndarray]:
-    """Projection (3, 4) of the rectified camera, and the way (4, 4) from the scanner to it."""
-    cameras = _read_calibration(day / "calib_cam_to_cam.txt")
-    scanner = _read_calibration(day / "calib_velo_to_cam.txt")
+def _vehicle_poses(drive: Path) -> list[np.ndarray]:
+    """Poses (4, 4) of the vehicle at all frames, from where it was at the first; none without OXTS data.
+
+    Places are Mercator's projection of latitude and longitude at the scale of the first latitude; the
+    axes are x ahead, y left, z up, turned by roll, pitch and yaw (Geiger et al. 2013).
+    """
+    files = sorted((drive / "oxts/data").glob("*.txt"))
+    if not files:
+        return []
+    values = np.array([_oxts(path, index) for index, path in enumerate(files)])
+    latitude, longitude, altitude, *angles = values.T
+    scale = EARTH * np.cos(np.radians(latitude[0]))
+    poses = np.tile(np.eye(4), (len(files), 1, 1))
+    poses[:, :3, :3] = rotations(*angles)
+    poses[:, 0, 3] = scale * np.radians(longitude)
+    poses[:, 1, 3] = scale * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
+    poses[:, 2, 3] = altitude
+    return list(np.linalg.inv(poses[0]) @ poses)
+
+
+def _oxts(path: Path, index: int) -> np.ndarray:
+    """Latitude and longitude in degrees, altitude in metres, roll, pitch and yaw in radians."""
+    if path.stem != f"{index:010d}":
+        raise InputError(f"{path.parent}: lacks {index:010d}.txt; {DOWNLOAD}")
     try:
-        rectification = np.eye(4)
-        rectification[:3, :3] = cameras["R_rect_00"].reshape(3, 3)
-        to_camera = np.eye(4)
-        to_camera[:3] = np.column_stack([scanner["R"].reshape(3, 3), scanner["T"]])
-        projection = cameras[f"P_rect_{camera}"].reshape(3, 4)
-    except (KeyError, ValueError):
-        raise InputError(
-            f"{day}: the calibration lacks R_rect_00, P_rect_{camera}, R or T; {DOWNLOAD}"
-        ) from None
-    return projection, rectification @ to_camera
-
-
-def _read_calibration(path: Path) -> dict[str, np.ndarray]:
-    values = {}
-    for line in path.read_text().splitlines():
-        key, _, rest = line.partition(":")
-        try:
-            values[key] = np.array(rest.split(), np.float64)
-        except ValueError:
-            continue  # dates
+        values = np.array(path.read_text().split()[:6], np.float64)
+    except ValueError:
+        values = np.empty(0)
+    if len(values) < 6 or not np.isfinite(values).all() or abs(values[0]) >= 90:
+        raise InputError(f"{path}: does not begin with a place and three angles; {DOWNLOAD}")
     return values
 
 

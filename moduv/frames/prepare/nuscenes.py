@@ -16,6 +16,10 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json, write_npz
 from moduv.frames.layouts import rotation_of
 from moduv.frames.prepare.common import (
+    BACKGROUND,
+    MOVING,
+    MOVING_SPEED,
+    STATIC,
     PrepareConfig,
     in_image,
     prepare,
@@ -27,9 +31,6 @@ from moduv.frames.prepare.common import (
 )
 
 CAMERA, LIDAR = "CAM_FRONT", "LIDAR_TOP"
-MOVING_SPEED = 1.0
-"""Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
-BACKGROUND, MOVING, STATIC = 0, 1, 2
 DOWNLOAD = (
     "download the metadata and the camera and lidar blobs of a version, e.g. v1.0-mini, from "
     "nuscenes.org (account, terms CC BY-NC-SA 4.0) and unpack them there."

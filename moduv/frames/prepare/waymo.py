@@ -1,4 +1,4 @@
-"""Waymo Open, perception v1 (tfrecord) and v2 (parquet): the front camera's drives with lidar depths."""
+"""Waymo Open, perception v1 (tfrecord) and v2 (parquet): front camera, lidar depths, what moves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import write_npz
+from moduv.engine.log import say
 from moduv.frames.prepare.common import (
     PrepareConfig,
     prepare,
@@ -14,14 +16,14 @@ from moduv.frames.prepare.common import (
     write_points,
     write_poses,
 )
-from moduv.frames.prepare.waymo_frame import DriveFrame
+from moduv.frames.prepare.waymo_frame import Camera, DriveFrame, motion_of_points
 from moduv.frames.prepare.waymo_records import read_drive
 from moduv.frames.prepare.waymo_tables import read_tables
 
 DOWNLOAD = (
     "download segments of the Waymo Open Dataset, perception, from waymo.com/open (accept its "
     "non-commercial licence): v1 tfrecords, or the v2 components camera_image, camera_calibration and "
-    "vehicle_pose, and lidar, lidar_calibration and lidar_pose for depths."
+    "vehicle_pose, lidar, lidar_calibration and lidar_pose for depths, lidar_box for what moves."
 )
 
 
@@ -30,7 +32,7 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
 
     Args:
         source: folder of `*.tfrecord` files (v1), or of the components' folders (v2).
-        out: receives `<split>/<segment>/FRONT/rgb|depth`, `odometry.txt` and a split file.
+        out: receives `<split>/<segment>/FRONT/rgb|depth|mask`, `odometry.txt` and a split file.
         config: size of the shrunken frames; published: 320 x 480.
         split: first part of the segments' names; one folder can hold several splits.
 
@@ -45,6 +47,11 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
     names = [segment_name(path) for path in files]
     segments = [f"{split}/{name}" for name in names]
     jobs = [(path, out / segment, config) for path, segment in zip(files, segments, strict=True)]
+    if not records and config.points and not (source / "lidar_box").is_dir():
+        say(
+            f"  {source}: has no component lidar_box, so no motion labels are written; download it beside "
+            "lidar for them."
+        )
     prepare("prepare waymo", out, config, jobs, segments, _prepare_drive)
 
 
@@ -57,29 +64,36 @@ def segment_name(path: Path) -> str:
 def _prepare_drive(job: tuple[Path, Path, PrepareConfig]) -> list[int]:
     """One segment; it is read again from its start after a kill, frames on disk are kept."""
     path, segment, config = job
-    front, poses = segment / "FRONT", []
+    front, rgb, poses = segment / "FRONT", segment / "FRONT/rgb", []
     for index, frame in enumerate(_read(path, config)):
         if not index:
-            lens = frame.camera.intrinsic.tolist()
-            extrinsic = frame.camera.vehicle_from_camera.ravel().tolist()
-            size = (frame.camera.width, frame.camera.height)
-            write_camera(
-                front / "rgb/cam.json",
-                frame.camera.matrix(),
-                *size,
-                intrinsic=lens,
-                extrinsic=extrinsic,
-            )
+            _write_camera(rgb / "cam.json", frame.camera)
         name = f"{index:06d}"
-        rgb, depth = front / "rgb", front / f"depth/{name}.npy"
         write_frame(
             frame.image, rgb / f"original/{name}.jpg", rgb / f"downsample/{name}.jpg", config
         )
-        if frame.points is not None and not depth.is_file():
-            write_points(depth, frame.camera.depths(frame.points))
+        _write_truth(front / f"depth/{name}.npy", front / f"mask/{name}.npz", frame)
         poses.append(frame.world_from_vehicle)
     write_poses(front / "odometry.txt", poses)
     return list(range(len(poses)))
+
+
+def _write_camera(path: Path, camera: Camera) -> None:
+    lens, extrinsic = camera.intrinsic.tolist(), camera.vehicle_from_camera.ravel().tolist()
+    size = (camera.width, camera.height)
+    write_camera(path, camera.matrix(), *size, intrinsic=lens, extrinsic=extrinsic)
+
+
+def _write_truth(depth: Path, mask: Path, frame: DriveFrame) -> None:
+    """Depth points (column, row, metres), and what each lies on; what exists is kept."""
+    labelled = frame.solids is None or mask.is_file()
+    if frame.points is None or (labelled and depth.is_file()):
+        return
+    seen, which = frame.camera.depths(frame.points)
+    if frame.solids is not None and not labelled:
+        write_npz(mask, motion_label=motion_of_points(frame.points[which], frame.solids))
+    if not depth.is_file():
+        write_points(depth, seen)
 
 
 def _read(path: Path, config: PrepareConfig) -> Iterator[DriveFrame]:

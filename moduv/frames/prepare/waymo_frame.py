@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from moduv.frames.prepare.common import (
+    BACKGROUND,
+    MOVING,
+    MOVING_SPEED,
+    STATIC,
+    UNLABELLED,
+    rotations,
+)
 
 FRONT, TOP = 1, 1
 """Numbers of the front camera and of the roof's lidar."""
@@ -28,20 +38,25 @@ class Camera:
         f_u, f_v, c_u, c_v = self.intrinsic[:4]
         return np.array([[f_u, 0, c_u], [0, f_v, c_v], [0, 0, 1]])
 
-    def depths(self, points: np.ndarray) -> np.ndarray:
-        """Points (N, 3) of the vehicle as (column, row, metres along the axis) of those in sight."""
+    def depths(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of points (N, 3) of the vehicle, those in sight.
+
+        Returns:
+            (M, 3) as column, row, metres along the axis, and which points these are, (M,).
+        """
         camera_from_vehicle = np.linalg.inv(self.vehicle_from_camera)
         ahead, left, up = camera_from_vehicle[:3, :3] @ points.T + camera_from_vehicle[:3, 3:]
         seen = (ahead > 1) & (np.abs(left) < WIDEST * ahead) & (np.abs(up) < WIDEST * ahead)
         if not seen.any():
-            return np.empty((0, 3))
+            return np.empty((0, 3)), np.empty(0, int)
         rays = np.stack([-left[seen], -up[seen], ahead[seen]], 1)
         pixels, _ = cv2.projectPoints(
             rays, np.zeros(3), np.zeros(3), self.matrix(), self.intrinsic[4:9]
         )
         columns, rows = pixels[:, 0].T
         inside = (columns >= 0) & (columns < self.width) & (rows >= 0) & (rows < self.height)
-        return np.stack([columns, rows, rays[:, 2]], 1)[inside]
+        found = np.stack([columns, rows, rays[:, 2]], 1)[inside]
+        return found, np.flatnonzero(seen)[inside]
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,47 @@ class Lidar:
     highest: float = 0.0
 
 
+SIGN = 3
+"""The kind of box that no mobile object has."""
+
+
+@dataclass(frozen=True)
+class SolidBox:
+    """An upright box that Waymo drew in the lidar's points, in the vehicle's coordinates, metres."""
+
+    kind: int
+    """0 unknown, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist."""
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]
+    """Length along its heading, width, height."""
+    heading: float
+    """Radians from the vehicle's x axis towards its y axis."""
+    speed: float | None
+    """Metres a second over ground; None where it is not known."""
+
+    def label(self) -> int:
+        """The motion label of what is inside."""
+        if self.speed is None:
+            return UNLABELLED
+        return MOVING if self.speed > MOVING_SPEED else STATIC
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Which points (N, 3) are inside, (N,) bool."""
+        cosine, sine = np.cos(self.heading), np.sin(self.heading)
+        x, y, z = (points - np.array(self.centre)).T
+        local = np.stack([cosine * x + sine * y, cosine * y - sine * x, z], 1)
+        return (np.abs(local) <= np.array(self.size) / 2).all(1)
+
+
+def motion_of_points(points: np.ndarray, boxes: Sequence[SolidBox]) -> np.ndarray:
+    """Motion labels (N,) uint8 of points (N, 3): 0 background, 1 moving, 2 static, 3 speed unknown."""
+    labels = np.full(len(points), BACKGROUND, np.uint8)
+    for box in boxes:
+        if box.kind != SIGN:  # signs never move, nor could they
+            labels[box.holds(points)] = box.label()
+    return labels
+
+
 @dataclass(frozen=True)
 class DriveFrame:
     """One frame of the front camera."""
@@ -65,6 +121,8 @@ class DriveFrame:
     camera: Camera
     points: np.ndarray | None
     """(N, 3) in the vehicle's coordinates, metres."""
+    solids: tuple[SolidBox, ...] | None = None
+    """None where the lidar's points are not annotated."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +170,7 @@ def range_image_points(
     if poses is None:
         return points
     pose = poses[hit].astype(np.float64)
-    world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
+    world = np.einsum("nij,nj->ni", rotations(*pose[:, :3].T), points) + pose[:, 3:]
     back = np.linalg.inv(world_from_vehicle)
     return world @ back[:3, :3].T + back[:3, 3]
 
@@ -134,14 +192,3 @@ def _directions(height: int, width: int, lidar: Lidar) -> np.ndarray:
     return np.stack(
         [np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(up) * np.ones(width)], -1
     )
-
-
-def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Rotations (N, 3, 3) about z, then y, then x."""
-    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
-    rows = [
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)

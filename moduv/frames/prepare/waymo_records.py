@@ -6,9 +6,10 @@ a protocol buffer; only the fields named here are read, by the numbers of Waymo'
 laser_calibrations 3}, CameraCalibration {name 1, intrinsic 2, extrinsic 3, width 4, height 5},
 LaserCalibration {name 1, inclinations 2, min 3, max 4, extrinsic 5}, CameraImage {name 1, image 2},
 Laser {name 1, first return 2}, RangeImage {values 2, poses 4}, Matrix {data 1, shape 2}. Of labels:
-Frame {camera_labels 8}, CameraImage {camera_segmentation_label 10}, CameraSegmentationLabel {divisor 1,
-panoptic_label 2}, CameraLabels {name 1, labels 2}, Label {box 1, type 3}, Box {center_x 1, center_y 2,
-width 4 along y, length 5 along x}.
+Frame {laser_labels 6, camera_labels 8}, CameraImage {camera_segmentation_label 10},
+CameraSegmentationLabel {divisor 1, panoptic_label 2}, CameraLabels {name 1, labels 2}, Label {box 1,
+metadata 2, type 3}, Box {center_x 1, center_y 2, center_z 3, width 4 along y, length 5 along x, height 6,
+heading 7}, Metadata {speed_x 1, speed_y 2, speed_z 5}.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from moduv.frames.prepare.waymo_frame import (
     FrameLabels,
     LabelledBox,
     Lidar,
+    SolidBox,
     range_image_points,
 )
 
@@ -111,7 +113,10 @@ def _frame(frame: Fields, *, points: bool) -> DriveFrame:
     pose = _transform(frame, 3)
     image = _bytes(_named(frame, 4, FRONT), 2)
     cloud = _points(frame, context, pose) if points and 5 in frame else None
-    return DriveFrame(image, pose, _camera(context), cloud)
+    solids = [parse(label) for label in frame.get(6, []) if isinstance(label, bytes)]
+    # A frame without any label is taken for one that was not annotated, as in the test split.
+    known = tuple(_solid(label) for label in solids) if points and solids else None
+    return DriveFrame(image, pose, _camera(context), cloud, known)
 
 
 def _camera(context: Fields) -> Camera:
@@ -143,6 +148,16 @@ def _box(label: Fields) -> LabelledBox:
     kind = _number(label, 3) if 3 in label else 0
     centre, size = (_double(box, 1), _double(box, 2)), (_double(box, 5), _double(box, 4))
     return LabelledBox(kind, centre, size)
+
+
+def _solid(label: Fields) -> SolidBox:
+    box = parse(_bytes(label, 1))
+    x, y, z, width, length, height, heading = (_double(box, key) for key in range(1, 8))
+    motion = parse(_bytes(label, 2)) if 2 in label else {}
+    speed = float(np.linalg.norm([_double(motion, key) for key in (1, 2, 5)]))
+    kind = _number(label, 3) if 3 in label else 0
+    known = speed if 1 in motion and 2 in motion else None
+    return SolidBox(kind, (x, y, z), (length, width, height), heading, known)
 
 
 def _points(frame: Fields, context: Fields, pose: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from moduv.frames.prepare.waymo_frame import (
     FrameLabels,
     LabelledBox,
     Lidar,
+    SolidBox,
     range_image_points,
 )
 from moduv.frames.prepare.waymo_parquet import TIME, LargeRows, Row, array_of, read_rows
@@ -33,7 +34,7 @@ def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFr
 
     Args:
         source: folder of the components, e.g. `camera_image/<segment>.parquet`.
-        points: also read the roof's lidar, where its components are there.
+        points: also read the roof's lidar and its boxes, where their components are there.
 
     Raises:
         InputError: naming a component that is missing or a column that is not there.
@@ -45,6 +46,7 @@ def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]
     camera = _camera(source, segment)
     poses = {row[TIME]: row for row in read_rows(source, "vehicle_pose", segment)}
     clouds = _Clouds(source, segment) if points and (source / "lidar").is_dir() else None
+    solids = _solids(source, segment) if clouds and (source / "lidar_box").is_dir() else None
     images = LargeRows(source, "camera_image", segment, [IMAGE], CAMERA_NAME, FRONT)
     for time in images.times:
         row = images.at(time)
@@ -52,7 +54,8 @@ def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]
         pose = poses[time]["[VehiclePoseComponent].world_from_vehicle.transform"]
         world_from_vehicle = np.array(pose, np.float64).reshape(4, 4)
         cloud = None if clouds is None else clouds.at(time, world_from_vehicle)
-        yield DriveFrame(row[IMAGE][0].as_py(), world_from_vehicle, camera, cloud)
+        known = None if solids is None else tuple(solids.get(time, ()))
+        yield DriveFrame(row[IMAGE][0].as_py(), world_from_vehicle, camera, cloud, known)
 
 
 def read_table_labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
@@ -119,6 +122,24 @@ def _camera(source: Path, segment: str) -> Camera:
         int(calibration[f"{prefix}width"]),
         int(calibration[f"{prefix}height"]),
     )
+
+
+def _solids(source: Path, segment: str) -> dict[int, list[SolidBox]]:
+    """The boxes of a segment by time."""
+    found: dict[int, list[SolidBox]] = {}
+    for row in read_rows(source, "lidar_box", segment, may_lack=True):
+        found.setdefault(row[TIME], []).append(_solid(row))
+    return found
+
+
+def _solid(row: Row) -> SolidBox:
+    prefix = "[LiDARBoxComponent]."
+    x, y, z = (float(row[f"{prefix}box.center.{axis}"]) for axis in "xyz")
+    length, width, height = (float(row[f"{prefix}box.size.{axis}"]) for axis in "xyz")
+    speeds = [row[f"{prefix}speed.{axis}"] for axis in "xyz"]
+    known = None if None in speeds else float(np.linalg.norm(speeds))
+    kind, heading = int(row[f"{prefix}type"]), float(row[f"{prefix}box.heading"])
+    return SolidBox(kind, (x, y, z), (length, width, height), heading, known)
 
 
 class _Clouds:
