@@ -362,3 +362,14 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     write(read(path).drop_columns([column]), path)
     with pytest.raises(InputError, match=r"lacks '\[LiDARComponent\].range_image_return1.shape'"):
         prepare_waymo(tmp_path / "source", tmp_path / "out", CONFIG)
+
+
+def test_a_calibration_of_another_lidar_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = raw.write_waymo_tables(tmp_path / "source")
+    monkeypatch.setattr(raw, "BEAMS", raw.BEAMS[:5])
+    other = raw.write_waymo_tables(tmp_path / "other") / "lidar_calibration/123.parquet"
+    shutil.copy(other, source / "lidar_calibration/123.parquet")
+    with pytest.raises(InputError, match="the components of segment 123 do not fit each other"):
+        prepare_waymo(source, tmp_path / "out", CONFIG)

@@ -75,12 +75,17 @@ def read_table_labels(source: Path, segment: str, component: str) -> Iterator[Fr
 
 
 def _whole(source: Path, segment: str, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames; a column or a frame's row that a component lacks is named."""
+    """The frames; a column or a frame's row that a component lacks is named, and so is other damage."""
     try:
         yield from frames
     except KeyError as error:
         raise InputError(
             f"{source}: a component of segment {segment} lacks {error}; download perception v2 again."
+        ) from None
+    except (IndexError, TypeError, ValueError):
+        raise InputError(
+            f"{source}: the components of segment {segment} do not fit each other; download perception v2 "
+            "again."
         ) from None
 
 
