@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from moduv.detector.config import detector_config
+from moduv.detector.model import build_detector
+from moduv.detector.train import ARCHITECTURE, WEIGHTS
+from moduv.engine import checkpoint
+from moduv.engine.config import to_dict
+from moduv.engine.files import write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.labels import rle
@@ -48,3 +55,12 @@ def write_world(root: Path, count: int = 4) -> list[FrameRef]:
         write_image(ref.file(root / "frames", ".png"), paint(boxes, rng))
         write_labels(root / "labels", ref, instances_of(boxes))
     return refs
+
+
+def write_detectors(root: Path, *names: str) -> None:
+    """Folders of rounds below `root` with untrained detectors, which find something everywhere."""
+    torch.manual_seed(0)
+    for name in names:
+        checkpoint.save_weights(root / name / WEIGHTS, build_detector("street").state_dict())
+        write_json(root / name / ARCHITECTURE, to_dict(detector_config("street")))
+        write_json(root / name / "manifest.json", {"stage": "round", "config": {}, "inputs": {}})

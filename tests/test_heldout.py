@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detector_world import HEIGHT, WIDTH, instances_of, write_world
+from detector_world import HEIGHT, WIDTH, instances_of, write_detectors, write_world
 
 import moduv.rounds.heldout as heldout
-from moduv.detector.config import detector_config
-from moduv.detector.model import build_detector
 from moduv.detector.predict import predict
-from moduv.detector.train import ARCHITECTURE, WEIGHTS, load_detector
-from moduv.engine import checkpoint
-from moduv.engine.config import to_dict
-from moduv.engine.files import read_json, write_json
+from moduv.detector.train import load_detector
+from moduv.engine.files import read_json
 from moduv.frames.clip import FrameRef
 from moduv.labels.instances import Instances, Predictions
 from moduv.labels.predicted import from_predictions
@@ -34,10 +30,7 @@ MERGE = Large2SmallLabels(large_score=0.05, small_score=0.05)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two untrained detectors and the world's frames."""
     root = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    for name in ("large", "small"):
-        checkpoint.save_weights(root / name / WEIGHTS, build_detector("street").state_dict())
-        write_json(root / name / ARCHITECTURE, to_dict(detector_config("street")))
+    write_detectors(root, "large", "small")
     write_world(root, 6)
     return root
 

@@ -1,0 +1,85 @@
+"""L1 and L2 of a split: only what can become a label is looked at, and the labels are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detector_world import write_detectors, write_world
+
+from moduv.detector.predict import predict
+from moduv.detector.train import load_detector
+from moduv.frames.splits import write_split
+from moduv.labels.instances import Instances, Predictions
+from moduv.labels.store import read_labels, statistics
+from moduv.rounds.labelling import label_frames
+from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
+from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_detectors(root, "large", "small")
+    write_split(root / "split.txt", write_world(root, 5))
+    return root
+
+
+def everything(world: Path, name: str) -> list[Predictions]:
+    """All that a detector says, down to its own threshold."""
+    found = predict(
+        load_detector(world / name), write_world(world, 5), world / "frames", batch_size=4
+    )
+    return [predictions for _, predictions in found]
+
+
+def middle_score(found: list[Predictions]) -> float:
+    return float(torch.cat([one.scores for one in found]).median())
+
+
+def assert_equal(found: Instances, expected: Instances) -> None:
+    assert found.to_json()["masks"] == expected.to_json()["masks"]
+    assert found.scores is not None
+    assert expected.scores is not None
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+def test_labels_are_those_of_all_detections(world: Path, tmp_path: Path) -> None:
+    large, small = (everything(world, name) for name in ("large", "small"))
+    scores = middle_score(large), middle_score(small)
+    merge = Large2SmallLabels(*scores, self_filter=10.0, cross_filter=1.1)
+    pick = MobileLabels(score_threshold=scores[0], nested=0.5)
+    data, split = world / "frames", world / "split.txt"
+    aggregated_labels(data, split, world / "large", world / "small", tmp_path / "L2", merge)
+    mobile_labels(data, split, world / "large", tmp_path / "L1", pick)
+    frames = write_world(world, 5)
+    for frame, first, second in zip(frames, large, small, strict=True):
+        image = frame.image_path(data)
+        assert_equal(read_labels(tmp_path / "L2", frame), merge.aggregate(first, second, image))
+        assert_equal(read_labels(tmp_path / "L1", frame), pick.select(first, image))
+    assert statistics(tmp_path / "L2", frames)["instances"] > 0
+    assert 0 < statistics(tmp_path / "L1", frames)["instances"] < sum(map(len, large))
+
+
+def test_what_cannot_become_a_label_is_not_pasted_and_finished_files_are_kept(
+    world: Path, tmp_path: Path
+) -> None:
+    scores = [middle_score(everything(world, name)) for name in ("large", "small")]
+    seen: list[tuple[float, float]] = []
+
+    def select(*given: Any) -> Instances:
+        seen.append(tuple(float(found.scores.min()) for found in given[:2]))  # type: ignore[arg-type]
+        return Large2SmallLabels(*scores).aggregate(*given)
+
+    detectors = list(zip([world / "large", world / "small"], scores, strict=True))
+    arguments = ("L2", world / "frames", world / "split.txt", detectors, tmp_path, select)
+    label_frames(*arguments, batch_size=2, workers=1)
+    assert len(seen) == 5
+    assert all(least > score for pair in seen for least, score in zip(pair, scores, strict=True))
+    (tmp_path / "train/clip_0000/000003.json").unlink()
+    label_frames(*arguments, batch_size=2, workers=1)
+    assert len(seen) == 6
