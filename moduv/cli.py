@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -205,7 +206,10 @@ def _group() -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         if not distributed.first_to_fail():
-            sys.exit({InputError: 2, KeyboardInterrupt: 130}.get(type(error), 1))
+            interrupted = isinstance(error, KeyboardInterrupt)
+            # torchrun ends this process as soon as the first has left, whose exit code is to count.
+            time.sleep(0 if interrupted else 10)
+            sys.exit(130 if interrupted else 1)
         raise
     finally:
         distributed.stop()

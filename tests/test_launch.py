@@ -15,7 +15,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.launch import exit_code
 
 FAILING = """
-import sys, torch
+import atexit, sys, time, torch
 from moduv.cli import with_exit_codes
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
@@ -23,6 +23,7 @@ from moduv.engine.log import say
 def work():
     say("started")
     if distributed.rank() == 1:
+        atexit.register(time.sleep, 1)
         raise {"input": InputError, "crash": ValueError}[sys.argv[1]]("frame 7 is broken.")
     distributed.average_gradients([torch.nn.Parameter(torch.ones(1))])
 with_exit_codes(work)
@@ -39,7 +40,7 @@ with_exit_codes(work)
 def test_what_only_the_second_process_meets_is_said_once(
     tmp_path: Path, kind: str, code: int, last: str
 ) -> None:
-    """The first waits for the second, so its connection breaks; that is not told."""
+    """The first waits for the second, so its connection breaks; that is not told, though it is over sooner."""
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
     command = [sys.executable, "-m", "moduv.engine.launch", "--standalone", "--nproc_per_node=2"]
