@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_motion_train import config, final_weights, street  # noqa: F401 (a fixture)
+from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
 
 from moduv import geometry
 from moduv.engine.files import read_npz

@@ -17,8 +17,9 @@ from moduv import geometry
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.motion.fields import EgoMotion, MotionFields, motion_fields
+from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.litemono import DropPath, LiteMonoEncoder, load_pretraining
+from moduv.motion.networks.litemono import DropPath
 from moduv.motion.networks.resnet import ResNetEncoder
 from moduv.motion.phases import MODULES, PHASES, MotionConfig
 
@@ -109,6 +110,31 @@ def test_warped_neighbours_agree_with_the_reference(
     for position, frame in enumerate(("-1", "1")):
         expected = golden[f"warped_{frame}"].float()  # stored in half precision
         torch.testing.assert_close(fields.finest.warped[:, position], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("phase", list(PHASES))
+@torch.no_grad()
+def test_frames_through_the_networks_give_the_reference_losses(
+    parity: tuple[DynamoDepth, dict[str, Tensor], MotionFields], shared: Path, phase: str
+) -> None:
+    """From images to the loss, every field computed on the way."""
+    model, golden, _ = parity
+    file = shared / "golden" / "dynamo" / f"{model.depth_model}_real_losses.json"
+    expected = json.loads(file.read_text())[phase]
+    images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255
+    K = golden["K"][None]
+    terms = compute_losses(
+        model,
+        {"images": images, "K": K, "inv_K": torch.inverse(K)},
+        PHASES[phase],
+        1.0,
+        MotionConfig(tie_break=0.0),
+        ground_plane=torch.tensor([[0.01, -0.02, 0.05]]),
+    )
+    assert terms["loss"].item() == pytest.approx(expected["loss"], rel=1e-3)
+    scales = sum(key.startswith("disp_") for key in golden)
+    photometric = scales * terms["photometric"].item()  # the reference logs sums
+    assert photometric == pytest.approx(expected["loss_term/p_photo"], rel=1e-3)
 
 
 # --- conventions ----------------------------------------------------------------------------------
@@ -232,19 +258,6 @@ def test_an_unknown_depth_model_is_refused() -> None:
 def test_an_image_size_the_networks_cannot_halve_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"100 x 96.*32"):
         DynamoDepth(name).disparity(torch.rand(1, 3, 100, 96))
-
-
-def test_lite_mono_starts_from_its_own_pretraining(tmp_path: Path) -> None:
-    source, encoder = LiteMonoEncoder(), LiteMonoEncoder()
-    path = tmp_path / "pretrain.pth"
-    state = {**source.state_dict(), "head.weight": torch.zeros(1000, 224)}
-    checkpoint.save(path, {"model": state})
-    load_pretraining(encoder, path)
-    loaded = encoder.state_dict()
-    assert all(torch.equal(value, loaded[key]) for key, value in source.state_dict().items())
-    checkpoint.save(path, {"model": {"head.weight": torch.zeros(1)}})
-    with pytest.raises(InputError, match=r"pretrain.pth.*missing"):
-        load_pretraining(encoder, path)
 
 
 # --- parts ----------------------------------------------------------------------------------------

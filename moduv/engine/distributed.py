@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from moduv.engine.errors import InputError
 
@@ -75,6 +75,21 @@ def barrier() -> None:
 def shard(items: Sequence[Item]) -> list[Item]:
     """This rank's share: every world-size-th item, so that shards differ by one item at most."""
     return list(items[rank() :: world_size()])
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks, without gradient; every rank must call it."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def total(count: int) -> int:
+    """The sum of a number over the ranks; every rank must call it."""
+    share = average(torch.tensor(float(count), dtype=torch.float64, device=device()))
+    return round(share.item() * world_size())
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

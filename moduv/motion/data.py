@@ -10,12 +10,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moduv.engine.errors import InputError
 from moduv.frames.camera import Intrinsics
-from moduv.frames.clip import FrameRef
+from moduv.frames.clip import FrameRef, with_neighbours
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.layouts import has_intrinsics, intrinsics, is_assumed, time_steps
+from moduv.frames.splits import read_split
 
 OFFSETS = (-1, 0, 1)
+
+
+def find_triplets(split: Path, data: Path) -> tuple[list[FrameRef], int, int]:
+    """The frames of a split that have both neighbours below `data`.
+
+    Returns:
+        The frames, how many have no image of their own, and how many lack only a neighbour.
+
+    Raises:
+        InputError: when no frame is left, saying whether the data folder or the split is to blame.
+    """
+    listed = read_split(split)
+    kept, dropped = with_neighbours(listed, data)
+    known = set(kept)
+    absent = [f for f in listed if f not in known and not f.image_path(data).is_file()]
+    if len(absent) == len(listed):
+        raise InputError(
+            f"{data}: has no image of the {len(listed)} frames of {split}, such as "
+            f"{absent[0].image_path(data)}; check the data folder and the split."
+        )
+    if not kept:
+        raise InputError(
+            f"{split}: none of its {len(listed)} frames has both neighbours under {data}; "
+            "check the data folder or list the inner frames of each segment."
+        )
+    return kept, len(absent), dropped - len(absent)
 
 
 class Triplets:
@@ -54,6 +82,7 @@ class Triplets:
         self._images: OrderedDict[FrameRef, np.ndarray] = OrderedDict()
         self._cameras: dict[str, Intrinsics] = {}
         self._assumed: dict[str, bool] = {}
+        self._small_suffices: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -111,13 +140,20 @@ class Triplets:
     def _image(self, frame: FrameRef) -> np.ndarray:
         image = self._images.pop(frame, None)
         if image is None:
-            image = resize_image(
-                read_image(frame.image_path(self.root, small=True)), self.height, self.width
-            )
+            image = resize_image(self._read(frame), self.height, self.width)
         self._images[frame] = image
         if len(self._images) > self._capacity:
             self._images.popitem(last=False)
         return image
+
+    def _read(self, frame: FrameRef) -> np.ndarray:
+        """The shrunken frame where its segment's are large enough, the original elsewhere."""
+        if self._small_suffices.get(frame.segment, True):
+            image = read_image(frame.image_path(self.root, small=True))
+            suffices = image.shape[0] >= self.height and image.shape[1] >= self.width
+            if self._small_suffices.setdefault(frame.segment, suffices):
+                return image
+        return read_image(frame.image_path(self.root))
 
 
 def jitter_colours(images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
+from moduv.engine import distributed
 from moduv.motion.fields import Batch, MotionFields, MotionModel, ScaleFields, motion_fields
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
 
@@ -119,6 +120,8 @@ def mask_sparsity(
 ) -> Tensor:
     """Cross-entropy of the mask towards 0 where ego-motion explains the flow better than on average.
 
+    The average is over the batches of all processes, so every process must call it.
+
     Args:
         motion_logit: (B, 1, h, w).
         ego_coordinates, complete_coordinates: (B, 2, 2, H, W), pixels.
@@ -130,8 +133,11 @@ def mask_sparsity(
         # In shares of the image's width and height, as the reference measures it.
         x, y = difference[:, 0] / (width - 1), difference[:, 1] / (height - 1)
         distance = (x.square() + y.square()).unflatten(0, (-1, 2))  # (B, 2, h, w)
-        static = (distance < distance.mean((0, 2, 3), keepdim=True)).float()
-        weights = static / static.sum((0, 2, 3), keepdim=True).clamp(min=1)
+        # Mean and count are those of the whole batch, of which a process sees an equal share.
+        mean = distributed.average(distance.mean((0, 2, 3), keepdim=True))
+        static = (distance < mean).float()
+        count = distributed.average(static.sum((0, 2, 3), keepdim=True))
+        weights = static / count.clamp(min=1 / distributed.world_size())
     return (F.softplus(motion_logit) * weights).sum() / 2
 
 

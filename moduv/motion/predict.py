@@ -10,21 +10,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from moduv.engine import distributed
-from moduv.engine.config import build
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.engine.log import progress, say
-from moduv.engine.stages import Stage, read_manifest
-from moduv.frames.clip import FrameRef, with_neighbours
-from moduv.frames.splits import read_split
+from moduv.engine.parallel import bounded_map
+from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
 from moduv.geometry import resize
-from moduv.motion.data import Triplets
-from moduv.motion.fields import mask_and_depth
+from moduv.motion.data import Triplets, find_triplets
+from moduv.motion.fields import Batch, mask_and_depth
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.train import WEIGHTS, MotionTraining
+from moduv.motion.phases import MotionConfig
+from moduv.motion.trained import TrainedMotion, find_trained
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class MotionPrediction:
     SPEED_ONLY: ClassVar = ("batch_size",)
 
     batch_size: int = 8
+    workers: int = 0
+    """Threads that decode frames ahead of the networks; 0: none."""
+    bf16: bool = False
+    """Run the networks in bf16 autocast, on whatever device; fast on GPUs since Ampere and on CPUs with
+    avx512_bf16."""
     enlarge: int = 1
     """Factor by which mask and depth are enlarged (bilinearly) before they are stored."""
     half: bool = False
@@ -48,68 +52,78 @@ def predict_motion(
     Args:
         data: folder of the segments.
         split: frames to predict; the first and last of a clip are skipped and counted.
-        weights: folder of a finished `motion train`.
+        weights: folder of a finished `motion train`, or an official checkpoint of Dynamo-Depth.
         out: receives `<segment>/NNNNNN.npz`; files that exist are kept.
         config: batch size and storage.
 
     Raises:
-        InputError: when the training is missing or the weights do not fit.
+        InputError: when the weights are missing or do not fit, when no frame of the split is there,
+            and when a frame was not written.
     """
-    stage = Stage("motion predict", out, config, (split, weights), data)
-    stage.run(lambda: _predict(data, split, weights, out, config))
+    trained = find_trained(weights)
+    stage = Stage("motion predict", out, config, (split, *trained.identity), data)
+    stage.run(lambda: _predict(data, split, trained, out, config))
 
 
 def _predict(
-    data: Path, split: Path, weights: Path, out: Path, config: MotionPrediction
+    data: Path, split: Path, trained: TrainedMotion, out: Path, config: MotionPrediction
 ) -> dict[str, Any]:
-    manifest = read_manifest(weights)
-    training = build(MotionTraining, manifest["config"], f"{weights}/manifest.json")
-    frames, edges = with_neighbours(read_split(split), data)
-    todo = [frame for frame in frames if not frame.file(out, ".npz").is_file()]
+    frames, absent, edges = find_triplets(split, data)
+    # Shared before looking at the disk: other processes may already be writing what is theirs.
+    todo = [f for f in distributed.shard(frames) if not f.file(out, ".npz").is_file()]
+    left = distributed.total(len(todo))
     say(
-        f"  {len(frames)} frames, {len(frames) - len(todo)} finished before, {edges} at clip edges skipped"
+        f"  {len(frames)} frames, {len(frames) - left} finished before, {edges} at clip edges and "
+        f"{absent} without an image skipped"
     )
-    model = DynamoDepth(training.depth_model).to(distributed.device())
-    model.load_checkpoint(weights / WEIGHTS)
     triplets = Triplets(
         data,
-        distributed.shard(todo),
-        training.height,
-        training.width,
-        field_of_view=training.field_of_view,
-        focal_factor=manifest["results"].get("focal_factor", 1.0),
+        todo,
+        trained.height,
+        trained.width,
+        field_of_view=trained.field_of_view,
+        focal_factor=trained.focal_factor,
     )
+    model = trained.load()
     start = time.monotonic()
-    for frame, arrays in predict_frames(model, triplets, training, config):
+    for frame, arrays in predict_frames(model, triplets, trained.losses, config):
         write_npz(frame.file(out, ".npz"), **arrays)
     distributed.barrier()
-    if todo:
-        say(f"  {len(todo) / (time.monotonic() - start):.1f} frames a second")
-    return {"frames": len(frames), "edges": edges}
+    _check_complete(frames, out)
+    if left:
+        say(f"  {left / (time.monotonic() - start):.1f} frames a second")
+    return {"frames": len(frames), "edges": edges, "absent": absent}
+
+
+def _check_complete(frames: list[FrameRef], out: Path) -> None:
+    missing = [frame.file(out, ".npz") for frame in frames if not frame.file(out, ".npz").is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: was not written, nor were {len(missing) - 1} others of {len(frames)}; "
+            "run the same command again."
+        )
 
 
 def predict_frames(
-    model: DynamoDepth, triplets: Triplets, training: MotionTraining, config: MotionPrediction
+    model: DynamoDepth, triplets: Triplets, losses: MotionConfig, config: MotionPrediction
 ) -> Iterator[tuple[FrameRef, dict[str, np.ndarray]]]:
     """Motion mask (h, w), depth (h, w), inverse intrinsics (4, 4) and poses (2, 4, 4) of every triplet.
 
-    Raises InputError when the networks' output is not finite.
+    Raises InputError when a frame is broken or the networks' output is not finite.
     """
     model.eval()
     starts = range(0, len(triplets), config.batch_size)
+    batches = _batches(triplets, starts, config)
     for start in progress(starts, desc="motion predict", unit="batch"):
-        indices = range(start, min(start + config.batch_size, len(triplets)))
-        batch = triplets.collate([triplets[index, 0] for index in indices])
-        masks, depths, poses = _forward(model, batch, training, config)
-        for position, index in enumerate(indices):
-            frame = triplets.frames[index]
-            camera = triplets.camera(frame.segment)
-            size = (camera.width * config.enlarge, camera.height * config.enlarge)
-            kind = np.float16 if config.half else np.float32
+        masks, depths, poses = _forward(model, next(batches), losses, config)
+        for position, frame in enumerate(triplets.frames[start : start + config.batch_size]):
             if not np.isfinite(depths[position]).all() or not np.isfinite(masks[position]).all():
                 raise InputError(
                     f"{frame.line()}: the networks predict no finite depth; train them again."
                 )
+            camera = triplets.camera(frame.segment)
+            size = (camera.width * config.enlarge, camera.height * config.enlarge)
+            kind = np.float16 if config.half else np.float32
             yield (
                 frame,
                 {
@@ -121,14 +135,28 @@ def predict_frames(
             )
 
 
+def _batches(triplets: Triplets, starts: range, config: MotionPrediction) -> Iterator[Batch]:
+    """Collated triplets, decoded ahead where there are workers."""
+
+    def collated(start: int) -> Batch:
+        indices = range(start, min(start + config.batch_size, len(triplets)))
+        return triplets.collate([triplets[index, 0] for index in indices])
+
+    # Threads, not processes: decoding releases the interpreter's lock, and neighbours share a cache.
+    return (
+        bounded_map(collated, starts, config.workers) if config.workers else map(collated, starts)
+    )
+
+
 @torch.inference_mode()
 def _forward(
-    model: DynamoDepth, batch: dict[str, Tensor], training: MotionTraining, config: MotionPrediction
+    model: DynamoDepth, batch: Batch, losses: MotionConfig, config: MotionPrediction
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks and depths (B, h, w) and poses (B, 2, 4, 4) of a batch of triplets."""
     device = distributed.device()
     batch = {key: value.to(device) for key, value in batch.items()}
-    mask, depth, poses = mask_and_depth(model, batch, training.losses)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        mask, depth, poses = mask_and_depth(model, batch, losses)
     size = torch.Size(side * config.enlarge for side in batch["images"].shape[-2:])
     mask, depth = resize(mask, size)[:, 0], resize(depth, size)[:, 0]
     return mask.cpu().numpy(), depth.cpu().numpy(), poses.cpu().numpy()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +17,15 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, Watch, fit
 from moduv.engine.stages import Stage
-from moduv.frames.clip import FrameRef, with_neighbours
+from moduv.frames.clip import FrameRef
 from moduv.frames.layouts import has_intrinsics, is_assumed
-from moduv.frames.splits import read_split
-from moduv.motion.data import Triplets
+from moduv.motion.data import Triplets, find_triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
 from moduv.motion.networks.pretrained import load_initial_weights
+from moduv.motion.options import compile_networks, or_uncompiled, synchronise_batch_norm
 from moduv.motion.phases import PHASES, MotionConfig, Phase
 
 WEIGHTS = "weights"
@@ -35,6 +37,8 @@ PUBLISHED_EPOCH = 8000
 @dataclass(frozen=True)
 class MotionTraining:
     """Everything that can be set in stage 1."""
+
+    SPEED_ONLY: ClassVar = ("compile",)
 
     loops: dict[str, LoopConfig]
     """Length, batch size and learning rate of each phase, by the phase's name."""
@@ -62,7 +66,13 @@ class MotionTraining:
     validation_frames: int = 100
     pictures: int = 4
     """How many held-out frames are drawn at every look."""
+    sync_batch_norm: bool = False
+    """Normalise over the batches of all processes, so that they train what one would; needs GPUs."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes at the start of every phase."""
     seed: int = 0
+    """Of the initial weights, and of the order and noise of the phases whose own seed is 0. 0: those keep
+    seed 0, so every phase sees the same order."""
 
     def __post_init__(self) -> None:
         if set(self.loops) != set(PHASES):
@@ -97,13 +107,11 @@ def train_motion(
 def _train(
     data: Path, split: Path, out: Path, config: MotionTraining, watch: WatchPhase | None
 ) -> dict[str, Any]:
-    frames, dropped = with_neighbours(read_split(split), data)
-    if not frames:
-        raise InputError(
-            f"{split}: none of its {dropped} frames has both neighbours under {data}; "
-            "check the data folder or list the inner frames of each segment."
-        )
-    say(f"  {len(frames)} triplets; {dropped} frames left out because they lack a neighbour")
+    frames, absent, edges = find_triplets(split, data)
+    say(
+        f"  {len(frames)} triplets; left out: {edges} frames that lack a neighbour, {absent} without "
+        "an image"
+    )
     guessed = _tell_cameras(data, frames, config)
     triplets = Triplets(
         data,
@@ -114,6 +122,21 @@ def _train(
         jitter=config.jitter,
         field_of_view=config.field_of_view,
     )
+    model = _make_networks(config, guessed)
+    for number, phase in enumerate(PHASES.values(), 1):
+        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
+    if distributed.is_main():
+        model.save_checkpoint(out / WEIGHTS, config.height, config.width)
+    results = {"triplets": len(frames), "without_neighbours": edges, "absent": absent}
+    if model.camera is None:
+        return results
+    factor = model.camera.factor.item()
+    say(f"  focal length learned: {factor:.3f} of the assumed one")
+    return {**results, "focal_factor": factor}
+
+
+def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
+    """Networks with their initial weights, ready to be trained; `guessed`: some cameras are assumed."""
     torch.manual_seed(config.seed)
     model = DynamoDepth(config.depth_model)
     scratch = load_initial_weights(model, config.resnet_weights, config.litemono_weights)
@@ -125,19 +148,13 @@ def _train(
             decoder.quieten()  # its noise would hide the ego flow that it is added to
     if config.learn_focal and guessed:
         model.camera = LearnedCamera()
-    model.to(distributed.device())
-    if distributed.device().type == "cuda":  # measured: no gain on CPUs
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for number, phase in enumerate(PHASES.values(), 1):
-        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
-    if distributed.is_main():
-        model.save_checkpoint(out / WEIGHTS, config.height, config.width)
-    results = {"triplets": len(frames), "without_neighbours": dropped}
-    if model.camera is None:
-        return results
-    factor = model.camera.factor.item()
-    say(f"  focal length learned: {factor:.3f} of the assumed one")
-    return {**results, "focal_factor": factor}
+    device = distributed.device()
+    model.to_device(device)
+    if config.sync_batch_norm and distributed.world_size() > 1:
+        synchronise_batch_norm(model, device)
+    if config.compile:
+        compile_networks(model)
+    return model
 
 
 def _tell_cameras(data: Path, frames: list[FrameRef], config: MotionTraining) -> bool:
@@ -168,23 +185,38 @@ def _train_phase(
     camera = model.camera
     if camera is not None:
         camera.requires_grad_("depth_dec" in phase.trains)
-    loop = config.loops[phase.name]
+    loop = phase_loop(config, phase)
     device = distributed.device()
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-        ramp = min(1.0, state.step / ramp_steps(config, loop))
+        ramp = min(1.0, state.step / ramp_steps(config, loop, state.total))
         if camera is not None:
             batch["K"], batch["inv_K"] = camera(batch["K"], batch["inv_K"], batch["assumed"])
-        terms = compute_losses(model, batch, phase, ramp, config.losses, state.generator)
+        losses = partial(compute_losses, model, batch, phase, ramp, config.losses, state.generator)
+        terms = or_uncompiled(model, losses) if config.compile else losses()
         return terms if camera is None else {**terms, "focal_factor": camera.factor}
 
     look = None if watch is None else watch(model, phase)
     fit(model, step, triplets, loop, run_dir, label=phase.name, watch=look)
 
 
-def ramp_steps(config: MotionTraining, loop: LoopConfig) -> float:
-    """Steps until the ramped terms have their full weight."""
+def phase_loop(config: MotionTraining, phase: Phase) -> LoopConfig:
+    """The loop of a phase; without a seed of its own, it draws from the training's, if that has one."""
+    loop = config.loops[phase.name]
+    if loop.seed or not config.seed:
+        return loop
+    sequence = np.random.SeedSequence([config.seed, list(PHASES).index(phase.name)])
+    return replace(loop, seed=int(sequence.generate_state(1)[0]))
+
+
+def ramp_steps(config: MotionTraining, loop: LoopConfig, total: int) -> float:
+    """Steps until the ramped terms have their full weight.
+
+    Args:
+        loop: the phase as it is set.
+        total: its steps as they are run: fewer, where several processes share larger batches.
+    """
     if config.ramp:
-        return max(1.0, config.ramp * loop.steps)
-    return PUBLISHED_EPOCH / 3
+        return max(1.0, config.ramp * total)
+    return max(1.0, PUBLISHED_EPOCH / 3 * (total / loop.steps))

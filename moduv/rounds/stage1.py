@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,14 @@ import torch
 from torch import Tensor
 
 from moduv.engine import distributed
+from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.engine.journal import Watch
+from moduv.engine.log import say
 from moduv.evaluation.stage1 import evaluate_motion_outputs
-from moduv.frames.clip import FrameRef, with_neighbours
+from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.frames.splits import read_split
-from moduv.motion.data import Triplets
+from moduv.motion.data import Triplets, find_triplets
 from moduv.motion.fields import MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import Phase
@@ -35,28 +38,44 @@ def train_stage1(
         split: frames to train on; those without both neighbours are left out and counted.
         out: receives a folder per phase, `pictures/` and `weights/` in the official form.
         config: networks, losses and schedule.
-        validation: split of held-out frames with depth truth; looked at every
-            `config.validate_every` steps. Truth is never trained on.
+        validation: split of held-out frames; looked at every `config.validate_every` steps, measured
+            where they have truth, which is never trained on.
 
     Raises:
-        InputError: for missing or broken frames, intrinsics and settings.
+        InputError: for missing or broken frames, intrinsics and settings, and when none of the held-out
+            frames can be looked at.
     """
     if validation is None or not config.validate_every:
         train_motion(data, split, out, config)
         return
-    frames, _ = with_neighbours(read_split(validation), data)
-    spread = np.linspace(0, len(frames) - 1, min(len(frames), config.validation_frames))
-    chosen = [frames[int(position)] for position in spread]
+    chosen = _held_out(data, validation, config)
+    told: set[str] = set()
 
     def watch(model: DynamoDepth, phase: Phase) -> Watch:
-        return Look(model, phase, data, chosen, out, config)
+        return Look(model, phase, data, chosen, out, config, told)
 
     train_motion(data, split, out, config, watch)
 
 
+def _held_out(data: Path, validation: Path, config: MotionTraining) -> list[FrameRef]:
+    """The frames to look at. Raises InputError now for what would only end a later phase."""
+    for name, loop in config.loops.items():
+        if config.validate_every % loop.log_every:
+            raise InputError(
+                f"{name}: validation every {config.validate_every} steps falls between the log's lines; "
+                f"choose a multiple of log_every, {loop.log_every}."
+            )
+    frames, _, _ = find_triplets(validation, data)
+    spread = np.linspace(0, len(frames) - 1, min(len(frames), config.validation_frames))
+    return [frames[int(position)] for position in spread]
+
+
 @dataclass
 class Look:
-    """One phase's watch: predicts held-out frames, measures and draws them."""
+    """One phase's watch: predicts held-out frames, measures and draws them.
+
+    What is wrong with the held-out frames or their truth is said once and never ends the training.
+    """
 
     model: DynamoDepth
     phase: Phase
@@ -64,6 +83,8 @@ class Look:
     frames: list[FrameRef]
     out: Path
     config: MotionTraining
+    told: set[str] = field(default_factory=set)
+    """What has been said; shared by the phases."""
 
     @property
     def every(self) -> int:
@@ -71,30 +92,57 @@ class Look:
 
     def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Depth metrics, those of the mask once there is one, and a picture a frame."""
-        triplets = Triplets(
+        triplets = self._triplets()
+        numbers: dict[str, float] = {}
+        pictures: dict[str, np.ndarray] = {}
+        with self._uncompiled():
+            with self._tolerant():
+                numbers = self._measure(triplets)
+            with self._tolerant():
+                pictures = self._draw(triplets)
+        for name, picture in pictures.items():
+            write_image(self.out / "pictures" / f"{self.phase.name}_{step:06d}_{name}.jpg", picture)
+        return numbers, pictures
+
+    def _triplets(self) -> Triplets:
+        camera = self.model.camera
+        return Triplets(
             self.data,
             self.frames,
             self.config.height,
             self.config.width,
             field_of_view=self.config.field_of_view,
+            focal_factor=1.0 if camera is None else camera.factor.item(),
         )
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            if str(error) not in self.told:
+                self.told.add(str(error))
+                say(f"  validation: {error}")
+
+    def _uncompiled(self) -> AbstractContextManager:
+        """Compiling the networks for a few held-out frames would take longer than they do."""
+        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+
+    def _measure(self, triplets: Triplets) -> dict[str, float]:
         scratch = self.out / "validation"
-        found = predict_frames(self.model, triplets, self.config, MotionPrediction())
+        found = predict_frames(self.model, triplets, self.config.losses, MotionPrediction())
         for frame, arrays in found:
             write_npz(frame.file(scratch, ".npz"), **arrays)
         truth = self.data / "truth" if (self.data / "truth").is_dir() else self.data
         metrics, _ = evaluate_motion_outputs(scratch, truth, self.frames)
         wanted = ("depth/", "odometry/", "motion/") if self.phase.has_mask else ("depth/",)
-        numbers = {f"val/{name}": v for name, v in metrics.items() if name.startswith(wanted)}
-        pictures = self._draw(triplets)
-        for name, picture in pictures.items():
-            write_image(self.out / "pictures" / f"{self.phase.name}_{step:06d}_{name}.jpg", picture)
-        return numbers, pictures
+        return {f"val/{name}": v for name, v in metrics.items() if name.startswith(wanted)}
 
     def _draw(self, triplets: Triplets) -> dict[str, np.ndarray]:
         count = min(self.config.pictures, len(triplets))
         if not count:
             return {}
+        self.model.eval()
         batch = triplets.collate([triplets[index, 0] for index in range(count)])
         batch = {key: value.to(distributed.device()) for key, value in batch.items()}
         with torch.inference_mode():

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moduv.engine import checkpoint
-from moduv.engine.errors import InputError
 from moduv.motion.networks.monodepth import ConvELU, ReflectedConv
 from moduv.motion.networks.resnet import normalise
 
@@ -207,20 +204,6 @@ class LiteMonoEncoder(nn.Module):
             x = down(torch.cat([x, features[-1], copy], 1))
             features.append(stage(x))
         return features
-
-
-def load_pretraining(encoder: LiteMonoEncoder, path: str | Path) -> None:
-    """Start from Lite-Mono's own ImageNet pre-training: the state dict under `model`, less its classifier.
-
-    Raises InputError when the file is missing or is not that of this encoder.
-    """
-    content = checkpoint.load(path)
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise InputError(
-            f"{path}: holds no weights under 'model'; give Lite-Mono's pre-training file."
-        )
-    own = encoder.state_dict()
-    checkpoint.load_strict(encoder, {k: v for k, v in content["model"].items() if k in own}, path)
 
 
 def _halve(images: Tensor) -> Tensor:

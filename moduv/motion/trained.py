@@ -1,0 +1,116 @@
+"""A trained stage 1 as it lies on disk: a training of this library, or an official checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv.engine import checkpoint, distributed
+from moduv.engine.config import build
+from moduv.engine.errors import InputError
+from moduv.engine.log import say
+from moduv.engine.stages import MANIFEST, read_manifest
+from moduv.motion.networks import DynamoDepth
+from moduv.motion.networks.dynamo_depth import DEPTH_MODELS, read_size
+from moduv.motion.phases import MODULES, MotionConfig
+from moduv.motion.train import WEIGHTS, MotionTraining
+
+
+@dataclass(frozen=True)
+class TrainedMotion:
+    """Weights, and what must be known to use them."""
+
+    weights: Path
+    """Folder of one `.pth` per module."""
+    identity: tuple[Path, ...]
+    """What tells these weights from others: the training's folder, or every file."""
+    depth_model: str
+    height: int
+    width: int
+    """Size of the networks' input in pixels."""
+    losses: MotionConfig
+    """Conventions of depth, ego-motion and flow."""
+    field_of_view: float = 0.0
+    focal_factor: float = 1.0
+
+    def load(self) -> DynamoDepth:
+        """The networks on this process's device. Raises InputError when the weights do not fit."""
+        model = DynamoDepth(self.depth_model)
+        model.load_checkpoint(self.weights)
+        return model.to_device(distributed.device())
+
+
+def find_trained(folder: Path) -> TrainedMotion:
+    """What lies in a folder: a finished `motion train`, its `weights`, or an official checkpoint.
+
+    An official checkpoint has no settings beside it: the published ones are taken.
+
+    Raises:
+        InputError: when it is none of these.
+    """
+    for training in (folder, folder.parent) if folder.name == WEIGHTS else (folder,):
+        manifest = read_manifest(training)
+        if manifest.get("stage") == "motion train":
+            return _own(training, manifest)
+        if (training / f".{MANIFEST}").is_file():
+            raise InputError(
+                f"{training}: the training is not finished; run moduv motion train again, which "
+                "continues it."
+            )
+    if not (folder / "depth_enc.pth").is_file():
+        raise InputError(
+            f"{folder}: holds neither a finished training of stage 1 nor an official checkpoint "
+            f"({', '.join(f'{name}.pth' for name in MODULES)}); finish moduv motion train or give "
+            "another folder."
+        )
+    return _official(folder)
+
+
+def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
+    config = build(MotionTraining, manifest["config"], f"{folder}/manifest.json")
+    return TrainedMotion(
+        folder / WEIGHTS,
+        (folder,),
+        config.depth_model,
+        config.height,
+        config.width,
+        config.losses,
+        config.field_of_view,
+        manifest["results"].get("focal_factor", 1.0),
+    )
+
+
+def _official(folder: Path) -> TrainedMotion:
+    files = tuple(folder / f"{name}.pth" for name in MODULES)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such file; download the checkpoint again.")
+    encoder = files[0]
+    model, size = _depth_model(encoder), read_size(encoder)
+    if model == "street":
+        raise InputError(
+            f"{folder}: holds the street world's networks without the settings they were trained "
+            "with; give the folder of their training, which has the manifest."
+        )
+    if size is None:
+        raise InputError(
+            f"{encoder}: does not tell the 'height' and 'width' of the training; add both to the file."
+        )
+    say(f"  {folder}: no manifest; {model} at {size[0]} x {size[1]} with the published settings")
+    return TrainedMotion(folder, files, model, *size, MotionConfig())
+
+
+def _depth_model(encoder: Path) -> str:
+    """The depth model whose encoder has most of a file's keys."""
+    content = checkpoint.load(encoder)
+    keys = set(content) if isinstance(content, dict) else set()
+    own = {name: set(DynamoDepth(name).depth_enc.state_dict()) for name in DEPTH_MODELS}
+    shared = {name: len(keys & names) / len(keys | names) for name, names in own.items()}
+    best = max(shared, key=lambda name: shared[name])
+    if not shared[best]:
+        raise InputError(
+            f"{encoder}: fits none of the depth models {DEPTH_MODELS}; give an official checkpoint."
+        )
+    return best
