@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from moduv import geometry
-from moduv.motion.fields import EgoMotion
+from moduv.motion.fields import EgoMotion, MotionModel
+from moduv.motion.losses import compute_losses
+from moduv.motion.phases import PHASES, MotionConfig
 
 HEIGHT, WIDTH = 24, 32
 
@@ -106,3 +108,19 @@ class Tiny(nn.Module):
         features = self.motion_enc(images.flatten(1, 2))
         flows = [0.01 * self.motion_dec(features)]
         return flows, [self.motion_mask(features)] if with_mask else None
+
+
+def losses_on_golden_frames(
+    model: MotionModel, golden: dict[str, Tensor], phase: str
+) -> dict[str, Tensor]:
+    """The loss terms of the reference's frames, without noise and with the ground plane it was given."""
+    K = golden["K"][None]
+    images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255
+    return compute_losses(
+        model,
+        {"images": images, "K": K, "inv_K": torch.inverse(K)},
+        PHASES[phase],
+        1.0,
+        MotionConfig(tie_break=0.0),
+        ground_plane=torch.tensor([[0.01, -0.02, 0.05]]),
+    )

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from motion_stubs import HEIGHT, WIDTH, Stored, Tiny, camera, noise, stored, triplets
+from motion_stubs import (
+    HEIGHT,
+    WIDTH,
+    Stored,
+    Tiny,
+    camera,
+    losses_on_golden_frames,
+    noise,
+    stored,
+    triplets,
+)
 from torch import nn
 
 from moduv import geometry
@@ -45,16 +55,7 @@ def test_losses_agree_with_the_reference(shared: Path, name: str, phase: str) ->
         [golden[f"complete_flow_{scale}"] for scale in range(count)],
         [golden[f"motion_prob_{scale}"] for scale in range(count)],
     )
-    K = golden["K"][None]
-    images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255
-    actual = compute_losses(
-        model,
-        {"images": images, "K": K, "inv_K": torch.inverse(K)},
-        PHASES[phase],
-        1.0,
-        MotionConfig(tie_break=0.0),
-        ground_plane=torch.tensor([[0.01, -0.02, 0.05]]),
-    )
+    actual = losses_on_golden_frames(model, golden, phase)
     assert actual["loss"].item() == pytest.approx(expected["loss"], rel=1e-3)
     for term, official in OFFICIAL.items():
         # The reference logs sums over scales, these are means; it logs 0 for terms a phase lacks.

@@ -11,13 +11,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from motion_stubs import losses_on_golden_frames
 from torch import Tensor, nn
 
 from moduv import geometry
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.motion.fields import EgoMotion, MotionFields, motion_fields
-from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.networks.litemono import DropPath
 from moduv.motion.networks.resnet import ResNetEncoder
@@ -121,16 +121,7 @@ def test_frames_through_the_networks_give_the_reference_losses(
     model, golden, _ = parity
     file = shared / "golden" / "dynamo" / f"{model.depth_model}_real_losses.json"
     expected = json.loads(file.read_text())[phase]
-    images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255
-    K = golden["K"][None]
-    terms = compute_losses(
-        model,
-        {"images": images, "K": K, "inv_K": torch.inverse(K)},
-        PHASES[phase],
-        1.0,
-        MotionConfig(tie_break=0.0),
-        ground_plane=torch.tensor([[0.01, -0.02, 0.05]]),
-    )
+    terms = losses_on_golden_frames(model, golden, phase)
     assert terms["loss"].item() == pytest.approx(expected["loss"], rel=1e-3)
     scales = sum(key.startswith("disp_") for key in golden)
     photometric = scales * terms["photometric"].item()  # the reference logs sums
