@@ -261,6 +261,24 @@ def test_a_slow_camera_is_told_from_one_that_stands(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out/clips/fast").glob("*.jpg"))) == 30
 
 
+def test_short_clips_are_not_thinned_away(tmp_path: Path) -> None:
+    write_video(tmp_path / "in/drive.mp4", slow_frames(12, 0.0009 * 160))
+    imported(tmp_path, every=0, keep_stills=True)
+    assert kept_frames(tmp_path) == 6  # one in two: one in ten would leave two
+    write_video(tmp_path / "short/drive.mp4", slow_frames(4, 0.0009 * 160))
+    import_folder(tmp_path / "short", tmp_path / "all", ImportConfig(70, every=0, keep_stills=True))
+    assert len(list((tmp_path / "all/clips/drive").glob("*.jpg"))) == 4
+
+
+def test_clips_of_a_standing_camera_go_by_the_others(tmp_path: Path) -> None:
+    # A hundredth of a pixel a frame, as codecs make it: ten frames later there is nothing to see either.
+    write_video(tmp_path / "in/drive.mp4", slow_frames(60, 0.01))
+    for name in ("fast", "faster"):
+        write_video(tmp_path / f"in/{name}.mp4", street_frames(30, step=2))
+    imported(tmp_path, every=0, motion=0.025, keep_stills=True)
+    assert kept_frames(tmp_path) == 30
+
+
 def test_the_motion_of_the_whole_clip_counts(tmp_path: Path) -> None:
     slow = slow_frames(50, 0.4)
     write_video(tmp_path / "in/drive.mp4", slow + slow_frames(110, 3.2, start=0.4 * 50))

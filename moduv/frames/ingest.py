@@ -231,8 +231,9 @@ def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
     measured = []
     for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip"):
         frames = without_stills(read_clip(clip, _silent, grey_width=FLOW_WIDTH))
-        measured.append(usual_motion(frames, 0.1 * config.motion))
-    strides = dict(zip(clips, choose_strides(measured, config.motion), strict=True))
+        measured.append(usual_motion(frames, config.motion))
+    counts = [count_frames(clip) for clip in clips.values()]
+    strides = dict(zip(clips, choose_strides(measured, counts, config.motion), strict=True))
     for stride, count in sorted(Counter(strides.values()).items()):
         say(f"  one frame in {stride} of {count} clips, by their motion")
     return strides

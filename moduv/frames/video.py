@@ -194,33 +194,39 @@ FLOW_WIDTH = 320
 MEASURED_PAIRS = 40
 """Pairs that are measured at least, where a clip has them; at most twice as many count."""
 MOST_FRAMES = 10
+FEWEST_FRAMES = 5
+"""No clip is thinned to fewer, if it has as many."""
+STANDS = 0.1
+"""A pair that differs by less than this share of the wanted motion does not count: the camera stands."""
+CREEPS = 0.5
+"""The camera is slow instead, when frames up to ten apart differ by this share of the wanted motion."""
 FEW = 0.25
 """Share of the pairs that must differ by themselves, for the others to count as a camera that stands."""
 
 
-def usual_motion(frames: Iterator[Timed], least: float) -> float | None:
+def usual_motion(frames: Iterator[Timed], wanted: float) -> float | None:
     """How far a clip's neighbours differ: the 75th percentile of their optical flow.
 
     Args:
         frames: of one clip, grey and `FLOW_WIDTH` wide; pairs spread over all of it are measured.
-        least: pairs that differ by less do not count: the camera stands. Where hardly any pair counts,
-            it may be slow instead: then frames are compared with the 10th next.
+        wanted: by how much neighbours are to differ, in shares of the width. Where hardly any pair
+            comes near it, frames are compared with the 10th next: the camera may be slow.
 
     Returns:
-        The median over the pairs, in shares of the width; None where no pair counts.
+        The median over the pairs, in shares of the width; None for a camera that stands.
     """
     moved, step = list[tuple[float, float, int]](), 1
     for start, run in enumerate(_runs(frames)):
         if start % step:
             continue
         near = _moved(run[0], run[1])
-        far = _moved(run[0], run[-1]) if near <= least else 0.0
+        far = _moved(run[0], run[-1]) if near <= STANDS * wanted else 0.0
         moved.append((near, far, len(run) - 1))
         if len(moved) == 2 * MEASURED_PAIRS:
             moved, step = moved[::2], 2 * step
-    counted = [near for near, _, _ in moved if near > least]
+    counted = [near for near, _, _ in moved if near > STANDS * wanted]
     if len(counted) < FEW * len(moved):
-        counted += [far / later for _, far, later in moved if far > least]
+        counted += [far / later for _, far, later in moved if far > CREEPS * wanted]
     return float(np.median(counted)) if counted else None
 
 
@@ -243,23 +249,27 @@ def _moved(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.percentile(lengths, 75)) / FLOW_WIDTH
 
 
-def choose_strides(motions: Sequence[float | None], motion: float) -> list[int]:
+def choose_strides(
+    motions: Sequence[float | None], frames: Sequence[int], wanted: float
+) -> list[int]:
     """Every how many frames of each clip are to be taken so that neighbours differ by a wanted motion.
 
     Args:
         motions: each clip's `usual_motion`; clips whose camera stands go by the others.
-        motion: what is wanted, in shares of the width.
+        frames: how many each clip has.
+        wanted: in shares of the width.
 
     Returns:
-        1 to 10 for each clip.
+        1 to 10 for each clip; less than it takes where a clip is too short for it.
     """
     strides = [
-        None if moved is None else int(np.clip(round(motion / moved), 1, MOST_FRAMES))
+        None if moved is None else int(np.clip(round(wanted / moved), 1, MOST_FRAMES))
         for moved in motions
     ]
     known = [stride for stride in strides if stride is not None]
     usual = int(np.median(known)) if known else 1
-    return [usual if stride is None else stride for stride in strides]
+    most = [max(1, (count - 1) // (FEWEST_FRAMES - 1)) for count in frames]
+    return [min(s or usual, limit) for s, limit in zip(strides, most, strict=True)]
 
 
 def count_frames(path: Path) -> int:
