@@ -11,7 +11,6 @@ H.264. `score` measures the detector on the quickstart's held-out frames, which 
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +21,7 @@ from options import measure_detector
 
 from moduv.engine.config import load_preset
 from moduv.engine.log import progress
+from moduv.engine.parallel import process_map
 from moduv.street.dataset import StreetConfig
 from moduv.street.render import render
 from moduv.street.scene import Scene
@@ -70,9 +70,9 @@ def write(out: Path, clips: int, with_camera: bool) -> None:
     folder = out / "clips"
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, config, folder, with_camera) for seed in range(clips or config.train_clips)]
-    with ProcessPoolExecutor(config.workers) as pool:
-        for _ in progress(pool.map(write_clip, jobs), desc="videos", total=len(jobs), unit="clip"):
-            pass
+    done = process_map(write_clip, jobs, config.workers)
+    for _ in progress(done, desc="videos", total=len(jobs), unit="clip"):
+        pass
 
 
 def score(run: Path, data: Path) -> None:

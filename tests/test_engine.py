@@ -28,6 +28,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
 from moduv.engine.log import Whole, progress_bar, read_log, whole_run
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
+from moduv.engine.parallel import process_map
 from moduv.engine.stages import OtherSettings, Stage, read_manifest
 
 
@@ -495,3 +496,18 @@ def test_bars_tell_where_in_the_run_they_are(capsys: pytest.CaptureFixture[str])
     assert left[-1] == 0.0
     assert max(left) > 0.0
     assert "run:" not in str(progress_bar(range(4), desc="alone"))
+
+
+MARK = ["as imported"]
+
+
+def seen_by_a_worker(number: int) -> tuple[int, str]:
+    return number, MARK[0]
+
+
+def test_processes_start_afresh_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_engine.MARK", ["changed since"])
+    alone = list(process_map(seen_by_a_worker, range(5), 1))
+    assert alone == [(number, "changed since") for number in range(5)]
+    shared = list(process_map(seen_by_a_worker, range(5), 2))
+    assert shared == [(number, "as imported") for number in range(5)]

@@ -7,6 +7,7 @@ saved state, as if nothing had happened; two processes with half the batch see w
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -247,6 +248,9 @@ def _batches(dataset: Sampled, config: LoopConfig, start: int) -> Iterator[Any]:
     A loader's iterator draws from torch's source of randomness, which every step seeds anew.
     """
     samples = Carried(dataset, dataset.collate)
+    if config.workers:
+        # They are copies of this process, and may not clear away what needs threads, such as decoders.
+        gc.collect()
     loader: DataLoader = DataLoader(
         samples,
         batch_sampler=SampleStream(len(dataset), config, start=start),

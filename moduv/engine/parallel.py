@@ -1,10 +1,11 @@
-"""Work in threads, in order, with a bounded number of items in flight."""
+"""Work in threads and in processes, in order."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -27,3 +28,24 @@ def bounded_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def process_map(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int = 1
+) -> Iterator[Result]:
+    """`map` in processes, results in the order of the items; one worker is this process.
+
+    The others start afresh instead of as copies of this one: what a decoder or a network has left in
+    memory may need threads that a copy does not have, and would wait for them for ever.
+
+    Args:
+        function: importable, as are its results and the items.
+        chunk: items that a process takes at once.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
+        yield from pool.map(function, items, chunksize=chunk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_npz, write_json
 from moduv.engine.log import progress, say
+from moduv.engine.parallel import process_map
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
@@ -91,9 +91,8 @@ def _initial(
     share = distributed.shard(known)
     todo = [frame for frame in share if not is_labelled(out, frame)]
     jobs = [(frame, motion, out, config, data) for frame in todo]
-    with ProcessPoolExecutor(max(1, config.workers)) as pool:
-        finished = pool.map(_label_frame, jobs, chunksize=8)
-        troubles = list(progress(finished, desc="L0", total=len(jobs), unit="frame"))
+    finished = process_map(_label_frame, jobs, config.workers, chunk=8)
+    troubles = list(progress(finished, desc="L0", total=len(jobs), unit="frame"))
     broken = [trouble for trouble in troubles if trouble]
     if broken:
         others = f" ({len(broken)} motion outputs are broken)" if len(broken) > 1 else ""

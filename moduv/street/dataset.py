@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, write_json, write_npz
 from moduv.engine.log import progress, say
+from moduv.engine.parallel import process_map
 from moduv.engine.stages import Stage
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
@@ -92,12 +92,8 @@ def _render(root: Path, config: StreetConfig) -> dict[str, Any]:
         number = config.train_clips if split == "train" else config.val_clips
         first = config.seed * SEED_STRIDE + (VAL_SEED if split == "val" else 0)
         jobs = [(root, config, f"{split}/clip_{clip:04d}", first + clip) for clip in range(number)]
-        with ProcessPoolExecutor(config.workers) as pool:
-            parts = list(
-                progress(
-                    pool.map(_render_clip, jobs), desc=f"street {split}", total=number, unit="clip"
-                )
-            )
+        done = process_map(_render_clip, jobs, config.workers)
+        parts = list(progress(done, desc=f"street {split}", total=number, unit="clip"))
         segments = [job[2] for job in jobs]
         annotations = merge_annotations(segments, parts, config)
         write_json(root / "annotations" / f"{split}.json", annotations)

@@ -9,7 +9,6 @@ vehicles, pedestrians and cyclists are taken, and unknown ones are not judged.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress
+from moduv.engine.parallel import process_map
 from moduv.evaluation.converters.writer import (
     Box,
     Selection,
@@ -117,9 +117,9 @@ def _images(
     segments = [f"{part}/{segment_name(path)}" for path in files]
     jobs = [job for job in zip(files, segments, strict=True) if selection.reaches(job[1])]
     work = partial(_segment, config=config, selection=selection, labels=labels)
-    with ProcessPoolExecutor(max(1, min(config.workers, len(jobs)))) as pool:
-        for found in progress(pool.map(work, jobs), desc="Waymo", total=len(jobs), unit="segment"):
-            yield from found
+    done = process_map(work, jobs, config.workers)
+    for found in progress(done, desc="Waymo", total=len(jobs), unit="segment"):
+        yield from found
 
 
 def _segment(

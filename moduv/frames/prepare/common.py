@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, write_json
 from moduv.engine.log import progress, say
+from moduv.engine.parallel import process_map
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image, write_image
@@ -85,10 +85,9 @@ def _prepare(
 ) -> dict[str, Any]:
     records = [out / segment / RECORD for segment in segments]
     missing = [(job, r) for job, r in zip(jobs, records, strict=True) if not r.is_file()]
-    with ProcessPoolExecutor(min(config.workers, max(1, len(missing)))) as pool:
-        done = pool.map(functools.partial(_prepare_segment, work), missing)
-        for _ in progress(done, desc="prepare", total=len(missing), unit="segment"):
-            pass
+    done = process_map(functools.partial(_prepare_segment, work), missing, config.workers)
+    for _ in progress(done, desc="prepare", total=len(missing), unit="segment"):
+        pass
     earlier = read_split(path) if path.is_file() else []
     frames = [frame for frame in earlier if frame.segment not in set(segments)]
     for segment, record in zip(segments, records, strict=True):
