@@ -169,8 +169,11 @@ def test_two_processes_train_what_one_trains_and_resume_exactly(tmp_path: Path) 
     one, two, cut = (
         checkpoint.load_weights(tmp_path / name / "weights.pth") for name in ("one", "two", "cut")
     )
-    for name, value in two.items():
-        assert torch.equal(cut[name], value), name
-        torch.testing.assert_close(one[name], value, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(cut[name], value) for name, value in two.items())
     start = detector().state_dict()
-    assert max((one[name] - start[name]).abs().max() for name in one) > 3e-3  # it did learn
+    moved, apart = (
+        torch.cat([(one[name] - other[name]).flatten() for name in one]) for other in (start, two)
+    )
+    assert moved.abs().max() > 3e-3  # it did learn
+    # Sums of float32 in another order; how far they drift apart depends on the processor.
+    assert apart.norm() < 0.02 * moved.norm()
