@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from moduv.cli import with_exit_codes
+from moduv.commands.cli import with_exit_codes
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     add("--patience", type=int, default=10, help="frames for which an unseen object is remembered")
     options = vars(parser.parse_args())
 
-    from moduv.rounds.demo import demo
+    from moduv.commands.demo import demo
 
     with_exit_codes(lambda: demo(**options))
 

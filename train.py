@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from moduv.cli import with_exit_codes
+from moduv.commands.cli import with_exit_codes
 
 
 def parse() -> argparse.Namespace:
@@ -49,9 +49,9 @@ def train(options: argparse.Namespace) -> None:
     from moduv.detector.transforms import Augmentation
     from moduv.engine.config import load_preset
     from moduv.frames.splits import read_split
-    from moduv.rounds.recipe import Recipe, train_round
+    from moduv.rounds.recipe import RoundConfig, train_round
 
-    base = load_preset(Recipe, options.preset, "final")
+    base = load_preset(RoundConfig, options.preset, "final")
     frames = options.epoch_size or len(read_split(options.train_files))
     steps_per_epoch = max(1, frames // (options.batch_size * options.grad_agg))
     loop = dataclasses.replace(

@@ -44,9 +44,9 @@ from moduv.engine import distributed
 from moduv.engine.loop import StepState
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.labels import rle
-from moduv.labels.instances import Instances
-from moduv.labels.store import read_labels, write_labels
+from moduv.instances import rle
+from moduv.instances.instances import Instances
+from moduv.instances.store import read_labels, write_labels
 
 FULL, QUICK = (1280, 1920), (128, 192)
 OBJECTS = 20

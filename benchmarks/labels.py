@@ -24,10 +24,10 @@ import torch
 from scipy import sparse
 
 from moduv.engine.files import read_npz
-from moduv.labels import rle
+from moduv.instances import rle
+from moduv.instances.instances import Instances, Predictions
 from moduv.labels.aggregated import aggregate_predictions
 from moduv.labels.initial import extract_instances, ranges
-from moduv.labels.instances import Instances, Predictions
 
 HEIGHT, WIDTH = 320, 480
 FULL_HEIGHT, FULL_WIDTH = 1280, 1920

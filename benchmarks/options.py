@@ -2,7 +2,7 @@
 
     bash scripts/quickstart.sh
     python benchmarks/options.py --run save/street --data data/street [--round final]
-        [--options plain ema] [--seeds 0 1 2]
+        [--options plain paste] [--seeds 0 1 2]
 
 Everything but the option is as in the preset `street`: labels, network, length. The final round is trained
 on L2, Moving2Mobile on L0, where what stands still is unlabelled background. Trainings are kept under
@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from moduv.detector.predict import detections_to_coco, predict
-from moduv.detector.train import load_detector
+from moduv.detector.weights import load_detector
 from moduv.engine.config import load_preset
 from moduv.engine.files import read_json, write_json
-from moduv.evaluation.coco import select_images
 from moduv.evaluation.detection import evaluate
 from moduv.frames.splits import read_split
-from moduv.rounds.recipe import Recipe, train_round
+from moduv.instances.coco import select_images
+from moduv.rounds.recipe import RoundConfig, train_round
 
 METRICS = ("box/AP50", "box/AP", "mask/AP50", "box/recall_small", "box/recall_static")
 
@@ -33,19 +32,16 @@ LABELS = {"final": "L2", "moving2mobile": "L0"}
 """What a round is trained on."""
 
 
-def recipes(round_name: str) -> dict[str, Recipe]:
+def recipes(round_name: str) -> dict[str, RoundConfig]:
     """A round's recipe with one option at a time."""
-    plain = load_preset(Recipe, "street", round_name)
+    plain = load_preset(RoundConfig, "street", round_name)
     return {
         "plain": plain,
-        "ema": replace(plain, loop=replace(plain.loop, ema=0.99)),
-        "drop": replace(plain, drop_below=0.01),
-        "soft": replace(plain, soft=0.5),
         "paste": replace(plain, augmentation=replace(plain.augmentation, paste=0.5)),
     }
 
 
-def measure(recipe: Recipe, labels: Path, data: Path, out: Path) -> dict[str, float]:
+def measure(recipe: RoundConfig, labels: Path, data: Path, out: Path) -> dict[str, float]:
     """Train a detector on labels, unless it is there, and measure it on held-out frames."""
     train_round(data, data / "splits/train_files.txt", labels, out, recipe)
     return measure_detector(out, data)
@@ -60,9 +56,9 @@ def measure_detector(folder: Path, data: Path) -> dict[str, float]:
     truth = select_images(data / "annotations/val.json", names)
     numbers = {image["file_name"]: image["id"] for image in truth["images"]}
     results = []
-    found = predict(load_detector(folder), frames, data, batch_size=8)
+    found = load_detector(folder).stream([data / name for name in names], batch_size=8)
     for (_, predictions), name in zip(found, names, strict=True):
-        results += detections_to_coco(predictions, numbers[name])
+        results += predictions.to_instances().to_coco(numbers[name])
     metrics = evaluate(truth, results, areas="street")
     write_json(folder / "metrics.json", metrics)
     return metrics

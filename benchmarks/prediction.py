@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from pycocotools import mask as coco
 
-from moduv.detector.train import load_detector
+from moduv.detector.weights import load_detector
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image, write_image
 from moduv.frames.splits import read_split, write_split
-from moduv.labels.store import read_labels
-from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
-from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
+from moduv.instances.store import read_labels
+from moduv.rounds.large2small import AggregatedLabelsConfig, aggregated_labels
+from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
 
 THRESHOLD = 0.5
 LARGE, SMALL = 0.15, 0.1
@@ -40,7 +40,7 @@ LARGE, SMALL = 0.15, 0.1
 
 def one_at_a_time(detector: Path, data: Path, frames: list[FrameRef], out: Path) -> None:
     """Labels of the frames, frame by frame."""
-    model = load_detector(detector)
+    model = load_detector(detector).model
     for frame in frames:
         image = torch.from_numpy(read_image(frame.image_path(data))).permute(2, 0, 1).float() / 255
         with torch.no_grad():
@@ -105,8 +105,8 @@ def main() -> None:
     detector = options.run / "R3_Final"
     pair = options.run / "R2_L2S_large", options.run / "R2_L2S_small"
     frames = read_split(options.data / "splits/val_files.txt")[: options.frames]
-    one = MobileLabels(score_threshold=THRESHOLD, batch_size=8)
-    two = Large2SmallLabels(large_score=LARGE, small_score=SMALL, batch_size=8)
+    one = MobileLabelsConfig(score_threshold=THRESHOLD, batch_size=8)
+    two = AggregatedLabelsConfig(large_score=LARGE, small_score=SMALL, batch_size=8)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = enlarged(options.data, frames, options.enlarge, root / "data")

@@ -17,9 +17,9 @@ from pathlib import Path
 from options import METRICS, measure_detector, print_means
 
 from moduv.engine.config import load_preset
-from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
-from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
-from moduv.rounds.recipe import Recipe, train_round
+from moduv.rounds.large2small import AggregatedLabelsConfig, aggregated_labels
+from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
+from moduv.rounds.recipe import RoundConfig, train_round
 
 
 def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str, float]:
@@ -27,7 +27,7 @@ def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str,
     split = data / "splits/train_files.txt"
 
     def train(section: str, labels: Path) -> Path:
-        recipe = load_preset(Recipe, preset, section)
+        recipe = load_preset(RoundConfig, preset, section)
         folder = out / f"{section}_{seed}"
         seeded = replace(recipe, loop=replace(recipe.loop, seed=seed))
         train_round(data, split, labels, folder, seeded)
@@ -35,8 +35,10 @@ def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str,
 
     mobile = train("moving2mobile", run / "L0_pseudo_labels")
     first, second = out / f"L1_{seed}", out / f"L2_{seed}"
-    mobile_labels(data, split, mobile, first, load_preset(MobileLabels, preset, "mobile_labels"))
-    merging = load_preset(Large2SmallLabels, preset, "aggregated_labels")
+    mobile_labels(
+        data, split, mobile, first, load_preset(MobileLabelsConfig, preset, "mobile_labels")
+    )
+    merging = load_preset(AggregatedLabelsConfig, preset, "aggregated_labels")
     aggregated_labels(data, split, train("large", first), train("small", first), second, merging)
     return measure_detector(train("final", second), data)
 

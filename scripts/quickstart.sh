@@ -8,23 +8,17 @@ stamp="$SAVE/.quickstart"
 wanted="$PRESET $DATA $(cat moduv/presets/*.yaml | cksum)"
 if [[ -z "$DRY_RUN" && -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] &&
     [[ "$(find "$SAVE" -maxdepth 2 -name manifest.json | wc -l)" -ge 13 ]]; then
-    moduv measure --preset "$PRESET" --run "$SAVE" --data "$DATA" --split "$VAL" \
-        --annotations "$TRUTH" --out "$SAVE/evaluation"
+    steps evaluation
     echo "report: out/$NAME/report.html"
     exit
 fi
 
-run moduv street render --preset "$PRESET" --root "$DATA"
+steps street
 bash scripts/1_initial_labels.sh
 bash scripts/2_moving2mobile.sh
 bash scripts/3_large2small.sh
 bash scripts/4_final.sh
-
-# The yardstick: the same detector and budget on the true labels. Nothing above has seen them.
-run moduv labels true --preset "$PRESET" --split "$TRAIN" --annotations "$DATA/annotations/train.json" \
-    --out "$SAVE/true_labels"
-stage round final --preset "$PRESET" --data "$DATA" --split "$TRAIN" \
-    --labels "$SAVE/true_labels" --out "$SAVE/yardstick"
-
+# The supervised upper bound: the same detector and budget on ground truth. Nothing above has seen it.
+steps true_labels supervised
 bash scripts/5_evaluate.sh
 [[ -n "$DRY_RUN" ]] || echo "$wanted" >"$stamp"

@@ -57,17 +57,9 @@ fi
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-2147483648}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8589934592}"
 
-# Print a command and run it.
-run() {
-    echo "+ $*"
-    [[ -n "$DRY_RUN" ]] || "$@"
-}
-
-# A stage that any number of processes share.
-stage() {
-    if [[ "$GPUS" -gt 1 ]]; then
-        run python -m moduv.engine.launch --standalone --nproc_per_node "$GPUS" -m moduv.cli "$@"
-    else
-        run moduv "$@"
-    fi
+# Run steps of the chain, whose folders and inputs `moduv/runs/chains.py` knows.
+steps() {
+    python3 -m moduv.runs.chains "$@" --run "$SAVE" --data "$DATA" --train "$TRAIN" --val "$VAL" \
+        --preset "$PRESET" --processes "$GPUS" --report "out/$NAME" ${TRUTH:+--truth "$TRUTH"} \
+        --true-labels "$DATA/annotations/train.json" ${DRY_RUN:+--dry-run}
 }

@@ -86,7 +86,7 @@ def chain(root: Path) -> list[Link]:
             *("--config.batch_size", "1"),
         ),
         training("final", "L2_pseudo_labels", "R3_Final"),
-        training("final", "true_labels", "yardstick"),
+        training("final", "true_labels", "supervised"),
         link(
             *("motion predict", run / "motion_val", "*/*/*.npz", "--data", data, "--split", val),
             *("--weights", run / "motion"),

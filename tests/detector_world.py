@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torchvision.models.detection import MaskRCNN
 
 from moduv.detector.config import detector_config
 from moduv.detector.model import build_detector
-from moduv.detector.train import ARCHITECTURE, WEIGHTS
+from moduv.detector.predictor import Detector
+from moduv.detector.weights import ARCHITECTURE, WEIGHTS
 from moduv.engine import checkpoint
 from moduv.engine.config import to_dict
 from moduv.engine.files import write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.labels import rle
-from moduv.labels.instances import Instances
-from moduv.labels.store import write_labels
+from moduv.instances import rle
+from moduv.instances.instances import Instances, Predictions
+from moduv.instances.store import write_labels
 
 HEIGHT, WIDTH = 96, 160
 
@@ -55,6 +59,15 @@ def write_world(root: Path, count: int = 4) -> list[FrameRef]:
         write_image(ref.file(root / "frames", ".png"), paint(boxes, rng))
         write_labels(root / "labels", ref, instances_of(boxes))
     return refs
+
+
+def predict(
+    detector: Detector | MaskRCNN, refs: list[FrameRef], root: Path, **options: Any
+) -> Iterator[tuple[FrameRef, Predictions]]:
+    """Frames with their detections, in order; options of `Detector.stream`."""
+    detector = detector if isinstance(detector, Detector) else Detector(detector)
+    found = detector.stream([ref.image_path(root) for ref in refs], **options)
+    yield from ((ref, one) for ref, (_, one) in zip(refs, found, strict=True))
 
 
 def write_detectors(root: Path, *names: str) -> None:

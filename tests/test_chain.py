@@ -15,7 +15,7 @@ import pytest
 import torch
 from chain import Link, chain
 
-from moduv.cli import main
+from moduv.commands.cli import main
 from moduv.engine.files import read_json, sha256, write_npz
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
@@ -45,13 +45,13 @@ def test_chain_ends_with_a_table_and_a_report(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = read_json(finished / "run/evaluation/metrics.json")
-    rounds = {"Moving2Mobile", "Large2Small, large", "Large2Small, small", "Final", "Yardstick"}
+    rounds = {"Moving2Mobile", "Large2Small, large", "Large2Small, small", "Final", "Supervised"}
     assert {"motion", "L0", "L1", "L2", *rounds} == set(metrics)
-    assert metrics["Yardstick"]["count/objects"] > 0
+    assert metrics["Supervised"]["count/objects"] > 0
     main(chain(finished)[-2].arguments)
     table = capsys.readouterr().out
     assert "finished before" in table
-    assert "Yardstick" in table
+    assert "Supervised" in table
     page = (finished / "out/report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert read_image(finished / "out/overview.jpg").shape[2] == 3
@@ -77,7 +77,7 @@ def run_until(link: Link, marker: str) -> bool:
     """Start a command and kill it as soon as `marker` exists; whether it was still running."""
     # Sums depend on the number of threads, so killed runs have as many as those they are compared with.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "moduv.cli", *link.arguments]
+    command = [sys.executable, "-m", "moduv.commands.cli", *link.arguments]
     process = subprocess.Popen(
         command,
         env=environment,
@@ -101,7 +101,9 @@ def test_kill_in_the_middle_of_every_stage_changes_nothing(finished: Path, tmp_p
     for link in chain(tmp_path):
         killed += run_until(link, link.half_done)
         subprocess.run(
-            [sys.executable, "-m", "moduv.cli", *link.arguments], check=True, capture_output=True
+            [sys.executable, "-m", "moduv.commands.cli", *link.arguments],
+            check=True,
+            capture_output=True,
         )
     assert killed > 8
     expected, found = content(finished), content(tmp_path)
@@ -246,7 +248,7 @@ def test_demo_walks_folders_and_reports_broken_images(finished: Path, tmp_path: 
     broken = images / "deep/val/clip_0000/000002.jpg"
     broken.write_bytes(b"\xff\xd8 no image")
     demo = Path(__file__).parents[1] / "demo.py"
-    weights, out = finished / "run/yardstick/weights.pth", tmp_path / "out"
+    weights, out = finished / "run/supervised/weights.pth", tmp_path / "out"
     command = [sys.executable, str(demo), "--load_ckpt", str(weights), "--vis_conf_thrd", "0.05"]
     done = subprocess.run(
         [*command, "--input", str(images), "--out", str(out)],

@@ -14,14 +14,8 @@ from threading import Thread
 import pytest
 import torch
 
-from moduv.cli import main
-from moduv.engine import checkpoint
-from moduv.engine.config import read_preset
-from moduv.engine.download import download
-from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
-from moduv.rounds import checkpoints
-from moduv.rounds.checkpoints import (
+from moduv.commands import checkpoints
+from moduv.commands.checkpoints import (
     CATALOGUE,
     Checkpoint,
     choose,
@@ -29,6 +23,12 @@ from moduv.rounds.checkpoints import (
     list_checkpoints,
     verify_checkpoints,
 )
+from moduv.commands.cli import main
+from moduv.engine import checkpoint
+from moduv.engine.config import read_preset
+from moduv.engine.download import download
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -16,18 +16,17 @@ from detector_world import HEIGHT, WIDTH
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 
-from moduv.cli import main
+from moduv.commands.cli import main
+from moduv.commands.demo import Demo, run_demo
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
-from moduv.detector.predict import predict_images
+from moduv.detector.predictor import Detector
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.frames.images import read_image, write_image
 from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
-from moduv.rounds import demo as demo_module
-from moduv.rounds.demo import Demo, run_demo
 from moduv.visual.drawing import instance_color
 
 
@@ -229,15 +228,16 @@ def test_an_interrupt_keeps_what_is_done_and_promises_nothing(
             write_image(path, street(number))
         else:
             write_frames(path, [street(number)] * 2)
-    seen = []
+    seen: list[int] = []
+    plain = Detector.predictions
 
-    def interrupted(model: Any, images: Any) -> Any:
+    def interrupted(detector: Detector, images: Any) -> Any:
         seen.append(len(images))
         if len(seen) == (3 if suffix == "png" else 6):  # in the last file
             raise KeyboardInterrupt
-        return predict_images(model, images)
+        return plain(detector, images)
 
-    monkeypatch.setattr(demo_module, "predict_images", interrupted)
+    monkeypatch.setattr(Detector, "predictions", interrupted)
     command = ["demo", "--load_ckpt", str(weights), "--input", str(tmp_path / "in")]
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--out", str(tmp_path / "out")])
@@ -342,7 +342,7 @@ def test_half_precision_finds_the_same_object_at_the_same_place(weights: Path) -
         model.load_state_dict(state)
         if half:
             run_in_half(model, torch.bfloat16)
-        found = predict_images(model, [street()])[0]
+        found = Detector(model).predictions([street()])[0]
         assert found.boxes.dtype == found.masks.dtype == torch.float32
         best.append((found.boxes[0], found.scores[0]))
     (box, score), (halved_box, halved_score) = best

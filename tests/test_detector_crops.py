@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from moduv.detector.crops import CropMasks, MaskCrop
+from moduv.detector.crops import CropMasks
 from moduv.detector.data import LabelledFrames
 from moduv.detector.heads import CropTransform
 from moduv.detector.model import build_detector
 from moduv.detector.transforms import Augmentation
+from moduv.instances.crops import Crop
 
 SIZE = (40, 60)
 
@@ -31,14 +32,14 @@ def sixteenths(limit: int) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def masks(draw: st.DrawFn, size: tuple[int, int] = SIZE) -> list[MaskCrop]:
+def masks(draw: st.DrawFn, size: tuple[int, int] = SIZE) -> list[Crop]:
     """Noise in rectangles of any kind: single pixels, lines, empty ones, at the border, all of the image."""
     crops = []
     for _ in range(draw(st.integers(1, 4))):
         top, bottom = sorted(draw(st.tuples(*[st.integers(0, size[0])] * 2)))
         left, right = sorted(draw(st.tuples(*[st.integers(0, size[1])] * 2)))
         noise = np.random.default_rng(draw(st.integers(0, 99))).random((bottom - top, right - left))
-        crops.append(MaskCrop(top, left, noise < draw(st.sampled_from([0.3, 0.7, 1.0]))))
+        crops.append(Crop(top, left, noise < draw(st.sampled_from([0.3, 0.7, 1.0]))))
     return crops
 
 
@@ -53,7 +54,7 @@ def regions(draw: st.DrawFn, coordinate: Any = sixteenths) -> list[tuple[float, 
     return boxes
 
 
-def full_size(crops: list[MaskCrop], size: tuple[int, int] = SIZE) -> Tensor:
+def full_size(crops: list[Crop], size: tuple[int, int] = SIZE) -> Tensor:
     dense = np.zeros((len(crops), *size), np.uint8)
     for mask, crop in zip(dense, crops, strict=True):
         height, width = crop.pixels.shape
@@ -63,12 +64,12 @@ def full_size(crops: list[MaskCrop], size: tuple[int, int] = SIZE) -> Tensor:
 
 @settings(max_examples=150, deadline=None)
 @given(masks(), regions(), st.integers(0, 99), st.sampled_from([1, 7, 28]))
-@example([MaskCrop(0, 0, np.ones(SIZE, bool))], [(0.0, 0.0, 60.0, 40.0)], 0, 28)
-@example([MaskCrop(39, 59, np.ones((1, 1), bool))], [(59.0, 39.0, 60.0, 40.0)], 0, 28)
-@example([MaskCrop(20, 30, np.ones((1, 1), bool))], [(30.5, 20.5, 30.5, 20.5)], 0, 28)
-@example([MaskCrop(20, 60, np.ones((4, 0), bool))], [(50.0, 10.0, 60.0, 40.0)], 0, 7)
+@example([Crop(0, 0, np.ones(SIZE, bool))], [(0.0, 0.0, 60.0, 40.0)], 0, 28)
+@example([Crop(39, 59, np.ones((1, 1), bool))], [(59.0, 39.0, 60.0, 40.0)], 0, 28)
+@example([Crop(20, 30, np.ones((1, 1), bool))], [(30.5, 20.5, 30.5, 20.5)], 0, 28)
+@example([Crop(20, 60, np.ones((4, 0), bool))], [(50.0, 10.0, 60.0, 40.0)], 0, 7)
 def test_targets_are_those_of_full_size_masks(
-    crops: list[MaskCrop], boxes: list[tuple[float, ...]], seed: int, side: int
+    crops: list[Crop], boxes: list[tuple[float, ...]], seed: int, side: int
 ) -> None:
     matched = torch.from_numpy(np.random.default_rng(seed).integers(0, len(crops), len(boxes)))
     packed = CropMasks.pack(crops, SIZE)
@@ -81,7 +82,7 @@ def test_targets_are_those_of_full_size_masks(
 @given(st.integers(0, 10**6))
 def test_targets_of_arbitrary_boxes_differ_by_rounding_only(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    crops = [MaskCrop(12, 31, rng.random((25, 22)) < 0.6), MaskCrop(0, 44, rng.random((9, 16)) < 1)]
+    crops = [Crop(12, 31, rng.random((25, 22)) < 0.6), Crop(0, 44, rng.random((9, 16)) < 1)]
     corners = np.sort(rng.uniform(0, 1, (12, 2, 2)), axis=1) * (SIZE[1], SIZE[0])
     boxes = torch.from_numpy(corners.reshape(12, 4).astype(np.float32))
     matched = torch.from_numpy(rng.integers(0, 2, 12))

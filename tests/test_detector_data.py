@@ -1,4 +1,4 @@
-"""Training samples of the detector: what flips, shrinks, mosaics and pastes may and may not change."""
+"""Training samples of the detector: what flips, shrinks and pastes may and may not change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detector_world import HEIGHT, WIDTH, instances_of, paint, write_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moduv.detector.crops import CropMasks, MaskCrop
+from moduv.detector.crops import CropMasks
 from moduv.detector.data import LabelledFrames, labelled_frame
 from moduv.detector.transforms import (
     GREY,
@@ -23,15 +23,15 @@ from moduv.detector.transforms import (
     LabelledFrame,
     Placement,
     augment,
-    jitter_colours,
     place_objects,
 )
 from moduv.engine.config import build, preset_names, read_preset
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.labels.instances import Instances
-from moduv.labels.store import write_labels
+from moduv.instances.crops import Crop
+from moduv.instances.instances import Instances
+from moduv.instances.store import write_labels
 
 PLAIN = Augmentation(flip=0.0, jitter=0.0)
 integer_box = st.tuples(
@@ -162,36 +162,14 @@ def test_shrinking_the_mask_of_a_large_frame_equals_resizing_it() -> None:
         [instances_of([(0, 0, 1, 1)]).masks[0]], np.array([[40, 10, 101, 71]]), None
     )
     frame = labelled_frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), instances, "a.json")
-    frame.masks[0] = MaskCrop(0, 0, disc)
+    frame.masks[0] = Crop(0, 0, disc)
     (small,), _ = place_objects(frame, Placement(HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH))
     resized = cv2.resize(disc.astype(np.float32), (WIDTH // 2, HEIGHT // 2)) > 0.5
     assert small.pixels.shape == resized.shape
     assert (small.pixels & resized).sum() / (small.pixels | resized).sum() > 0.95
 
 
-def test_mosaic_fills_the_canvas_with_other_frames() -> None:
-    rng = np.random.default_rng(0)
-    own, other = frame_of([(10, 10, 60, 60)]), frame_of([(80, 20, 120, 60), (0, 0, 30, 30)])
-    config = Augmentation(jitter_min=0.5, jitter_max=0.5, mosaic=True)
-    image, target = augment(own, config, rng, lambda _: other)
-    assert len(target["boxes"]) == 1 + 3 * 2
-    assert not (image == GREY).all(dim=0).any()
-
-
-@pytest.mark.parametrize("factor", [0.23, 0.334, 0.5, 0.61, 0.8, 0.99])
-def test_a_mosaic_of_any_scale_leaves_no_grey(factor: float) -> None:
-    frame = frame_of([(10, 10, 60, 60)])
-    config = Augmentation(flip=0.0, jitter_min=factor, jitter_max=factor, mosaic=True)
-    image, target = augment(frame, config, np.random.default_rng(0), lambda _: frame)
-    assert not (image == GREY).all(dim=0).any()
-    # What the canvas's border cuts is cut in image and target alike.
-    red = (image[0] > 170) & (image[1] < 90)
-    masks = target["masks"].dense().bool().any(0)
-    assert (red & masks).sum() / (red | masks).sum() > 0.9
-    np.testing.assert_allclose(target["boxes"].numpy(), tight_boxes(target["masks"]), atol=1)
-
-
-OFF = {"flip": 0.0, "jitter": 0.0, "mosaic": False, "colour": 0.0, "paste": 0.0}
+OFF = {"flip": 0.0, "jitter": 0.0, "paste": 0.0}
 """The options that change frames, and the values with which they do not."""
 BOUNDS = {"jitter_min", "jitter_max", "min_side"}
 
@@ -240,30 +218,6 @@ def test_pasted_objects_hide_what_is_below_them() -> None:
     np.testing.assert_array_equal(red[:, :90], masks[:2].any(0)[:, :90])
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.floats(0, 0.9), st.integers(0, 10**6))
-def test_colours_are_brightness_contrast_and_saturation(strength: float, seed: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
-    brightness, contrast, saturation = np.random.default_rng(seed).uniform(
-        1 - strength, 1 + strength, 3
-    )
-    brighter = image * brightness
-    harder = brighter.mean() + (brighter - brighter.mean()) * contrast
-    grey = harder.mean(axis=2, keepdims=True)
-    expected = np.clip(grey + (harder - grey) * saturation, 0, 255)
-    changed = jitter_colours(image, strength, np.random.default_rng(seed))
-    assert changed.dtype == np.uint8
-    np.testing.assert_allclose(changed, expected, atol=1)
-
-
-def test_colours_leave_the_geometry() -> None:
-    boxes = [(10, 10, 50, 50)]
-    config = Augmentation(flip=0.0, jitter=0.0, colour=0.5)
-    image, target = augment(frame_of(boxes), config, np.random.default_rng(0), no_other)
-    assert image.shape == (3, HEIGHT, WIDTH)
-    assert target["boxes"].tolist() == [list(map(float, boxes[0]))]
-
-
 def test_no_mask_is_made_at_the_size_of_a_large_frame() -> None:
     """20 full-size masks would take 49 MB, twice as much as all of a sample's work may."""
     height, width = 1280, 1920
@@ -282,7 +236,7 @@ def test_no_mask_is_made_at_the_size_of_a_large_frame() -> None:
 
 def test_a_sample_depends_on_its_seed_only(tmp_path: Path) -> None:
     refs = write_world(tmp_path)
-    rich = Augmentation(mosaic=True, jitter_min=0.3, colour=0.3, paste=1.0)
+    rich = Augmentation(jitter_min=0.3, paste=1.0)
     first = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich)
     second = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich, cache_bytes=0)
     second[(2, 5)]
@@ -337,5 +291,3 @@ def test_labels_of_a_rounded_aspect_are_accepted(tmp_path: Path) -> None:
 def test_ranges_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match="jitter_min"):
         Augmentation(jitter_min=0.8, jitter_max=0.5)
-    with pytest.raises(InputError, match="colour"):
-        Augmentation(colour=1.0)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from detector_world import write_world
 from torch import Tensor
@@ -75,35 +74,6 @@ def test_what_is_sampled_of_an_image_depends_on_its_seed_only(tmp_path: Path) ->
     image, target = frames[0]
     others = {float(gradients(model, [(image, {**target, "seed": s})])["loss"]) for s in range(4)}
     assert len(others) > 1
-
-
-@pytest.mark.parametrize("drop_below", [0.0, 0.01])
-def test_drop_loss_forgives_what_no_label_is_near_to(tmp_path: Path, drop_below: float) -> None:
-    """Without labels nothing can be vouched for: the classifier is taught nothing."""
-    model = detector()
-    model.roi_heads.drop_below = drop_below
-    ((image, target),) = samples(tmp_path, 1)
-    nothing = {
-        "boxes": target["boxes"][:0],
-        "labels": target["labels"][:0],
-        "masks": target["masks"].pack([], target["masks"].size),
-        "scores": target["scores"][:0],
-        "seed": 1,
-    }
-    terms = detector_step(model)(LabelledFrames.collate([(image, nothing)]), STATE)
-    assert (terms["classifier"] == 0) == (drop_below > 0)
-
-
-def test_labels_count_by_their_score(tmp_path: Path) -> None:
-    model = detector()
-    ((image, target),) = samples(tmp_path, 1)
-    batch = [(image, {**target, "scores": torch.full_like(target["scores"], 0.25)})]
-    plain = detector_step(model)(LabelledFrames.collate(batch), STATE)
-    model.roi_heads.soft = 0.5
-    soft = detector_step(model)(LabelledFrames.collate(batch), STATE)
-    for name in ("mask", "box_reg"):
-        torch.testing.assert_close(soft[name], 0.5 * plain[name])
-    assert soft["classifier"] < plain["classifier"]
 
 
 TRAINING = """

@@ -17,9 +17,10 @@ from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from moduv.detector.config import PRESETS
-from moduv.detector.model import ENCODER, build_detector, load_weights
+from moduv.detector.model import build_detector
 from moduv.detector.pooling import TableRoIAlign
-from moduv.detector.predict import predict_images
+from moduv.detector.predictor import Detector
+from moduv.detector.weights import ENCODER, load_backbone, load_weights
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 
@@ -55,7 +56,9 @@ def test_official_weights_give_the_official_detections(
     expected = np.load(golden / "waymo_frame.npz")
     extra = json.loads((golden / "waymo_frame.json").read_text())
 
-    found = predict_images(model, [expected["image"]], score_threshold=extra["score_threshold"])[0]
+    found = Detector(model).predictions(
+        [expected["image"]], score_threshold=extra["score_threshold"]
+    )[0]
 
     assert len(found) == len(expected["boxes"])
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.5)
@@ -107,7 +110,8 @@ def moco_checkpoint(path: Path, *, prefix: str = ENCODER, drop: str = "") -> dic
 
 def test_moco_weights_fill_the_whole_backbone(tmp_path: Path) -> None:
     encoder = moco_checkpoint(tmp_path / "moco.pth.tar")
-    model = build_detector("paper", backbone_weights=tmp_path / "moco.pth.tar")
+    model = build_detector("paper")
+    load_backbone(model.backbone, tmp_path / "moco.pth.tar")
     body = model.backbone.get_submodule("body").state_dict()
     assert len(body) == 265  # 53 convolutions, 53 norms of four tensors
     assert all(torch.equal(value, encoder[key]) for key, value in body.items())
@@ -123,7 +127,7 @@ def test_moco_weights_fill_the_whole_backbone(tmp_path: Path) -> None:
 def test_other_backbones_are_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
     moco_checkpoint(tmp_path / "moco.pth.tar", **change)
     with pytest.raises(InputError, match=rf"moco\.pth\.tar.*{message}"):
-        build_detector("paper", backbone_weights=tmp_path / "moco.pth.tar")
+        load_backbone(build_detector("paper").backbone, tmp_path / "moco.pth.tar")
 
 
 def test_unknown_preset_is_refused() -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detector_world import HEIGHT, WIDTH, write_world
+from detector_world import HEIGHT, WIDTH, predict, write_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-import moduv.detector.predict as prediction
+import moduv.detector.predictor as prediction
 from moduv.detector.model import build_detector
 from moduv.detector.pasting import paste_masks
-from moduv.detector.predict import detections_to_coco, inference, predict, predict_together
+from moduv.detector.predictor import Detector, stream
 from moduv.frames.images import read_image
-from moduv.labels import rle
-from moduv.labels.soft import dense_masks
+from moduv.instances import rle
+from moduv.instances.crops import dense_masks
 
 SIZE = (41, 60)
 BORDERS = [
@@ -82,25 +84,32 @@ def models() -> list[MaskRCNN]:
     return [build_detector("street").eval() for _ in range(2)]
 
 
+def lower(model: MaskRCNN, score: float) -> MaskRCNN:
+    """The same model with another score threshold."""
+    changed = copy.deepcopy(model)
+    changed.roi_heads.score_thresh = score
+    return changed
+
+
 def test_detections_are_those_of_the_model_itself(tmp_path: Path, models: list[MaskRCNN]) -> None:
     refs = write_world(tmp_path, 3)
     model = models[0]
-    for ref, found in predict(model, refs, tmp_path / "frames", score_threshold=0.3):
+    for ref, found in predict(model, refs, tmp_path / "frames", score=0.3):
         image = torch.from_numpy(read_image(ref.image_path(tmp_path / "frames"))).permute(2, 0, 1)
-        with inference(model, 0.3):
-            (expected,) = model([image])
+        with torch.inference_mode():
+            (expected,) = lower(model, 0.3)([image])
         assert len(found) == len(expected["scores"]) > 0
         torch.testing.assert_close(found.boxes, expected["boxes"])
         torch.testing.assert_close(found.scores, expected["scores"])
         torch.testing.assert_close(found.masks, expected["masks"][:, 0], atol=1e-6, rtol=0)
-        results = detections_to_coco(found, 1)
+        results = found.to_instances().to_coco(1)
         for result, mask in zip(results, expected["masks"][:, 0], strict=True):
             assert np.array_equal(rle.decode(result["segmentation"]), mask.numpy() > 0.5)
 
 
 def test_no_mask_is_larger_than_its_box(tmp_path: Path, models: list[MaskRCNN]) -> None:
     refs = write_world(tmp_path, 2)
-    for _, found in predict(models[0], refs, tmp_path / "frames", score_threshold=0.3):
+    for _, found in predict(models[0], refs, tmp_path / "frames", score=0.3):
         assert found.size == (HEIGHT, WIDTH)
         for crop, (left, top, right, bottom) in zip(found.crops, found.boxes.tolist(), strict=True):
             height, width = crop.pixels.shape
@@ -115,7 +124,7 @@ def test_two_detectors_read_each_image_once(
     refs = write_world(tmp_path, 5)
     root = tmp_path / "frames"
     alone = [
-        list(predict(model, refs, root, score_threshold=score, batch_size=2))
+        list(predict(model, refs, root, score=score, batch_size=2))
         for model, score in zip(models, (0.3, 0.4), strict=True)
     ]
     read: list[Path] = []
@@ -125,10 +134,26 @@ def test_two_detectors_read_each_image_once(
         return read_image(path)
 
     monkeypatch.setattr(prediction, "read_image", counted)
-    together = list(predict_together(models, refs, root, [0.3, 0.4], batch_size=2))
-    assert sorted(read) == sorted(ref.image_path(root) for ref in refs)
-    assert [ref for ref, _ in together] == refs
+    paths = [ref.image_path(root) for ref in refs]
+    detectors = [Detector(model) for model in models]
+    together = list(stream(detectors, paths, [0.3, 0.4], batch_size=2))
+    assert sorted(read) == sorted(paths)
+    for (image, _), path in zip(together, paths, strict=True):
+        assert np.array_equal(image, read_image(path))
     for position, found in enumerate(alone):
         for (_, pair), (_, one) in zip(together, found, strict=True):
             assert torch.equal(pair[position].boxes, one.boxes)
             assert torch.equal(pair[position].masks, one.masks)
+
+
+def test_threads_share_a_detector_with_thresholds_of_their_own(models: list[MaskRCNN]) -> None:
+    detector = Detector(models[0])
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    scores = [0.3, 0.45, 0.5, 0.6] * 4
+    alone = {score: detector.predictions([image], score)[0] for score in set(scores)}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda score: detector.predictions([image], score)[0], scores))
+    assert len({len(one) for one in alone.values()}) > 1
+    for score, one in zip(scores, found, strict=True):
+        assert len(one) == len(alone[score])
+        assert all(one.scores > score)

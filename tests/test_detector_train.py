@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detector_world import HEIGHT, WIDTH, write_world
+from detector_world import HEIGHT, WIDTH, predict, write_world
 from torchvision.models.detection import MaskRCNN
 
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
-from moduv.detector.predict import detections_to_coco, predict, predict_images
+from moduv.detector.predictor import Detector
 from moduv.detector.train import (
     DetectorTraining,
     detector_step,
-    load_detector,
     start_detector,
     train_detector,
 )
 from moduv.detector.transforms import Augmentation
+from moduv.detector.weights import load_detector
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import LoopConfig, StepState
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
-from moduv.labels import rle
-from moduv.labels.instances import Predictions
+from moduv.instances import rle
+from moduv.instances.instances import Predictions
 
 SHORT = DetectorTraining(
     LoopConfig(steps=4, batch_size=2, learning_rate=1e-3, save_every=2, log_every=1),
@@ -132,7 +132,7 @@ def test_a_finished_detector_is_loaded_from_its_folder(tmp_path: Path) -> None:
     refs = write_world(tmp_path)
     config = replace(SHORT, loop=replace(SHORT.loop, steps=1))
     model = train_detector(tmp_path / "frames", tmp_path / "labels", refs, config, tmp_path / "run")
-    loaded = load_detector(tmp_path / "run")
+    loaded = load_detector(tmp_path / "run").model
     assert not loaded.training
     state = loaded.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -181,10 +181,8 @@ def test_predictions_come_in_order_whatever_the_batch(tmp_path: Path, detector: 
     noise = np.random.default_rng(1).integers(0, 255, (64, 128, 3), np.uint8)
     write_image(odd.file(tmp_path / "frames", ".png"), noise)
     order = [refs[3], odd, refs[0], refs[2], refs[1], refs[0]]
-    detector.train()
     alone = list(predict(detector, order, tmp_path / "frames"))
     batched = list(predict(detector, order, tmp_path / "frames", batch_size=4, workers=1))
-    assert detector.training
     assert [ref for ref, _ in alone] == [ref for ref, _ in batched] == order
     assert min(len(found) for _, found in alone) > 0
     for (ref, one), (_, other) in zip(alone, batched, strict=True):
@@ -193,17 +191,18 @@ def test_predictions_come_in_order_whatever_the_batch(tmp_path: Path, detector: 
         torch.testing.assert_close(one.boxes, other.boxes, atol=1e-2, rtol=1e-4)
         torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=1e-4)
         assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
-    direct = predict_images(detector, [read_image(refs[0].image_path(tmp_path / "frames"))])[0]
+    direct = Detector(detector).predictions([read_image(refs[0].image_path(tmp_path / "frames"))])[
+        0
+    ]
     torch.testing.assert_close(direct.boxes, alone[2][1].boxes)
-    detector.eval()
 
 
 def test_the_score_threshold_is_strict_and_passes(detector: MaskRCNN) -> None:
     image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-    every = predict_images(detector, [image])[0]
+    every = Detector(detector).predictions([image])[0]
     threshold = float(every.scores.median())
     own = detector.roi_heads.score_thresh
-    kept = predict_images(detector, [image], score_threshold=threshold)[0]
+    kept = Detector(detector).predictions([image], threshold)[0]
     assert detector.roi_heads.score_thresh == own
     assert 0 < len(kept) < len(every)
     assert (kept.scores > threshold).all()
@@ -221,7 +220,7 @@ def test_detections_become_coco_results() -> None:
     found = Predictions.from_dense(
         masks, torch.tensor([[3.0, 2, 7, 5], [0.5, 0, 1, 1]]), torch.tensor([0.75, 0.25])
     )
-    first, second = detections_to_coco(found, 7)
+    first, second = found.to_instances().to_coco(7)
     assert first["image_id"] == second["image_id"] == 7
     assert first["category_id"] == 1
     assert first["bbox"] == [3, 2, 4, 3]

@@ -12,7 +12,11 @@ import pytest
 
 from moduv.engine.files import write_npz
 from moduv.evaluation.consistency import carry_boxes, flow_between, temporal_consistency
-from moduv.evaluation.diagnosis import (
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, write_image
+from moduv.instances import rle
+from moduv.instances.instances import Instances
+from moduv.runs.diagnosis import (
     FrameFigures,
     Limits,
     MotionFigures,
@@ -22,10 +26,6 @@ from moduv.evaluation.diagnosis import (
     judge_labels,
     judge_motion,
 )
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, write_image
-from moduv.labels import rle
-from moduv.labels.instances import Instances
 
 LIMITS = Limits(triplets=3)
 GOOD = FrameFigures(triplets=900, moving_pairs=0.8, flow=0.01, dark=0.0, plain=0.0)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from moduv.cli import main
+from moduv.commands import doctor as examined
+from moduv.commands.cli import main
+from moduv.commands.doctor import NEEDED, OPTIONAL, doctor
 from moduv.engine import hardware
 from moduv.engine.errors import InputError
 from moduv.engine.hardware import Gpu, choose_device, half_type, propose_preset
-from moduv.rounds import doctor as examined
-from moduv.rounds.doctor import NEEDED, OPTIONAL, doctor
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +69,7 @@ def test_a_broken_package_ends_with_a_sentence(
 ) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise {failure}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "moduv.cli", "doctor"],
+        [sys.executable, "-m", "moduv.commands.cli", "doctor"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
         capture_output=True,
         text=True,

@@ -19,10 +19,9 @@ from pycocotools.cocoeval import COCOeval
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
-from moduv.evaluation.bootstrap import _resampled, confidence_intervals
-from moduv.evaluation.coco import read_ground_truth, read_results, select_images
 from moduv.evaluation.detection import AREAS, evaluate
 from moduv.evaluation.tables import format_table
+from moduv.instances.coco import select_images
 
 HEIGHT, WIDTH = 96, 160
 
@@ -372,29 +371,3 @@ def test_detection_areas_are_data() -> None:
     truth, predictions = random_scene(5)
     metrics = evaluate(truth, predictions, areas={"tiny": (0, 100), "rest": (100, 1e10)})
     assert {"box/AP_tiny", "mask/AR_rest", "count/tiny", "box/recall_static_tiny"} <= metrics.keys()
-
-
-def test_confidence_intervals_surround_the_metric_and_repeat() -> None:
-    truth, predictions = random_scene(11, images=24)
-    for number, image in enumerate(truth["images"]):
-        image["file_name"] = f"val/clip_{number // 4}/{number:06d}.jpg"
-    metrics = ("box/AP50", "mask/recall_static")
-    intervals = confidence_intervals(truth, predictions, metrics, resamples=40, areas="street")
-    values = evaluate(truth, predictions, areas="street")
-    for metric in metrics:
-        low, high = intervals[metric]
-        assert low < values[metric] < high
-    again = confidence_intervals(truth, predictions, metrics, resamples=40, areas="street")
-    assert again == intervals
-    with pytest.raises(InputError, match="no metric 'box/AP99'"):
-        confidence_intervals(truth, predictions, ("box/AP99",), resamples=1)
-    with pytest.raises(InputError, match="one segment"):
-        confidence_intervals(two_cars(), [])
-
-
-def test_drawing_every_segment_once_changes_nothing() -> None:
-    truth, predictions = random_scene(12, images=8)
-    read = read_ground_truth(truth)
-    ids = [image["id"] for image in truth["images"]]
-    resampled = _resampled(read, read_results(predictions, read), [ids[:3], ids[3:]])
-    assert evaluate(*resampled) == evaluate(truth, predictions)

@@ -13,8 +13,8 @@ from moduv.evaluation.agreement import (
     root_areas,
     without_ignored,
 )
-from moduv.labels import rle
-from moduv.labels.instances import Instances
+from moduv.instances import rle
+from moduv.instances.instances import Instances
 
 HEIGHT, WIDTH = 40, 60
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from detector_world import HEIGHT, WIDTH, instances_of, write_detectors, write_world
+from detector_world import HEIGHT, WIDTH, predict, write_detectors, write_world
 
-import moduv.rounds.heldout as heldout
-from moduv.detector.predict import predict
-from moduv.detector.train import load_detector
+import moduv.rounds.labelling as labelling
+from moduv.detector.weights import load_detector
 from moduv.engine.files import read_json
 from moduv.frames.clip import FrameRef
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions
-from moduv.labels.store import read_labels
-from moduv.rounds.heldout import HeldOut
-from moduv.rounds.large2small import Large2SmallLabels
+from moduv.frames.images import read_image
+from moduv.instances.instances import Instances, Predictions
+from moduv.instances.store import read_labels
+from moduv.rounds.large2small import AggregatedLabelsConfig
+from moduv.rounds.moving2mobile import MobileLabelsConfig
+from moduv.runs.heldout import HeldOut
 
-MERGE = Large2SmallLabels(large_score=0.05, small_score=0.05)
+MERGE = AggregatedLabelsConfig(large_score=0.05, small_score=0.05)
+PICK = MobileLabelsConfig(score_threshold=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def detect_all(held: HeldOut, run: Path) -> None:
-    held.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 0.1))
-    held.detect([run / "large", run / "small"], "L2", MERGE.aggregate)
+    held.detect([run / "large"], "L1", PICK.select)
+    held.detect([run / "large", run / "small"], "L2", MERGE.select)
 
 
 def test_detections_and_labels_are_those_of_all_frames_at_once(run: Path, tmp_path: Path) -> None:
@@ -60,14 +60,14 @@ def test_detections_and_labels_are_those_of_all_frames_at_once(run: Path, tmp_pa
     merged = held.labels("L2")
     pairs = zip(found["large"], found["small"], strict=True)
     for labels, frame, pair in zip(merged, held.frames, pairs, strict=True):
-        expected = MERGE.aggregate(*pair, frame.image_path(held.data))
+        expected = MERGE.select(read_image(frame.image_path(held.data)), *pair)
         assert labels.to_json()["masks"] == expected.to_json()["masks"]
         np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
     threshold = float(torch.cat([one.scores for one in found["small"]]).median())
     confident = held.confident("small", threshold)
     assert 0 < sum(map(len, confident)) < sum(map(len, found["small"]))
     for labels, one in zip(confident, found["small"], strict=True):
-        expected = from_predictions(one, threshold)
+        expected = one.to_instances(threshold)
         assert labels.size == expected.size == (HEIGHT, WIDTH)
         assert labels.masks == expected.masks
         np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
@@ -78,13 +78,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 ) -> None:
     detect_all(held_out(run, tmp_path / "whole"), run)
     killed = held_out(run, tmp_path / "killed")
-    killed.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 0.1))
+    killed.detect([run / "large"], "L1", PICK.select)
     merged = iter(range(3))
 
-    def interrupted(large: Predictions, small: Predictions, image: Path) -> Instances:
+    def interrupted(image: np.ndarray, large: Predictions, small: Predictions) -> Instances:
         if next(merged, None) is None:
             raise KeyboardInterrupt
-        return MERGE.aggregate(large, small, image)
+        return MERGE.select(image, large, small)
 
     with pytest.raises(KeyboardInterrupt):
         killed.detect([run / "large", run / "small"], "L2", interrupted)
@@ -101,11 +101,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The detectors that are loaded from now on."""
     names: list[str] = []
 
-    def recorded(folder: Path) -> Any:
+    def recorded(folder: Path, device: torch.device) -> Any:
         names.append(folder.name)
-        return load_detector(folder)
+        return load_detector(folder, device)
 
-    monkeypatch.setattr(heldout, "load_detector", recorded)
+    monkeypatch.setattr(labelling, "load_detector", recorded)
     return names
 
 
@@ -113,11 +113,11 @@ def test_no_more_than_a_batch_of_detections_is_held(run: Path, tmp_path: Path) -
     seen: list[weakref.ref[Predictions]] = []
     most = 0
 
-    def select(large: Predictions, small: Predictions, image: Path) -> Instances:
+    def select(image: np.ndarray, large: Predictions, small: Predictions) -> Instances:
         nonlocal most
         seen.extend([weakref.ref(large), weakref.ref(small)])
         most = max(most, sum(one() is not None for one in seen))
-        return MERGE.aggregate(large, small, image)
+        return MERGE.select(image, large, small)
 
     held_out(run, tmp_path).detect([run / "large", run / "small"], "L2", select)
     assert len(seen) == 12
@@ -127,32 +127,7 @@ def test_no_more_than_a_batch_of_detections_is_held(run: Path, tmp_path: Path) -
 
 def test_empty_label_files_get_back_their_size(run: Path, tmp_path: Path) -> None:
     held = held_out(run, tmp_path, 2)
-    held.detect([run / "large"], "L1", lambda found, _: from_predictions(found, 1.0))
+    held.detect([run / "large"], "L1", MobileLabelsConfig(score_threshold=1.0).select)
     assert [labels.size for labels in held.labels("L1")] == [(HEIGHT, WIDTH)] * 2
     assert [labels.size for labels in held.confident("large", 1.0)] == [(HEIGHT, WIDTH)] * 2
     assert read_labels(tmp_path / "L1", held.frames[0]).size is None
-
-
-def test_labels_made_frame_by_frame_are_kept(run: Path, tmp_path: Path) -> None:
-    held = held_out(run, tmp_path, 3)
-    asked: list[int] = []
-
-    def make(stop: int) -> Callable[[FrameRef], Instances]:
-        def label(frame: FrameRef) -> Instances:
-            if frame.index == stop:
-                raise KeyboardInterrupt
-            asked.append(frame.index)
-            return instances_of([] if frame.index == 1 else [(1, 2, 9, 8)], 30, 40)
-
-        return label
-
-    with pytest.raises(KeyboardInterrupt):
-        held.label("L0", make(stop=2))
-    found = held.label("L0", make(stop=-1))
-    # The empty one is made again, for its size.
-    assert asked == [0, 1, 1, 2]
-    assert [(len(labels), labels.size) for labels in found] == [
-        (1, (30, 40)),
-        (0, (30, 40)),
-        (1, (30, 40)),
-    ]

@@ -18,7 +18,7 @@ from moduv.frames.images import read_image, write_image
 from moduv.frames.ingest import ImportConfig, import_folder, name_clips
 from moduv.frames.splits import read_split
 from moduv.frames.video import count_frames, read_clip
-from moduv.rounds.plan import look_at_clips
+from moduv.runs.plan import look_at_clips
 
 
 def write_clip(folder: Path, count: int) -> None:

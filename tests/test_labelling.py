@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detector_world import write_detectors, write_world
+from detector_world import predict, write_detectors, write_world
 
-from moduv.detector.predict import predict
-from moduv.detector.train import load_detector
+from moduv.detector.weights import load_detector
+from moduv.frames.images import read_image
 from moduv.frames.splits import write_split
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.store import read_labels, statistics
+from moduv.instances.instances import Instances, Predictions
+from moduv.instances.store import read_labels, statistics
 from moduv.rounds.labelling import label_frames
-from moduv.rounds.large2small import Large2SmallLabels, aggregated_labels
-from moduv.rounds.moving2mobile import MobileLabels, mobile_labels
+from moduv.rounds.large2small import AggregatedLabelsConfig, aggregated_labels
+from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +51,18 @@ def assert_equal(found: Instances, expected: Instances) -> None:
 def test_labels_are_those_of_all_detections(world: Path, tmp_path: Path) -> None:
     large, small = (everything(world, name) for name in ("large", "small"))
     scores = middle_score(large), middle_score(small)
-    merge = Large2SmallLabels(*scores, self_filter=10.0, cross_filter=1.1)
-    pick = MobileLabels(score_threshold=scores[0], nested=0.5)
+    merge = AggregatedLabelsConfig(
+        large_score=scores[0], small_score=scores[1], self_filter=10.0, cross_filter=1.1
+    )
+    pick = MobileLabelsConfig(score_threshold=scores[0], nested=0.5)
     data, split = world / "frames", world / "split.txt"
     aggregated_labels(data, split, world / "large", world / "small", tmp_path / "L2", merge)
     mobile_labels(data, split, world / "large", tmp_path / "L1", pick)
     frames = write_world(world, 5)
     for frame, first, second in zip(frames, large, small, strict=True):
-        image = frame.image_path(data)
-        assert_equal(read_labels(tmp_path / "L2", frame), merge.aggregate(first, second, image))
-        assert_equal(read_labels(tmp_path / "L1", frame), pick.select(first, image))
+        image = read_image(frame.image_path(data))
+        assert_equal(read_labels(tmp_path / "L2", frame), merge.select(image, first, second))
+        assert_equal(read_labels(tmp_path / "L1", frame), pick.select(image, first))
     assert statistics(tmp_path / "L2", frames)["instances"] > 0
     assert 0 < statistics(tmp_path / "L1", frames)["instances"] < sum(map(len, large))
 
@@ -72,8 +74,9 @@ def test_what_cannot_become_a_label_is_not_pasted_and_finished_files_are_kept(
     seen: list[tuple[float, float]] = []
 
     def select(*given: Any) -> Instances:
-        seen.append(tuple(float(found.scores.min()) for found in given[:2]))  # type: ignore[arg-type]
-        return Large2SmallLabels(*scores).aggregate(*given)
+        seen.append(tuple(float(found.scores.min()) for found in given[1:]))  # type: ignore[arg-type]
+        large, small = scores
+        return AggregatedLabelsConfig(large_score=large, small_score=small).select(*given)
 
     detectors = list(zip([world / "large", world / "small"], scores, strict=True))
     arguments = ("L2", world / "frames", world / "split.txt", detectors, tmp_path, select)

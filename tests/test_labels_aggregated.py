@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moduv.engine.errors import InputError
-from moduv.labels import bits, rle
+from moduv.instances import rle
+from moduv.instances.crops import crop_masks
+from moduv.instances.instances import Instances, Predictions
+from moduv.labels import bits
 from moduv.labels.aggregated import aggregate_predictions
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions
-from moduv.labels.soft import crop_masks
 
 
 def soft_predictions(arrays: Any, name: str, *, as_bytes: bool = False) -> Predictions:
@@ -178,15 +178,6 @@ def test_an_iou_of_exactly_the_threshold_is_no_match(bottom: int, count: int) ->
     assert len(aggregate_predictions(large, small, cross_filter=1.1)) == count
 
 
-def test_one_to_one_leaves_no_duplicates() -> None:
-    whole = predictions_of([square(10, 10, 40, 30)], [0.95])
-    parts = predictions_of([square(10, 10, 29, 30), square(21, 10, 40, 30)], [0.97, 0.91])
-    for pair, kept in (((whole, parts), [0.97, 0.91]), ((parts, whole), [0.97])):
-        # The whole wins against one part, the other part wins against the whole.
-        assert sorted(scores_of(aggregate_predictions(*pair))) == [0.95, 0.97]
-        assert scores_of(aggregate_predictions(*pair, one_to_one=True)) == kept
-
-
 def test_binary_cover_keeps_neighbours_whose_boxes_overlap() -> None:
     masks = [blob(20, 20, 9), blob(20, 41, 9)]
     # A pasted mask is positive on nearly its whole box.
@@ -196,14 +187,6 @@ def test_binary_cover_keeps_neighbours_whose_boxes_overlap() -> None:
     pair = predictions_of(masks, [0.95, 0.93]), predictions_of([], [])
     assert len(aggregate_predictions(*pair)) == 1
     assert scores_of(aggregate_predictions(*pair, binary_cover=True)) == [0.95, 0.93]
-
-
-def test_veto_by_survivors_keeps_a_large_object_instead_of_its_parts() -> None:
-    truck = square(5, 10, 55, 30)
-    parts = [square(5, 10, 24, 30), square(36, 10, 55, 30)]
-    pair = predictions_of([truck], [0.95]), predictions_of(parts, [0.97, 0.91])
-    assert scores_of(aggregate_predictions(*pair)) == [0.97, 0.91]
-    assert scores_of(aggregate_predictions(*pair, veto_by_survivors=True)) == [0.95]
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -244,7 +227,7 @@ def test_a_diverged_detector_and_mismatched_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="not finite"):
         aggregate_predictions(found, diverged)
     with pytest.raises(InputError, match="not finite"):
-        from_predictions(diverged)
+        diverged.to_instances()
     smaller = Predictions.from_dense(found.masks[:, :30], found.boxes, found.scores)
     with pytest.raises(ValueError, match="masks of"):
         aggregate_predictions(found, smaller)
@@ -252,15 +235,15 @@ def test_a_diverged_detector_and_mismatched_sizes_are_refused() -> None:
 
 def test_predicted_labels_are_strictly_above_the_thresholds() -> None:
     predictions = predictions_of([blob(20, x, 5) for x in (10, 30, 50)], [0.9, 0.5, 0.2])
-    instances = from_predictions(predictions, 0.5)
+    instances = predictions.to_instances(0.5)
     assert scores_of(instances) == [0.9]
     assert instances.boxes.tolist() == predictions.boxes[:1].tolist()
     assert (predictions.masks[0] == 0.5).any()
     assert np.array_equal(instances.decode()[0], predictions.masks[0].numpy() > 0.5)
-    assert len(from_predictions(predictions, 0.95)) == 0
+    assert len(predictions.to_instances(0.95)) == 0
 
 
 def test_detections_with_an_empty_mask_are_kept_as_the_reference_does() -> None:
-    instances = from_predictions(predictions_of([np.zeros((40, 60), np.float32)], [0.9]))
+    instances = predictions_of([np.zeros((40, 60), np.float32)], [0.9]).to_instances()
     assert instances.areas().tolist() == [0]
     assert Instances.from_json(instances.to_json()).to_json() == instances.to_json()

@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moduv.cli import main
+from moduv.commands.cli import main
+from moduv.commands.show import show_labels
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import write_split
-from moduv.labels import rle
-from moduv.labels.exported import export_labels, to_coco, with_polygons
-from moduv.labels.imported import frame_names, import_labels, read_coco, to_rle
-from moduv.labels.instances import Instances
-from moduv.labels.polygons import to_polygons
-from moduv.labels.store import check, read_labels, write_labels
+from moduv.instances import rle
+from moduv.instances.exported import export_labels, to_coco, with_polygons
+from moduv.instances.imported import frame_names, import_labels, read_coco, to_rle
+from moduv.instances.instances import Instances
+from moduv.instances.polygons import to_polygons
+from moduv.instances.store import check, read_labels, write_labels
 from moduv.visual.drawing import grid_size
-from moduv.visual.sheet import show_labels
 
 HEIGHT, WIDTH = 24, 36
 FRAMES = [FrameRef("train/a", 3), FrameRef("train/a", 4), FrameRef("train/b", 12)]

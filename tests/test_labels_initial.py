@@ -165,26 +165,6 @@ def test_small_instances_are_dropped() -> None:
     assert found.boxes.tolist() == [[5, 20, 30, 27]]
 
 
-@pytest.mark.parametrize(("grow", "right"), [(0, 20), (3, 23), (100, 40)])
-def test_growing_adds_thin_parts_up_to_a_distance(grow: int, right: int) -> None:
-    mask, depth, inv_K = scene(
-        (slice(5, 20), slice(5, 20), 2.0), (slice(10, 12), slice(20, 40), 2.0)
-    )
-    found = extract_instances(mask, depth, inv_K, grow=grow)
-    assert found.boxes.tolist() == [[5, 5, right, 20]]
-    assert found.areas().tolist() == [15 * 15 + 2 * (right - 20)]
-
-
-def test_growing_stops_at_jumps_in_range_and_at_other_instances() -> None:
-    left, right = (slice(5, 20), slice(5, 20), 2.0), (slice(5, 20), slice(30, 45), 2.0)
-    bridge = (slice(10, 12), slice(20, 30), 2.0)
-    found = extract_instances(*scene(left, right, bridge), grow=100)
-    assert found.boxes.tolist() == [[5, 5, 25, 20], [25, 5, 45, 20]]
-    far = (slice(10, 12), slice(20, 30), 3.0)
-    apart = extract_instances(*scene(left, right, far), grow=100)
-    assert apart.boxes.tolist() == [[5, 5, 20, 20], [30, 5, 45, 20]]
-
-
 def test_half_precision_motion_outputs_are_read_like_single_precision() -> None:
     mask, depth, inv_K = scene((slice(5, 20), slice(5, 20), 2.0))
     # The half nearest to 0.3 is above 0.3, but not above 0.3 rounded to half precision.

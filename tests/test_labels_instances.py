@@ -14,9 +14,9 @@ from pycocotools import mask as coco
 
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
-from moduv.labels import rle
-from moduv.labels.instances import Instances
-from moduv.labels.store import check, read_labels
+from moduv.instances import rle
+from moduv.instances.instances import Instances
+from moduv.instances.store import check, read_labels
 
 FRAME = FrameRef("train/a", 3)
 

@@ -10,11 +10,12 @@ import torch
 
 from moduv.engine.errors import InputError
 from moduv.frames.images import write_image
-from moduv.labels import rle
-from moduv.labels.instances import Instances, Predictions
+from moduv.instances import rle
+from moduv.instances.instances import Instances, Predictions
+from moduv.labels.initial import InitialConfig
 from moduv.labels.snapped import snap_to_image
-from moduv.labels.store import InitialConfig, initial_labels
-from moduv.rounds.moving2mobile import MobileLabels
+from moduv.rounds.labelling import label_motion
+from moduv.rounds.moving2mobile import MobileLabelsConfig
 
 
 def scene() -> np.ndarray:
@@ -65,7 +66,7 @@ def test_l1_is_snapped_on_demand(tmp_path: Path, snap: bool) -> None:
     masks = torch.zeros(1, 60, 90)
     masks[0, 18:43, 27:62] = 1
     found = Predictions.from_dense(masks, torch.tensor([[27.0, 18, 62, 43]]), torch.tensor([0.8]))
-    labels = MobileLabels(snap=snap).select(found, tmp_path / "frame.png")
+    labels = MobileLabelsConfig(snap=snap).select(found, tmp_path / "frame.png")
     assert labels.boxes.tolist() == [[30, 20, 60, 40] if snap else [27, 18, 62, 43]]
 
 
@@ -76,7 +77,7 @@ def test_same_input_same_labels() -> None:
 
 def test_snapping_needs_the_frames(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give their folder with --data"):
-        initial_labels(tmp_path / "s.txt", tmp_path, tmp_path / "L0", InitialConfig(snap=True))
+        label_motion(tmp_path / "s.txt", tmp_path, tmp_path / "L0", InitialConfig(snap=True))
 
 
 def test_nothing_stays_nothing() -> None:

@@ -14,20 +14,20 @@ from moduv.evaluation.detection import evaluate
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.splits import write_split
-from moduv.labels import rle
-from moduv.labels.exported import export_labels, to_coco
-from moduv.labels.instances import Instances
-from moduv.labels.store import (
-    InitialConfig,
+from moduv.instances import rle
+from moduv.instances.exported import export_labels, to_coco
+from moduv.instances.instances import Instances
+from moduv.instances.store import (
     check,
     check_labels,
-    initial_labels,
     is_labelled,
     label_statistics,
     read_labels,
     statistics,
     write_labels,
 )
+from moduv.labels.initial import InitialConfig
+from moduv.rounds.labelling import label_motion
 
 REAL = FrameRef("train/segment-1255991971750044803_1700_000_1720_000", 45)
 FRAMES = [FrameRef("train/a", index) for index in range(3)]
@@ -59,7 +59,7 @@ def split(tmp_path: Path) -> Path:
 def test_initial_labels_equal_the_official_file(tmp_path: Path, shared: Path) -> None:
     write_split(tmp_path / "split.txt", [REAL, FrameRef("train/none", 1)])
     source = shared / "real/dynamo_outputs"
-    initial_labels(tmp_path / "split.txt", source, tmp_path / "L0", InitialConfig(workers=1))
+    label_motion(tmp_path / "split.txt", source, tmp_path / "L0", InitialConfig(workers=1))
     made = json.loads(REAL.file(tmp_path / "L0", ".json").read_text())
     assert made == json.loads((shared / "golden/l0/waymo_real.json").read_text())
     results = json.loads((tmp_path / "L0/manifest.json").read_text())["results"]
@@ -76,10 +76,10 @@ def test_a_killed_run_goes_on_where_it_was(
     half = FRAMES[1].file(out, ".json")
     half.write_text('{"masks": [{"si')
     assert [is_labelled(out, frame) for frame in FRAMES] == [True, False, False]
-    initial_labels(split, tmp_path / "motion", out, InitialConfig(workers=2))
+    label_motion(split, tmp_path / "motion", out, InitialConfig(workers=2))
     # What was whole is kept, what was half written is made again.
     assert [len(read_labels(out, frame)) for frame in FRAMES] == [0, 1, 1]
-    assert "2 instances in 3 frames; 1 were there before" in capsys.readouterr().out
+    assert "2 instances in 3 frames" in capsys.readouterr().out
     assert check(out, FRAMES) == []
 
 
@@ -93,18 +93,18 @@ def test_a_broken_motion_output_is_named_and_stops_no_other(
     motion_output(motion, FRAMES[2])
     message = rf"000000\.npz: '{key}' holds numbers .*\(2 motion outputs are broken\)"
     with pytest.raises(InputError, match=message):
-        initial_labels(split, motion, out, InitialConfig(workers=1))
+        label_motion(split, motion, out, InitialConfig(workers=1))
     assert [is_labelled(out, frame) for frame in FRAMES] == [False, False, True]
     assert not (out / "manifest.json").exists()
     for frame in FRAMES[:2]:
         motion_output(motion, frame)
-    initial_labels(split, motion, out, InitialConfig(workers=1))
+    label_motion(split, motion, out, InitialConfig(workers=1))
     assert statistics(out, FRAMES)["instances"] == 3
 
 
 def test_split_without_motion_output_is_refused(tmp_path: Path, split: Path) -> None:
     with pytest.raises(InputError, match="run the motion stage first"):
-        initial_labels(split, tmp_path / "motion", tmp_path / "L0", InitialConfig())
+        label_motion(split, tmp_path / "motion", tmp_path / "L0", InitialConfig())
 
 
 def test_label_sets_are_counted_and_checked(

@@ -16,7 +16,7 @@ from moduv.engine.launch import exit_code
 
 FAILING = """
 import atexit, sys, time, torch
-from moduv.cli import with_exit_codes
+from moduv.commands.cli import with_exit_codes
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import say

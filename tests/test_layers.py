@@ -11,10 +11,13 @@ import moduv
 LAYERS = (
     {"engine"},
     {"frames", "geometry"},
-    {"street", "labels"},
+    {"instances"},
+    {"street", "datasets", "depth", "labels"},
     {"motion", "detector"},
     {"evaluation", "visual"},
     {"rounds"},
+    {"runs"},
+    {"commands", "face"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

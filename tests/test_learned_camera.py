@@ -20,7 +20,7 @@ from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.predict import MotionPrediction, predict_motion
-from moduv.rounds.stage1 import train_stage1
+from moduv.runs.watch import train_stage1
 
 HEIGHT, WIDTH, FOCAL = 48, 80, 60.0
 

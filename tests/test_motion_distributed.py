@@ -82,7 +82,7 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
     ]
     common = ["--preset", "street", "--data", street, "--split", split]
     size = ["--config.height", 64, "--config.width", 96, "--config.sync_batch_norm", "true"]
-    train = ["-m", "moduv.cli", "motion", "train", *common, *size, *loops, "--out"]
+    train = ["-m", "moduv.commands.cli", "motion", "train", *common, *size, *loops, "--out"]
     launch(2, *train, tmp_path / "whole")
     assert "sync_batch_norm: torch has none for CPUs" in launch(2, *train, out)
     # As if killed after the third phase: what came later is gone.
@@ -92,7 +92,7 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
     launch(2, *train, out)
     for key, value in final_weights(tmp_path / "whole").items():
         assert torch.equal(value, final_weights(out)[key]), key
-    predict = ["-m", "moduv.cli", "motion", "predict", *common, "--weights", out, "--out"]
+    predict = ["-m", "moduv.commands.cli", "motion", "predict", *common, "--weights", out, "--out"]
     launch(2, *predict, tmp_path / "two")
     predict_motion(street, split, out, tmp_path / "one", MotionPrediction(batch_size=16, half=True))
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))

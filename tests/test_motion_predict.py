@@ -10,7 +10,7 @@ import pytest
 import torch
 from motion_world import config, street  # noqa: F401 (a fixture)
 
-from moduv.cli import main
+from moduv.commands.cli import main
 from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
 from moduv.frames.clip import FrameRef
@@ -22,7 +22,7 @@ from moduv.motion.fields import mask_and_depth
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, MotionConfig
 from moduv.motion.predict import MotionPrediction, predict_motion
-from moduv.rounds.stage1 import train_stage1
+from moduv.runs.watch import train_stage1
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES
 from moduv.motion.predict import MotionPrediction, predict_motion
 from moduv.motion.train import MotionTraining
-from moduv.rounds.stage1 import train_stage1
+from moduv.runs.watch import train_stage1
 
 # --- initial weights --------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: s
     size = ["--config.height=64", "--config.width=96"]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "moduv.cli", "motion", "train", "--preset", "street"),
+            *(sys.executable, "-m", "moduv.commands.cli", "motion", "train", "--preset", "street"),
             *("--data", street, "--split", street / "splits/train_files.txt", "--out", tmp_path),
             *(*options, *size, f"--config.loops.{phase}.learning_rate=1e30"),
         ],

@@ -21,8 +21,8 @@ from moduv.frames.splits import read_split, write_split
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.phases import PHASES
-from moduv.rounds import stage1
-from moduv.rounds.stage1 import Look, train_stage1
+from moduv.runs import watch as stage1
+from moduv.runs.watch import Look, train_stage1
 
 
 def test_validation_is_logged_and_drawn_and_changes_nothing(street: Path, tmp_path: Path) -> None:  # noqa: F811

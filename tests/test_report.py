@@ -16,7 +16,7 @@ import pytest
 from moduv.engine.errors import InputError
 from moduv.visual.bars import BarChart
 from moduv.visual.figures import Chart
-from moduv.visual.report import (
+from moduv.visual.page import (
     Clip,
     Column,
     Frame,
@@ -71,7 +71,7 @@ def full_report() -> Report:
     rows = [
         Row("L0", {"box/AP50": 0.125, "count": 1234}, "first labels"),
         Row("L1", {"box/AP50": 0.25, "count": -1}),
-        Row("Oracle", {"box/AP50": 0.5}, yardstick=True),
+        Row("Oracle", {"box/AP50": 0.5}, upper_bound=True),
     ]
     layers = ("frame", "motion", "L0", "final")
     return Report(
@@ -166,7 +166,7 @@ def test_report_script_is_valid(page: tuple[str, Page], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_best_value_is_marked_and_the_yardstick_is_not(page: tuple[str, Page]) -> None:
+def test_best_value_is_marked_and_the_supervised_is_not(page: tuple[str, Page]) -> None:
     best = re.findall(r'<td class="best">.*?class="number">([^<]*)<', page[0])
     assert best == ["0.250"]
 

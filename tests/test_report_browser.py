@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moduv.visual.figures import Chart
-from moduv.visual.report import Clip, Frame, Report, write_report
+from moduv.visual.page import Clip, Frame, Report, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [

@@ -17,14 +17,14 @@ from moduv.evaluation.detection import evaluate
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import write_split
-from moduv.labels import rle
-from moduv.labels.instances import Instances
-from moduv.labels.store import read_labels, write_labels
-from moduv.rounds.measure import ratio_to_yardstick
-from moduv.rounds.report import ReportConfig, report_run
-from moduv.rounds.report_pictures import around, extreme_frames, fit
-from moduv.rounds.truth import select_truth
-from moduv.rounds.yardstick import TrueLabels, true_labels
+from moduv.instances import rle
+from moduv.instances.coco import select_truth
+from moduv.instances.instances import Instances
+from moduv.instances.store import read_labels, write_labels
+from moduv.rounds.supervised import TrueLabelsConfig, true_labels
+from moduv.runs.measure import ratio_to_upper_bound
+from moduv.runs.report import ReportConfig, report_run
+from moduv.runs.report_pictures import around, extreme_frames, fit
 
 HEIGHT, WIDTH = 48, 80
 FRAMES = [FrameRef(f"val/{clip}", index) for clip in "abc" for index in (1, 2, 3)]
@@ -242,17 +242,17 @@ def test_pictures_are_neither_tiny_nor_huge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("final", "yardstick", "ratio"),
+    ("final", "bound", "ratio"),
     [
         ({"box/AP50": 0.4}, {"box/AP50": 0.8}, 0.5),
         ({"box/AP50": 0.1}, {"box/AP50": 0.0}, None),
         ({}, {"box/AP50": 0.5}, None),
     ],
 )
-def test_the_share_of_the_yardstick_needs_both(
-    final: dict[str, float], yardstick: dict[str, float], ratio: float | None
+def test_the_share_of_the_upper_bound_needs_both(
+    final: dict[str, float], bound: dict[str, float], ratio: float | None
 ) -> None:
-    assert ratio_to_yardstick({"Final": final, "Yardstick": yardstick}) == ratio
+    assert ratio_to_upper_bound({"Final": final, "Supervised": bound}) == ratio
 
 
 def test_truth_is_found_by_exported_names_and_by_places(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_truth_is_found_by_exported_names_and_by_places(tmp_path: Path) -> None:
 def test_boxes_do_not_become_labels(tmp_path: Path) -> None:
     world = make_world(tmp_path, kind="boxes")
     with pytest.raises(InputError, match="annotation with id 1 has no 'segmentation'"):
-        true_labels(world.split, world.truth, tmp_path / "labels", TrueLabels())
+        true_labels(world.split, world.truth, tmp_path / "labels", TrueLabelsConfig())
     polygons = make_world(tmp_path / "polygons", kind="polygons")
-    true_labels(polygons.split, polygons.truth, tmp_path / "polygons/labels", TrueLabels())
+    true_labels(polygons.split, polygons.truth, tmp_path / "polygons/labels", TrueLabelsConfig())
     made = read_labels(tmp_path / "polygons/labels", FRAMES[0])
     assert (made.decode() == labels(CARS).decode()).all()

@@ -14,15 +14,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moduv.cli import main
+from moduv.commands.cli import main
 from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
-from moduv.evaluation.diagnosis import Limits
 from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
-from moduv.rounds.run import Run, RunConfig, motion_size
-from moduv.rounds.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
+from moduv.runs.diagnosis import Limits
+from moduv.runs.run import Run, RunConfig, motion_size
+from moduv.runs.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
 
 
 def write_video(path: Path, step: int, frames: int = 9, brightness: float = 1.0) -> None:

@@ -16,8 +16,8 @@ import yaml
 
 from moduv.engine.config import read_preset
 from moduv.frames.splits import read_split
-from moduv.labels.store import read_labels
-from moduv.rounds.yardstick import true_labels
+from moduv.instances.store import read_labels
+from moduv.rounds.supervised import true_labels
 from moduv.street.dataset import StreetConfig, render_dataset
 
 REPOSITORY = Path(__file__).parents[1]
@@ -212,10 +212,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sections["aggregated_labels"] |= {"large_score": 0.02, "small_score": 0.02}
     (root / "tiny.yaml").write_text(yaml.safe_dump(sections))
     for name in ("one", "two"):
-        from moduv.rounds.yardstick import TrueLabels
+        from moduv.rounds.supervised import TrueLabelsConfig
 
         true_labels(
-            split, data / "annotations/train.json", root / name / "L0_pseudo_labels", TrueLabels()
+            split,
+            data / "annotations/train.json",
+            root / name / "L0_pseudo_labels",
+            TrueLabelsConfig(),
         )
     return root
 

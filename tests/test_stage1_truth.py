@@ -16,7 +16,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.prepare.common import write_points
 from moduv.frames.splits import write_split
-from moduv.rounds.measure import measure_motion
+from moduv.runs.measure import measure_motion
 
 WAYMO = FrameRef("val/segment-1024360143612057520_3580_000_3600_000", 1)
 KITTI = FrameRef("2011_09_26/2011_09_26_drive_0001_sync/image_02", 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moduv.engine.errors import InputError
-from moduv.labels.tracks import TrackConfig, Tracker
+from moduv.instances.tracks import TrackConfig, Tracker
 
 
 def box(x: float, y: float, size: float = 20.0) -> list[float]:

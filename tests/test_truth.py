@@ -19,7 +19,8 @@ import torch
 import truth_samples as samples
 from truth_samples import CROWD, SCENE, SIGN
 
-from moduv.cli import COMMANDS, load_function, main
+from moduv.commands.cli import COMMANDS, load_function, main
+from moduv.commands.detect import Detection, detect_images
 from moduv.detector.model import build_detector
 from moduv.engine.errors import InputError
 from moduv.evaluation.converters.coco import CocoTruth, convert_coco
@@ -38,8 +39,7 @@ from moduv.frames.prepare.common import PrepareConfig
 from moduv.frames.prepare.waymo import prepare_waymo
 from moduv.frames.prepare.waymo_frame import Camera
 from moduv.frames.splits import read_split
-from moduv.labels import rle
-from moduv.rounds.detect import Detection, detect_images
+from moduv.instances import rle
 
 WAYMO = WaymoTruth(workers=1)
 DOCUMENTED = Path(__file__).parents[1] / "docs/reproduce.md"
@@ -548,7 +548,7 @@ def weights(folder: Path) -> Path:
 def test_detections_are_found_again_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moduv.rounds.detect.PART", 1)
+    monkeypatch.setattr("moduv.commands.detect.PART", 1)
     source = samples.write_kitti_objects(tmp_path / "source")
     truth, out, model = tmp_path / "truth.json", tmp_path / "found", weights(tmp_path)
     convert_kitti(source, truth, KittiTruth())

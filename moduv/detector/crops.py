@@ -11,52 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from moduv.labels import rle
-
-
-@dataclass(frozen=True)
-class MaskCrop:
-    """A mask inside a rectangle: `pixels` (h, w) bool with its corner at (top, left)."""
-
-    top: int
-    left: int
-    pixels: np.ndarray
-    score: float = 1.0
-    """Of the label."""
-
-    @classmethod
-    def decode(cls, mask: rle.Rle, score: float = 1.0) -> MaskCrop:
-        """Decode a COCO RLE mask inside its bounding rectangle."""
-        return cls(*rle.decode_crop(mask), score)
-
-    @property
-    def inside(self) -> tuple[slice, slice]:
-        """Rows and columns of the image that the rectangle covers."""
-        height, width = self.pixels.shape
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-    def read(self, rows: np.ndarray, columns: np.ndarray, top: int, left: int) -> MaskCrop:
-        """The mask on a canvas whose pixel (top + i, left + j) shows its pixel (rows[i], columns[j]).
-
-        Each axis is monotonic, rising or falling.
-        """
-        height, width = self.pixels.shape
-        y = np.flatnonzero((rows >= self.top) & (rows < self.top + height))
-        x = np.flatnonzero((columns >= self.left) & (columns < self.left + width))
-        if not len(y) or not len(x):
-            return MaskCrop(0, 0, np.zeros((0, 0), bool), self.score)
-        pixels = self.pixels[rows[y, None] - self.top, columns[None, x] - self.left]
-        return MaskCrop(top + int(y[0]), left + int(x[0]), pixels, self.score)
-
-    def box(self) -> tuple[int, int, int, int]:
-        """The continuous XYXY box around the mask, which is not empty."""
-        y, x = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        return (
-            self.left + int(x[0]),
-            self.top + int(y[0]),
-            self.left + int(x[-1]) + 1,
-            self.top + int(y[-1]) + 1,
-        )
+from moduv.instances.crops import Crop
 
 
 @dataclass(frozen=True)
@@ -76,7 +31,7 @@ class CropMasks:
     """Height and width of the image."""
 
     @classmethod
-    def pack(cls, crops: Sequence[MaskCrop], size: tuple[int, int]) -> CropMasks:
+    def pack(cls, crops: Sequence[Crop], size: tuple[int, int]) -> CropMasks:
         """Join the crops of an image of `size` (H, W)."""
         flat = [np.zeros(0, np.uint8), *(crop.pixels.reshape(-1).view(np.uint8) for crop in crops)]
         places = [

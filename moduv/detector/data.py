@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from moduv.detector.crops import MaskCrop
 from moduv.detector.transforms import Augmentation, LabelledFrame, Sample, Target, augment
 from moduv.engine.errors import InputError
 from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
-from moduv.labels.instances import Instances
-from moduv.labels.store import read_labels
+from moduv.instances.crops import Crop
+from moduv.instances.instances import Instances
+from moduv.instances.store import read_labels
 
 
 class LabelledFrames:
@@ -99,6 +99,5 @@ def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> Labe
             f"{image.shape[1]}, another aspect; make the labels from these frames."
         )
     boxes = instances.boxes_at(*image.shape[:2])
-    scores = [1.0] * len(instances) if instances.scores is None else instances.scores.tolist()
-    masks = [MaskCrop.decode(*pair) for pair in zip(instances.masks, scores, strict=True)]
+    masks = [Crop.decode(mask) for mask in instances.masks]
     return LabelledFrame(image, boxes, masks, (height, width))

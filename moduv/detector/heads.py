@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import box_iou
 
 from moduv.detector.crops import CropMasks
 from moduv.detector.transforms import Target
@@ -48,11 +47,6 @@ class CropTransform(GeneralizedRCNNTransform):
 
 class CropRoIHeads(RoIHeads):
     """Box and mask heads whose mask loss reads its targets from crops."""
-
-    drop_below: float = 0.0
-    """IoU with a label below which background does not count."""
-    soft: float = 0.0
-    """Power of a label's score by which it counts."""
 
     @classmethod
     def adopt(cls, heads: RoIHeads) -> CropRoIHeads:
@@ -92,13 +86,9 @@ class CropRoIHeads(RoIHeads):
         if not self.training or targets is None or isinstance(targets[0]["masks"], Tensor):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, matched, labels, box_targets = self.select_training_samples(proposals, targets)
-        counts = [
-            self._counts(*region)
-            for region in zip(proposals, labels, matched, targets, strict=True)
-        ]
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, regression = self.box_predictor(pooled)
-        classifier, box_reg = box_losses(logits, regression, labels, box_targets, counts)
+        classifier, box_reg = box_losses(logits, regression, labels, box_targets)
         positive = [label > 0 for label in labels]
         regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
         pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
@@ -108,20 +98,8 @@ class CropRoIHeads(RoIHeads):
             [index[chosen] for index, chosen in zip(matched, positive, strict=True)],
             torch.cat([label[chosen] for label, chosen in zip(labels, positive, strict=True)]),
             [target["masks"] for target in targets],
-            [count[chosen] for count, chosen in zip(counts, positive, strict=True)],
         )
         return [], {"loss_classifier": classifier, "loss_box_reg": box_reg, "loss_mask": mask}
-
-    def _counts(self, regions: Tensor, labels: Tensor, matched: Tensor, target: Target) -> Tensor:
-        """How much each region (K, 4) of an image counts, (K,)."""
-        counts = torch.ones_like(labels, dtype=torch.float32)
-        if self.soft and len(target["scores"]):
-            counts = torch.where(labels > 0, target["scores"][matched] ** self.soft, counts)
-        if self.drop_below:
-            overlap = box_iou(regions, target["boxes"])
-            nearest = overlap.amax(1) if overlap.shape[1] else torch.zeros_like(counts)
-            counts = counts * ((labels > 0) | (nearest >= self.drop_below))
-        return counts
 
 
 def box_losses(
@@ -129,7 +107,6 @@ def box_losses(
     regression: Tensor,
     labels: list[Tensor],
     targets: list[Tensor],
-    counts: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Losses of the regions' classes and boxes (Ren et al. 2015), the mean over images.
 
@@ -138,9 +115,8 @@ def box_losses(
         regression: (sum of K, 4 classes).
         labels: per image (K,), 0 for background.
         targets: per image (K, 4), in the box coder's units.
-        counts: per image (K,), how much each region counts.
     """
-    shares = torch.cat([count / max(1, len(count)) for count in counts]) / len(counts)
+    shares = region_shares([len(label) for label in labels], logits)
     label, target = torch.cat(labels), torch.cat(targets)
     classes = functional.cross_entropy(logits.float(), label, reduction="none")
     positive = torch.where(label > 0)[0]
@@ -155,7 +131,6 @@ def mask_loss(
     matched: list[Tensor],
     labels: Tensor,
     masks: list[CropMasks],
-    counts: list[Tensor],
 ) -> Tensor:
     """Cross entropy of the mask of each region's class (He et al. 2017), the mean over images.
 
@@ -165,7 +140,6 @@ def mask_loss(
         matched: per image (K,): the object that a region belongs to.
         labels: (sum of K,): the regions' classes.
         masks: per image.
-        counts: per image (K,), how much each region counts.
     """
     if not len(labels):
         return logits.sum() * 0
@@ -175,5 +149,11 @@ def mask_loss(
     )
     chosen = logits[torch.arange(len(labels), device=labels.device), labels]
     errors = functional.binary_cross_entropy_with_logits(chosen.float(), targets, reduction="none")
-    shares = torch.cat([count / max(1, len(count)) for count in counts]) / len(counts)
+    shares = region_shares([len(boxes) for boxes in regions], logits)
     return (errors.mean((1, 2)) * shares).sum()
+
+
+def region_shares(counts: list[int], like: Tensor) -> Tensor:
+    """Weight of every region of a batch, (sum of K,): images weigh the same, and so do an image's regions."""
+    ones = [torch.ones(count, device=like.device) / max(1, count) for count in counts]
+    return torch.cat(ones) / len(counts)

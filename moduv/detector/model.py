@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -17,29 +15,22 @@ from moduv.detector.config import DetectorConfig, detector_config
 from moduv.detector.heads import CropRoIHeads, CropTransform
 from moduv.detector.pooling import TableRoIAlign
 from moduv.detector.sampling import ImageSampler
-from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 
 CLASSES = 2
-ENCODER = "module.encoder_q."
 
 
-def build_detector(
-    preset: str | DetectorConfig = "paper", *, backbone_weights: str | Path | None = None
-) -> MaskRCNN:
+def build_detector(preset: str | DetectorConfig = "paper") -> MaskRCNN:
     """Build a class-agnostic Mask R-CNN with fresh heads, on the CPU, in training mode.
 
     Args:
         preset: `paper` (`maskrcnn_resnet50_fpn` with frozen batch norm), `street`, or a configuration.
-        backbone_weights: MoCo-v2 checkpoint for the ResNet-50; without it the backbone is random.
 
     Raises:
-        InputError: for an unknown preset or weights that are not this backbone's.
+        InputError: for an unknown preset.
     """
     config = detector_config(preset) if isinstance(preset, str) else preset
     backbone = _backbone(config)
-    if backbone_weights is not None:
-        load_backbone(backbone, backbone_weights)
     levels = [str(level) for level in range(len(config.anchor_sizes) - 1)]
     channels = config.fpn_channels
     anchors = AnchorGenerator(
@@ -76,36 +67,6 @@ def build_detector(
     return model
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a flat state dict, official or ours; strict, and the model is untouched when it fails.
-
-    Counters of plain batch norm, which the official files hold, are left out.
-    Raises InputError with the keys that are missing, unexpected or of another shape.
-    """
-    state = checkpoint.load_weights(path)
-    checkpoint.load_strict(model, _without_counters(state), path)
-
-
-def load_backbone(backbone: nn.Module, path: str | Path) -> None:
-    """Load MoCo-v2's query encoder into the ResNet; only its projection (`fc.*`) may be left over.
-
-    Raises InputError when the file holds no query encoder or another network's.
-    """
-    content = checkpoint.load(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: lacks 'state_dict'; give a MoCo-v2 checkpoint.")
-    encoder = {
-        key.removeprefix(ENCODER): value
-        for key, value in state.items()
-        if key.startswith(ENCODER) and not key.startswith(f"{ENCODER}fc.")
-    }
-    if not encoder:
-        raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
-    body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone
-    checkpoint.load_strict(body, _without_counters(encoder), path)
-
-
 def _backbone(config: DetectorConfig) -> nn.Module:
     if config.backbone == "resnet50":
         return resnet_fpn_backbone(
@@ -137,7 +98,3 @@ def _roi_pool(levels: list[str], resolution: int, config: DetectorConfig) -> Tab
         canonical_scale=config.roi_scale,
         half_pixels=config.roi_samples == 1,
     )
-
-
-def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}

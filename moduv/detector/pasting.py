@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
-from moduv.labels.soft import SoftMask
+from moduv.instances.crops import Crop
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[SoftMask]:
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Crop]:
     """Scale masks to their boxes, with the same numbers as torchvision's `paste_masks_in_image`.
 
     Args:
@@ -26,7 +26,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Sof
     return [_paste(mask[None], box, size) for mask, box in zip(padded, whole, strict=True)]
 
 
-def _paste(mask: Tensor, box: list[int], size: tuple[int, int]) -> SoftMask:
+def _paste(mask: Tensor, box: list[int], size: tuple[int, int]) -> Crop:
     """One mask (1, 1, m, m) in its box, whose corners are pixels that belong to it."""
     left, top, right, bottom = box
     shape = max(bottom - top + 1, 1), max(right - left + 1, 1)
@@ -34,4 +34,4 @@ def _paste(mask: Tensor, box: list[int], size: tuple[int, int]) -> SoftMask:
     y0, x0 = min(max(top, 0), size[0]), min(max(left, 0), size[1])
     y1, x1 = max(min(bottom + 1, size[0]), y0), max(min(right + 1, size[1]), x0)
     inside = pixels[y0 - top : y1 - top, x0 - left : x1 - left]
-    return SoftMask(y0, x0, np.ascontiguousarray(inside.numpy()))
+    return Crop(y0, x0, np.ascontiguousarray(inside.numpy()))

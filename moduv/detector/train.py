@@ -11,19 +11,17 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
-from moduv.detector.config import DetectorConfig, detector_config
+from moduv.detector.config import detector_config
 from moduv.detector.data import LabelledFrames
-from moduv.detector.model import build_detector, load_weights
+from moduv.detector.model import build_detector
 from moduv.detector.transforms import Augmentation, Target
+from moduv.detector.weights import ARCHITECTURE, WEIGHTS, load_backbone
 from moduv.engine import checkpoint, distributed
-from moduv.engine.config import build, to_dict
+from moduv.engine.config import speed_only, to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, write_json
+from moduv.engine.files import write_json
 from moduv.engine.loop import LoopConfig, Step, StepState, fit
 from moduv.frames.clip import FrameRef
-
-WEIGHTS = "weights.pth"
-ARCHITECTURE = "detector.json"
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,7 @@ class DetectorTraining:
     backbone_weights: str | None = None
     """MoCo-v2 checkpoint that the ResNet-50 starts from; the street detector starts from nothing."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    drop_below: float = 0.0
-    """Regions that overlap no label by this IoU are not called background, because the labels cannot
-    vouch for them (drop loss; Wang et al. 2023); 0: they are, as published."""
-    soft: float = 0.0
-    """Power of a label's score by which it counts in the losses of boxes and masks; 0: all count alike."""
-    cache_bytes: int = 1 << 29
+    cache_bytes: int = speed_only(1 << 29)
     """Memory for decoded frames, per loading process."""
 
 
@@ -72,7 +65,6 @@ def train_detector(
     # On CPUs it gains a tenth at best, and some half-precision convolutions of torch 2.14 crash with it.
     if distributed.device().type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.roi_heads.drop_below, model.roi_heads.soft = config.drop_below, config.soft
     dataset = LabelledFrames(
         frames_root, refs, label_root, config.augmentation, cache_bytes=config.cache_bytes
     )
@@ -102,18 +94,10 @@ def start_detector(config: DetectorTraining) -> MaskRCNN:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.loop.seed)
-        return build_detector(architecture, backbone_weights=weights)
-
-
-def load_detector(folder: str | Path) -> MaskRCNN:
-    """The detector that `train_detector` left in a folder, on this process's device, for evaluation.
-
-    Raises InputError when the training is not finished or its files are broken.
-    """
-    path = Path(folder) / ARCHITECTURE
-    model = build_detector(build(DetectorConfig, read_json(path), str(path)))
-    load_weights(model, Path(folder) / WEIGHTS)
-    return model.to(distributed.device()).eval()
+        model = build_detector(architecture)
+    if weights is not None:
+        load_backbone(model.backbone, weights)
+    return model
 
 
 def detector_step(model: MaskRCNN) -> Step:

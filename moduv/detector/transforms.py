@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moduv.detector.crops import CropMasks, MaskCrop
+from moduv.detector.crops import CropMasks
 from moduv.engine.errors import InputError
 from moduv.frames.images import resize_image
+from moduv.instances.crops import Crop
 
 GREY = 128
 """The published canvas is 0.5, which 8 bits meet to within 0.002."""
@@ -26,7 +27,7 @@ VISIBLE = 0.3
 """Share of an object that must stay visible below pasted ones for it to remain a target."""
 
 Target = dict[str, Any]
-"""What the detector is trained towards: `boxes`, `labels`, `masks` and the labels' `scores`."""
+"""What the detector is trained towards: `boxes`, `labels`, `masks`."""
 Sample = tuple[Tensor, Target]
 
 
@@ -42,10 +43,6 @@ class Augmentation:
     jitter_max: float = 1.0
     min_side: float = 1.0
     """Objects whose box's short side is not longer than this, in canvas pixels, are dropped."""
-    mosaic: bool = False
-    """Fill the canvas beside a shrunken frame with others of the same scale, instead of grey."""
-    colour: float = 0.0
-    """Strength of random brightness, contrast and saturation: factors in [1 - colour, 1 + colour]."""
     paste: float = 0.0
     """Probability of pasting some of another frame's objects over this one."""
 
@@ -54,10 +51,6 @@ class Augmentation:
             raise InputError(
                 f"augmentation: jitter_min {self.jitter_min} and jitter_max {self.jitter_max} are no "
                 "range of positive factors; give 0 < jitter_min <= jitter_max."
-            )
-        if not 0 <= self.colour < 1:
-            raise InputError(
-                f"augmentation: colour {self.colour} is not in [0, 1); mend the value."
             )
 
 
@@ -71,7 +64,7 @@ class LabelledFrame:
 
     image: np.ndarray
     boxes: np.ndarray
-    masks: list[MaskCrop]
+    masks: list[Crop]
     mask_size: tuple[int, int]
 
     @property
@@ -124,7 +117,7 @@ class Canvas:
     """A sample being composed: `image` (H, W, 3) uint8, N `masks`, `boxes` (N, 4) float32."""
 
     image: np.ndarray
-    masks: list[MaskCrop]
+    masks: list[Crop]
     boxes: np.ndarray
 
     @classmethod
@@ -167,14 +160,14 @@ class Canvas:
                 kept.append(index)
         self.masks, self.boxes = [self.masks[index] for index in kept], self.boxes[kept]
 
-    def _append(self, masks: list[MaskCrop], boxes: np.ndarray) -> None:
+    def _append(self, masks: list[Crop], boxes: np.ndarray) -> None:
         self.masks = self.masks + masks
         self.boxes = np.concatenate([self.boxes, boxes])
 
 
 def place_objects(
     frame: LabelledFrame, placement: Placement, canvas: tuple[int, int]
-) -> tuple[list[MaskCrop], np.ndarray]:
+) -> tuple[list[Crop], np.ndarray]:
     """N masks and boxes (N, 4) of a frame's objects on a canvas; masks may be empty.
 
     Boxes are clipped to the canvas; where the border cuts an object, its box is fitted to the mask.
@@ -203,28 +196,23 @@ def augment(
         frame: the frame with its objects.
         config: which changes, how often.
         rng: the source of every random choice.
-        other: draws another frame, for mosaic and paste.
+        other: draws another frame, whose objects are pasted.
 
     Returns:
         The image (3, H, W) uint8 and the detector's target: `boxes` (N, 4) float32, `labels` (N,)
-        int64, all 1, `masks` as `CropMasks`, `scores` (N,) of the labels; N may be 0.
+        int64, all 1 and `masks` as `CropMasks`; N may be 0.
     """
     height, width = frame.image.shape[:2]
     canvas = Canvas.grey(height, width)
     factor = 1.0
     if rng.random() < config.jitter:
         factor = float(rng.uniform(config.jitter_min, config.jitter_max))
-    if config.mosaic and factor < 1:
-        _fill_mosaic(canvas, frame, factor, config, rng, other)
-    else:
-        canvas.add(frame, draw_placement(height, width, factor, config.flip, rng))
+    canvas.add(frame, draw_placement(height, width, factor, config.flip, rng))
     if config.paste and rng.random() < config.paste:
         giver = other(rng)
         chosen = np.flatnonzero(rng.random(len(giver.masks)) < 0.5)
         scale = float(rng.uniform(config.jitter_min, config.jitter_max))
         canvas.paste(giver, draw_placement(height, width, scale, config.flip, rng), chosen)
-    if config.colour:
-        canvas.image = jitter_colours(canvas.image, config.colour, rng)
     image = torch.from_numpy(canvas.image).permute(2, 0, 1)
     return image, _target(canvas, config.min_side)
 
@@ -238,39 +226,6 @@ def draw_placement(
     top = int(rng.integers(min(0, height - h), max(0, height - h) + 1))
     left = int(rng.integers(min(0, width - w), max(0, width - w) + 1))
     return Placement(h, w, top, left, mirrored)
-
-
-def jitter_colours(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Random brightness, then contrast, then saturation of an image (H, W, 3) uint8."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    # All three are linear in a pixel's colours: one matrix, and the mean that contrast turns about.
-    mix = saturation * np.eye(3) + (1 - saturation) / 3
-    shift = (1 - contrast) * brightness * np.mean(cv2.mean(image)[:3])
-    matrix = np.column_stack([brightness * contrast * mix, np.full(3, shift)])
-    return cv2.transform(image, matrix)
-
-
-def _fill_mosaic(
-    canvas: Canvas,
-    frame: LabelledFrame,
-    factor: float,
-    config: Augmentation,
-    rng: np.random.Generator,
-    other: Callable[[np.random.Generator], LabelledFrame],
-) -> None:
-    """Tile the canvas with frames shrunk by `factor`, the given one at a random place among them.
-
-    The last row and column are cut where the canvas ends.
-    """
-    height, width = canvas.size
-    h, w = max(1, round(height * factor)), max(1, round(width * factor))
-    rows, columns = -(-height // h), -(-width // w)
-    own = int(rng.integers(rows * columns))
-    for tile in range(rows * columns):
-        content = frame if tile == own else other(rng)
-        row, column = divmod(tile, columns)
-        mirrored = bool(rng.random() < config.flip)
-        canvas.add(content, Placement(h, w, h * row, w * column, mirrored))
 
 
 def _placed_image(
@@ -294,5 +249,4 @@ def _target(canvas: Canvas, min_side: float) -> Target:
         "boxes": torch.from_numpy(canvas.boxes[kept]),
         "labels": torch.ones(len(kept), dtype=torch.int64),
         "masks": CropMasks.pack([canvas.masks[index] for index in kept], canvas.size),
-        "scores": torch.tensor([canvas.masks[index].score for index in kept]),
     }

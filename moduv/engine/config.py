@@ -1,7 +1,8 @@
 """Stage configurations: frozen dataclasses, presets as YAML, command-line overrides.
 
-A preset is a YAML file in `moduv/presets` with one section per stage. The configuration in force is
-written as `config.yaml` beside every output.
+A preset is a YAML file in `moduv/presets` with one section per stage. It holds only what differs from
+the defaults or from the preset that it extends: mappings merge at every depth, lists and scalars replace.
+The configuration in force is written as `config.yaml` beside every output.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 
 Config = TypeVar("Config")
-NOT_DECISIVE = frozenset({"workers", "cache_bytes", "save_every", "log_every"})
-"""Fields of any configuration that do not decide what a stage makes."""
 
 
 def preset_names() -> list[str]:
@@ -34,17 +33,34 @@ def preset_names() -> list[str]:
 def read_preset(preset: str) -> dict[str, Any]:
     """All sections of a preset: a built-in name, or the path of a YAML file of the same form.
 
-    A preset that `extends` another one has its sections, with single keys replaced.
+    A preset that `extends` another one has its sections, with single keys replaced at any depth.
+
+    Raises:
+        InputError: for an unknown preset, a broken file, or presets that extend each other.
     """
-    sections = _read_sections(preset)
-    base = sections.pop("extends", None)
-    if base is None:
-        return sections
-    if not isinstance(base, str) or base == preset:
-        raise InputError(f"preset {preset!r}: extends {base!r}; name another preset there.")
-    merged = read_preset(base)
-    for section, values in sections.items():
-        merged[section] = {**merged.get(section, {}), **values}
+    chain = {preset: _read_sections(preset)}
+    while "extends" in chain[preset]:
+        base = chain[preset].pop("extends")
+        if not isinstance(base, str) or base in chain:
+            raise InputError(
+                f"preset {preset!r}: 'extends' is {base!r}; name another preset, which must not lead back."
+            )
+        chain[base] = _read_sections(base)
+        preset = base
+    merged: dict[str, Any] = {}
+    for sections in reversed(chain.values()):
+        merged = merge(merged, sections)
+    return merged
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`: mappings merge at every depth, anything else replaces. Both stay as they are."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            value = merge(before, value)
+        merged[key] = value
     return merged
 
 
@@ -55,7 +71,10 @@ def _read_sections(preset: str) -> dict[str, Any]:
             raise InputError(
                 f"{path}: no such preset file; give a YAML file or one of {preset_names()}."
             )
-        return _parse(path.read_text(), str(path))
+        try:
+            return _parse(path.read_text(encoding="utf-8"), str(path))
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: is not UTF-8 text; save the file as UTF-8.") from None
     if preset not in preset_names():
         raise InputError(f"preset {preset!r} does not exist; choose one of {preset_names()}.")
     source = resources.files("moduv") / "presets" / f"{preset}.yaml"
@@ -65,14 +84,21 @@ def _read_sections(preset: str) -> dict[str, Any]:
 def load_preset(config_class: type[Config], preset: str, section: str, **overrides: Any) -> Config:
     """Build a stage's configuration from a preset's section and overrides.
 
-    Raises InputError for unknown presets, sections and keys.
+    A section that the preset lacks means the defaults.
+
+    Raises:
+        InputError: for unknown presets and keys, and values of the wrong type.
     """
-    sections = read_preset(preset)
-    if section not in sections:
-        raise InputError(
-            f"preset {preset!r}: has no section {section!r}; it has {sorted(sections)}."
-        )
-    return build(config_class, {**sections[section], **overrides}, f"preset {preset!r}, {section}")
+    values = merge(read_preset(preset).get(section) or {}, overrides)
+    return build(config_class, values, f"preset {preset!r}, {section}")
+
+
+def speed_only(default: Any) -> Any:
+    """A field of a configuration that decides how fast a result is made or how often it is logged.
+
+    Results do not depend on it, so a stage may continue with another value.
+    """
+    return dataclasses.field(default=default, metadata={"speed_only": True})
 
 
 def build(config_class: type[Config], values: dict[str, Any], source: str) -> Config:
@@ -105,14 +131,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def decisive(value: Any) -> Any:
-    """`to_dict` without what only decides how fast, and how closely watched, the same comes out.
-
-    Those are the fields in `NOT_DECISIVE`, and of a class with a `SPEED_ONLY` the fields named there.
-    """
+    """`to_dict` without the fields declared as `speed_only`."""
     if dataclasses.is_dataclass(value):
-        ignored = NOT_DECISIVE | set(getattr(value, "SPEED_ONLY", ()))
-        names = [field.name for field in dataclasses.fields(value) if field.name not in ignored]
-        return {name: decisive(getattr(value, name)) for name in names}
+        fields = [f for f in dataclasses.fields(value) if not f.metadata.get("speed_only")]
+        return {field.name: decisive(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
         return {key: decisive(item) for key, item in value.items()}
     return [decisive(item) for item in value] if isinstance(value, list | tuple) else _plain(value)
@@ -131,11 +153,18 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{source}: not readable as YAML ({error}); mend the file.") from None
+        raise InputError(f"{source}: is not valid YAML ({error}); correct the file.") from None
+    except RecursionError:
+        raise InputError(f"{source}: is nested too deep; see moduv/presets for the form.") from None
     if not isinstance(content, dict):
         raise InputError(
             f"{source}: holds no sections; see the presets in moduv/presets for the form."
         )
+    for section, values in content.items():
+        if not isinstance(section, str) or not (section == "extends" or isinstance(values, dict)):
+            raise InputError(
+                f"{source}: section {section!r} is {values!r:.80}; write a mapping of keys to values."
+            )
     return content
 
 

@@ -1,4 +1,4 @@
-"""`torchrun` whose failures are those of its processes: `python -m moduv.engine.launch --nproc_per_node 4 -m moduv.cli …`.
+"""`torchrun` whose failures are those of its processes: `python -m moduv.engine.launch --nproc_per_node 4 -m moduv.commands.cli …`.
 
 The process in which something goes wrong says so itself. torchrun would add a report and a traceback of its
 own and leave with 1 whatever happened.

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from moduv.engine.errors import InputError
 
 
-class Carried(Dataset):
-    """A data set whose `InputError`s travel as samples, for `DataLoader`; `raised` raises them again.
+class ErrorsAsSamples(Dataset):
+    """A data set for `DataLoader` whose `InputError`s travel as samples; `raise_errors` raises them.
 
     An exception that leaves a worker process arrives with the worker's traceback in its message.
     """
@@ -34,8 +34,8 @@ class Carried(Dataset):
         return self._collate(samples) if error is None else error
 
 
-def raised(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a `Carried` data set. Raises InputError where one of their samples did."""
+def raise_errors(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of `ErrorsAsSamples`. Raises InputError where a sample did."""
     for batch in batches:
         if isinstance(batch, InputError):
             raise batch

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from moduv.engine import checkpoint, distributed
-from moduv.engine.averaging import Average
-from moduv.engine.config import decisive, difference, to_dict
+from moduv.engine.config import decisive, difference, speed_only, to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.journal import Journal, Watch, check_watch
-from moduv.engine.loading import Carried, raised
+from moduv.engine.journal import Journal, Tally, Watch, check_watch
+from moduv.engine.loading import ErrorsAsSamples, raise_errors
 from moduv.engine.log import progress_bar, say
-from moduv.engine.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,11 @@ class LoopConfig:
     """Batches whose gradients are averaged into one step."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0: not clipped."""
-    ema: float = 0.0
-    """Decay of the moving average that the weights are replaced by at the end; 0: they stay as they are."""
     bf16: bool = False
-    workers: int = 0
-    save_every: int = 500
-    log_every: int = 50
+    workers: int = speed_only(0)
+    """Processes that prepare samples; 0: this one."""
+    save_every: int = speed_only(500)
+    log_every: int = speed_only(50)
     seed: int = 0
 
 
@@ -197,8 +194,7 @@ def fit(
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
     optimizer = make_optimizer(modules, config)
-    average = Average(modules, config.ema) if config.ema else None
-    start, sums = _resume(modules, optimizer, average, config, run_dir)
+    start, sums = _resume(modules, optimizer, config, run_dir)
     if start >= config.steps:
         return
     tally = Tally(label, next(modules.parameters()).device, sums)
@@ -211,10 +207,6 @@ def fit(
     for index in bar:
         tally.add(index, _optimise(modules, optimizer, step, batches, index, config))
         done = index + 1
-        if average is not None:
-            average.update(modules)
-            if done == config.steps:
-                modules.load_state_dict(average.model.module.state_dict())
         logs = done % config.log_every == 0 or done == config.steps
         saves = done % config.save_every == 0 or done == config.steps
         if logs or saves:
@@ -226,7 +218,7 @@ def fit(
                 modules.train()
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         if saves:
-            _save(modules, optimizer, average, config, run_dir, done, tally.values())
+            _save(modules, optimizer, config, run_dir, done, tally.values())
     if journal is not None:
         journal.finish()
 
@@ -247,7 +239,7 @@ def _batches(dataset: Sampled, config: LoopConfig, start: int) -> Iterator[Any]:
 
     A loader's iterator draws from torch's source of randomness, which every step seeds anew.
     """
-    samples = Carried(dataset, dataset.collate)
+    samples = ErrorsAsSamples(dataset, dataset.collate)
     if config.workers:
         # They are copies of this process, and may not clear away what needs threads, such as decoders.
         gc.collect()
@@ -258,7 +250,7 @@ def _batches(dataset: Sampled, config: LoopConfig, start: int) -> Iterator[Any]:
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
     )
-    return raised(iter(loader))
+    return raise_errors(iter(loader))
 
 
 def _optimise(
@@ -304,7 +296,6 @@ def _generator(seed: int, step: int, part: int, device: torch.device) -> torch.G
 def _save(
     modules: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average | None,
     config: LoopConfig,
     run_dir: Path,
     step: int,
@@ -315,11 +306,9 @@ def _save(
             "step": step,
             "modules": modules.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "config": _identity(config),
+            "config": decisive(config),
             "sums": sums,
         }
-        if average is not None:
-            state["average"] = average.model.state_dict()
         checkpoint.save(run_dir / "train_state.pt", state)
     distributed.barrier()
 
@@ -327,7 +316,6 @@ def _save(
 def _resume(
     modules: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: Average | None,
     config: LoopConfig,
     run_dir: Path,
 ) -> tuple[int, dict[str, float]]:
@@ -336,23 +324,12 @@ def _resume(
         return 0, {}
     state = checkpoint.load(path)
     found = state.get("config") if isinstance(state, dict) else None
-    if found != _identity(config):
+    if found != decisive(config):
         raise InputError(
-            f"{path}: belongs to a run with other settings ({difference(found, _identity(config))}), "
+            f"{path}: belongs to a run with other settings ({difference(found, decisive(config))}), "
             "which also depend on the number of processes; continue as it was begun, or remove "
             f"{run_dir} to begin again."
         )
     checkpoint.load_strict(modules, state["modules"], path)
     optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.model.load_state_dict(state["average"])
     return int(state["step"]), dict(state["sums"])
-
-
-def _identity(config: LoopConfig) -> dict[str, Any]:
-    """The settings that decide the weights."""
-    settings: dict[str, Any] = decisive(config)
-    for name in ("ema", "epoch"):  # states from before there was one
-        if not settings[name]:
-            del settings[name]
-    return settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco
 
-from moduv.labels.instances import Instances
+from moduv.instances.instances import Instances
 
 UNDEFINED = -1.0  # as in the detection metrics: nothing to average
 

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from moduv.engine.log import progress
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import optical_flow, read_image, small_grey
-from moduv.labels.instances import Instances
+from moduv.instances.instances import Instances
 
 FLOW_WIDTH = 320
 """Width at which optical flow is measured, pixels."""

@@ -12,7 +12,7 @@ import hotcoco
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.evaluation.coco import GroundTruth, Results, Source, read_ground_truth, read_results
+from moduv.instances.coco import GroundTruth, Results, Source, read_ground_truth, read_results
 
 Areas = dict[str, tuple[float, float]]
 

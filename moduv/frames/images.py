@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 
+Picture = str | Path | np.ndarray | Any
+"""A path, an array (H, W, 3) uint8 RGB, or a PIL image."""
 JPEG_END = b"\xff\xd9"
 
 
@@ -36,6 +39,30 @@ def read_image(path: str | Path) -> np.ndarray:
             f"{path}: the image is {state}; replace the file or take it out of the split."
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def as_image(source: Picture) -> np.ndarray:
+    """An image (H, W, 3) uint8 RGB of a path, an array of that form, or a PIL image, turned upright.
+
+    Raises:
+        InputError: for a file that is missing or no image, and an array of another form.
+    """
+    if isinstance(source, str | Path):
+        return read_image(source)
+    if not isinstance(source, np.ndarray) and hasattr(source, "convert"):
+        from PIL import ImageOps
+
+        upright: Any = ImageOps.exif_transpose(source)
+        source = np.array(upright.convert("RGB"))
+    if not isinstance(source, np.ndarray):
+        raise InputError(
+            f"an image is given as {type(source).__name__}; give a path, an array (H, W, 3) or a PIL image."
+        )
+    if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
+        raise InputError(
+            f"an image is an array {source.shape} of {source.dtype}; give (H, W, 3) uint8 RGB."
+        )
+    return np.ascontiguousarray(source)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 
+from moduv.instances.instances import Instances, Predictions
 from moduv.labels import bits
-from moduv.labels.instances import Instances, Predictions
+
+
+@dataclass(frozen=True)
+class AggregationConfig:
+    """How the predictions of two detectors are merged; the defaults are the published values."""
+
+    match_iou: float = 0.5
+    """Pairs with a greater mask IoU are the same object; the better score survives."""
+    self_filter: float = 0.75
+    """A large mask is dropped when larger ones cover more of it than this; a small mask when smaller
+    ones do."""
+    cross_filter: float = 0.5
+    """An unmatched mask is dropped when the other detector covers this much of it."""
+    binary_cover: bool = False
+    """Let the self filter compare the resulting masks. The reference counts the pixels where both soft
+    masks are not zero, nearly their boxes, and divides them by the sum of the soft mask; so neighbours
+    whose boxes overlap are dropped."""
 
 
 def aggregate_predictions(
     large: Predictions,
     small: Predictions,
+    config: AggregationConfig | None = None,
     *,
-    match_iou: float = 0.5,
-    self_filter: float = 0.75,
-    cross_filter: float = 0.5,
     mask_threshold: float = 0.5,
-    binary_cover: bool = False,
-    one_to_one: bool = False,
-    veto_by_survivors: bool = False,
+    **overrides: Any,
 ) -> Instances:
     """Merge the predictions of two detectors on the same frame, by default as the reference does.
 
     Args:
         large: of the detector trained at full scale, sorted by score.
         small: of the detector trained on shrunken frames, sorted by score.
-        match_iou: pairs with a greater mask IoU are the same object; the better score survives.
-        self_filter: a large mask is dropped when larger ones cover more of it than this; a small
-            mask when smaller ones do.
-        cross_filter: an unmatched mask is dropped when the other detector covers this much of it.
+        config: parameters of the merge; None: the published ones.
         mask_threshold: pixels above it belong to the resulting mask.
-        binary_cover: let the self filter compare the resulting masks. The reference counts the pixels
-            where both soft masks are not zero, nearly their boxes, and divides them by the sum of
-            the soft mask; so neighbours whose boxes overlap are dropped.
-        one_to_one: let every mask have one partner. In the reference a mask that lost against one
-            may win against another and stay, beside a mask of the same object.
-        veto_by_survivors: let the unmatched large masks be dropped for what the matched ones cover.
-            In the reference small masks that were dropped themselves, or are only parts of a large
-            object, count too.
+        **overrides: single parameters of `AggregationConfig`.
 
     Returns:
         Matched large, matched small, remaining large, remaining small; each in its detector's order.
@@ -46,28 +52,29 @@ def aggregate_predictions(
         InputError: when the soft masks hold numbers that are not finite.
         ValueError: when the two detectors' masks are of different sizes.
     """
+    config = replace(config or AggregationConfig(), **overrides)
     packed_large, packed_small = (
         bits.pack(found.crops, found.size, mask_threshold) for found in (large, small)
     )
     if packed_large.shape != packed_small.shape:
         raise ValueError(f"masks of {packed_large.shape} and of {packed_small.shape}")
-    kept_large = clean(packed_large, self_filter, by_larger=True, binary=binary_cover)
-    kept_small = clean(packed_small, self_filter, by_larger=False, binary=binary_cover)
+    kept_large = clean(packed_large, config.self_filter, by_larger=True, binary=config.binary_cover)
+    kept_small = clean(
+        packed_small, config.self_filter, by_larger=False, binary=config.binary_cover
+    )
     bits_large, bits_small = packed_large.binary[kept_large], packed_small.binary[kept_small]
     won_large, won_small, met_large, met_small = match(
         bits.iou(bits_large, bits_small),
         large.scores.float().cpu().numpy()[kept_large],
         small.scores.float().cpu().numpy()[kept_small],
-        match_iou,
-        one_to_one=one_to_one,
+        config.match_iou,
     )
     rest_large = [i for i in range(len(kept_large)) if i not in met_large]
     rest_small = [i for i in range(len(kept_small)) if i not in met_small]
     winners = bits.union(bits_large[won_large]) | bits.union(bits_small[won_small])
-    opposed = winners if veto_by_survivors else bits.union(bits_small)
-    rest_large = _uncovered(bits_large, rest_large, opposed, cross_filter)
+    rest_large = _uncovered(bits_large, rest_large, bits.union(bits_small), config.cross_filter)
     taken = winners | bits.union(bits_large[rest_large])
-    rest_small = _uncovered(bits_small, rest_small, taken, cross_filter)
+    rest_small = _uncovered(bits_small, rest_small, taken, config.cross_filter)
     parts = [
         _select(large, kept_large[won_large], mask_threshold),
         _select(small, kept_small[won_small], mask_threshold),
@@ -100,16 +107,11 @@ def clean(
 
 
 def match(
-    iou: np.ndarray,
-    scores_large: np.ndarray,
-    scores_small: np.ndarray,
-    match_iou: float,
-    *,
-    one_to_one: bool = False,
+    iou: np.ndarray, scores_large: np.ndarray, scores_small: np.ndarray, match_iou: float
 ) -> tuple[list[int], list[int], set[int], set[int]]:
     """Pair masks by IoU (L, S), best first, while it exceeds `match_iou`.
 
-    Unless `one_to_one`, a pair uses up neither mask: one with two partners may win against the first
+    A pair uses up neither mask: one with two partners may win against the first
     and lose against the second, and both winners are kept, as the reference does.
 
     Returns:
@@ -123,8 +125,6 @@ def match(
     while iou.size and iou.max() > match_iou:
         i, j = (int(index) for index in np.unravel_index(iou.argmax(), iou.shape))
         iou[i, j] = 0
-        if one_to_one:
-            iou[i], iou[:, j] = 0, 0
         if scores_large[i] >= scores_small[j]:
             won_large.add(i)
         else:

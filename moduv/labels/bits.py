@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from moduv.labels.soft import SoftMask, check_finite
+from moduv.instances.crops import Crop, check_finite
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class PackedMasks:
     """Height and width of the image."""
 
 
-def pack(
-    crops: Sequence[SoftMask], shape: tuple[int, int], mask_threshold: float = 0.5
-) -> PackedMasks:
+def pack(crops: Sequence[Crop], shape: tuple[int, int], mask_threshold: float = 0.5) -> PackedMasks:
     """Pack the soft masks of an image of `shape` (H, W) in one pass over their rectangles.
 
     Raises InputError when they hold numbers that are not finite.

@@ -6,50 +6,131 @@ window around it whose distance from the camera differs by at most `eps`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numba
 import numpy as np
 
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
-from moduv.labels import rle
-from moduv.labels.instances import Instances
+from moduv.frames.images import resize_image
+from moduv.instances import rle
+from moduv.instances.instances import Instances
+from moduv.labels.snapped import snap_to_image
 
-SMALLEST_EXTENT = 5
-"""Instances whose last and first row or column differ by no more than this are dropped."""
+
+@dataclass(frozen=True)
+class InitialConfig:
+    """Parameters of L0; the defaults are the published ones, for masks of 320 x 480."""
+
+    window: int = 10
+    """Side of a pixel's neighbourhood, even: from -window / 2 to window / 2 - 1 in both axes."""
+    motion_threshold: float = 0.1
+    """Pixels above it move."""
+    eps: float = 0.03
+    """Largest difference of range between neighbours, in units of depth."""
+    min_samples: int = 100
+    """Neighbours, itself included, that make a pixel the core of an instance."""
+    relative: bool = False
+    """Take `eps` as a share of the pixel's range. Off in the published method, whose eps is tied to the
+    arbitrary scale of one depth network."""
+    smallest_extent: int = 5
+    """Instances whose last and first row or column differ by no more than this are dropped."""
+    snap: bool = False
+    """Fit the instances to the image's colours."""
+    certain: float = 0.0
+    """With `snap`: instances whose mean motion is below this are dropped unless they have colours of
+    their own; 0: none is."""
+    workers: int = speed_only(2)
+
+    def __post_init__(self) -> None:
+        if self.window < 2 or self.window % 2:
+            raise InputError(
+                f"window is {self.window}; choose an even number of pixels, 2 or more."
+            )
+        if self.min_samples < 1:
+            raise InputError(f"min_samples is {self.min_samples}; choose 1 or more.")
+
+
+def initial_labels(
+    motion_mask: np.ndarray,
+    depth: np.ndarray,
+    K: np.ndarray | None = None,
+    image: np.ndarray | None = None,
+    config: InitialConfig | None = None,
+    *,
+    inv_K: np.ndarray | None = None,
+    source: str = "motion output",
+    **overrides: Any,
+) -> Instances:
+    """L0 of one frame: moving pixels, clustered by range and, with `snap`, fitted to the image.
+
+    Args:
+        motion_mask: (H, W) in [0, 1].
+        depth: (H, W), along the optical axis.
+        K: (3, 3) or (4, 4), intrinsics for pixels of that size. A matrix whose focal length is below one
+            pixel is taken for the inverse, which motion outputs hold.
+        image: (h, w, 3) uint8 RGB of any size; `snap` needs it.
+        config: parameters; None: the published ones.
+        inv_K: the inverse intrinsics, in place of K.
+        source: what an error calls the input.
+        **overrides: single parameters of `InitialConfig`.
+
+    Returns:
+        Instances at the size of the mask, without scores.
+
+    Raises:
+        InputError: for arrays of different sizes or with numbers that are not finite, singular or missing
+            intrinsics, and parameters for which the clusters are not defined.
+    """
+    config = replace(config or InitialConfig(), **overrides)
+    inverse = _inverse_intrinsics(K, source) if inv_K is None else np.asarray(inv_K)
+    motion_mask, depth = np.asarray(motion_mask), np.asarray(depth)
+    instances = extract_instances(motion_mask, depth, inverse, config, source=source)
+    if not config.snap or image is None or instances.size is None:
+        return instances
+    motion = [float(motion_mask[mask].mean()) for mask in instances.decode()]
+    frame = resize_image(image, *instances.size)
+    return snap_to_image(instances, frame, certain=np.array(motion) >= config.certain)
+
+
+def _inverse_intrinsics(K: np.ndarray | None, source: str) -> np.ndarray:
+    """The inverse of K; a matrix that is one already, by its focal length in pixels, as it is."""
+    if K is None:
+        raise InputError(f"{source}: has no intrinsics; give K or inv_K.")
+    K = np.asarray(K)
+    if K.shape not in {(3, 3), (4, 4)} or not np.isfinite(K).all():
+        raise InputError(
+            f"{source}: 'K' is no finite (3, 3) or (4, 4) matrix; give intrinsics in pixels."
+        )
+    if abs(K[0, 0]) < 1:
+        return K
+    try:
+        return np.linalg.inv(K.astype(np.float64))
+    except np.linalg.LinAlgError:
+        raise InputError(f"{source}: 'K' cannot be inverted; give intrinsics in pixels.") from None
 
 
 def extract_instances(
     motion_mask: np.ndarray,
     depth: np.ndarray,
     inv_K: np.ndarray,
+    config: InitialConfig | None = None,
     *,
-    window: int = 10,
-    motion_threshold: float = 0.1,
-    eps: float = 0.03,
-    min_samples: int = 100,
-    relative: bool = False,
-    grow: int = 0,
-    smallest_extent: int = SMALLEST_EXTENT,
     source: str = "motion output",
+    **overrides: Any,
 ) -> Instances:
-    """Cluster moving pixels into instances, exactly as the reference does.
+    """Cluster moving pixels into instances, exactly as the reference does; `snap` has no effect here.
 
     Args:
-        motion_mask: (H, W) in [0, 1]; pixels above `motion_threshold` move.
+        motion_mask: (H, W) in [0, 1].
         depth: (H, W), along the optical axis.
         inv_K: (4, 4) or (3, 3), inverse intrinsics for pixels of that size.
-        window: side of the neighbourhood; even, from -window / 2 to window / 2 - 1 in both axes.
-        eps: largest difference of range between neighbours, in units of depth.
-        min_samples: neighbours, itself included, that make a pixel the core of an instance.
-        relative: take `eps` as a share of the pixel's range. Off in the published method, whose eps
-            is tied to the arbitrary scale of one depth network.
-        grow: pixels by which the clusters spread over connected moving pixels that they left out,
-            each to the nearest cluster. Off in the published method, which loses thin parts and
-            corners: whatever a moving window does not fit into.
-        smallest_extent: see `SMALLEST_EXTENT`.
+        config: parameters; None: the published ones.
         source: what an error calls the input.
+        **overrides: single parameters of `InitialConfig`.
 
     Returns:
         Instances in raster order of their first core pixel, without scores.
@@ -58,13 +139,10 @@ def extract_instances(
         InputError: for arrays of different sizes or with numbers that are not finite, and for a
             window or `min_samples` for which the clusters are not defined.
     """
-    if window < 2 or window % 2:
-        raise InputError(f"window is {window}; choose an even number of pixels, 2 or more.")
-    if min_samples < 1:
-        raise InputError(f"min_samples is {min_samples}; choose 1 or more.")
+    config = replace(config or InitialConfig(), **overrides)
     _check(motion_mask, depth, inv_K, source)
     size = (depth.shape[0], depth.shape[1])
-    moving = motion_mask.astype(np.float32) > np.float32(motion_threshold)
+    moving = motion_mask.astype(np.float32) > np.float32(config.motion_threshold)
     if not moving.any():
         return Instances([], np.zeros((0, 4)), size=size)
     # Nothing happens outside the rows and columns in which something moves.
@@ -72,13 +150,12 @@ def extract_instances(
     y0, x0 = int(rows[0]), int(columns[0])
     inside = slice(y0, rows[-1] + 1), slice(x0, columns[-1] + 1)
     moving, distance = moving[inside], ranges(depth, inv_K)[inside]
+    window, eps, relative = config.window, config.eps, config.relative
     full = _full_windows(moving, distance, window, eps, relative)
-    labels, count = _cluster(moving, distance, full, window // 2, eps, min_samples, relative)
-    if grow:
-        _grow(labels, moving, distance, eps, relative, grow)
+    labels, count = _cluster(moving, distance, full, window // 2, eps, config.min_samples, relative)
     masks, boxes = [], []
     for number, (left, top, right, bottom) in enumerate(_extents(labels, count).tolist(), 1):
-        if bottom - top <= smallest_extent or right - left <= smallest_extent:
+        if min(bottom - top, right - left) <= config.smallest_extent:
             continue
         crop = labels[top : bottom + 1, left : right + 1] == number
         masks.append(rle.encode_crop(crop, y0 + top, x0 + left, size))
@@ -233,43 +310,6 @@ def _unvisited(
         elif y + 1 < height and is_covered[y + 1, x]:
             bottom = top + 1
     return top, bottom, left, right
-
-
-@numba.njit(cache=True)
-def _grow(
-    labels: np.ndarray,
-    moving: np.ndarray,
-    distance: np.ndarray,
-    eps: float,
-    relative: bool,
-    steps: int,
-) -> None:
-    """Spread labels in place over moving pixels beside them, within eps in range, ring by ring."""
-    height, width = labels.shape
-    limit: Any = np.float32(eps)
-    queue = np.empty(height * width, np.int64)
-    first, last = 0, 0
-    for pixel in range(height * width):
-        if labels[pixel // width, pixel % width]:
-            queue[last] = pixel
-            last += 1
-    for _ in range(steps):
-        ring = last
-        while first < ring:
-            y, x = divmod(queue[first], width)
-            first += 1
-            here = distance[y, x]
-            reach = limit * here if relative else limit
-            for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
-                qy, qx = y + dy, x + dx
-                if not (0 <= qy < height and 0 <= qx < width):
-                    continue
-                if labels[qy, qx] or not moving[qy, qx]:
-                    continue
-                if abs(distance[qy, qx] - here) <= reach:
-                    labels[qy, qx] = labels[y, x]
-                    queue[last] = qy * width + qx
-                    last += 1
 
 
 @numba.njit(cache=True)

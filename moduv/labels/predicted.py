@@ -5,28 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco
 
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.soft import check_finite
-
-
-def from_predictions(
-    predictions: Predictions, score_threshold: float = 0.5, *, mask_threshold: float = 0.5
-) -> Instances:
-    """Instances of the detections above a score, in the detector's order.
-
-    Args:
-        predictions: soft masks, boxes and scores of one image.
-        score_threshold: detections with a score strictly above it are kept.
-        mask_threshold: pixels with a probability strictly above it belong to the mask.
-
-    Boxes are kept as predicted, and so are detections whose mask turns out empty. Raises InputError
-    when the soft masks hold numbers that are not finite.
-    """
-    chosen = predictions.above(score_threshold)
-    check_finite(chosen.crops)
-    masks = [crop.encode(mask_threshold, chosen.size) for crop in chosen.crops]
-    boxes, scores = chosen.boxes.float().cpu().numpy(), chosen.scores.float().cpu().numpy()
-    return Instances(masks, boxes, scores, chosen.size)
+from moduv.instances.instances import Instances
 
 
 def without_nested(instances: Instances, cover: float) -> Instances:

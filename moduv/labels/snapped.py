@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from skimage.segmentation import felzenszwalb
 
-from moduv.labels import rle
-from moduv.labels.instances import Instances
+from moduv.instances import rle
+from moduv.instances.instances import Instances
 
 SUPERPIXEL = {"scale": 100, "sigma": 0.4, "min_size": 15}
 """Felzenszwalb's parameters, for frames of about 100 rows."""

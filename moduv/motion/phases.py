@@ -56,6 +56,11 @@ class Phase:
         """Whether the mask decoder runs."""
         return self.positions == "independent"
 
+    @property
+    def folder(self) -> str:
+        """Of its training, below that of the stage."""
+        return f"{[*PHASES].index(self.name) + 1}_{self.name}"
+
     def freeze(self, model: nn.Module) -> None:
         """Let gradients reach exactly the modules this phase trains."""
         for name in MODULES:

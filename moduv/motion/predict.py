@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from moduv.engine import distributed
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.engine.log import progress, say
@@ -30,10 +31,8 @@ from moduv.motion.trained import TrainedMotion, find_trained
 class MotionPrediction:
     """How stage 1 is applied."""
 
-    SPEED_ONLY: ClassVar = ("batch_size",)
-
-    batch_size: int = 8
-    workers: int = 0
+    batch_size: int = speed_only(8)
+    workers: int = speed_only(0)
     """Threads that decode frames ahead of the networks; 0: none."""
     bf16: bool = False
     """Run the networks in bf16 autocast, on whatever device; fast on GPUs since Ampere and on CPUs with

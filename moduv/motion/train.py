@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from moduv.engine import distributed
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, Watch, fit
@@ -37,8 +38,6 @@ PUBLISHED_EPOCH = 8000
 @dataclass(frozen=True)
 class MotionTraining:
     """Everything that can be set in stage 1."""
-
-    SPEED_ONLY: ClassVar = ("compile",)
 
     loops: dict[str, LoopConfig]
     """Length, batch size and learning rate of each phase, by the phase's name."""
@@ -68,7 +67,7 @@ class MotionTraining:
     """How many held-out frames are drawn at every look."""
     sync_batch_norm: bool = False
     """Normalise over the batches of all processes, so that they train what one would; needs GPUs."""
-    compile: bool = False
+    compile: bool = speed_only(False)
     """Compile the networks with torch.compile: minutes at the start of every phase."""
     seed: int = 0
     """Of the initial weights, and of the order and noise of the phases whose own seed is 0. 0: those keep
@@ -123,8 +122,8 @@ def _train(
         field_of_view=config.field_of_view,
     )
     model = _make_networks(config, guessed)
-    for number, phase in enumerate(PHASES.values(), 1):
-        _train_phase(model, triplets, phase, out / f"{number}_{phase.name}", config, watch)
+    for phase in PHASES.values():
+        _train_phase(model, triplets, phase, out / phase.folder, config, watch)
     if distributed.is_main():
         model.save_checkpoint(out / WEIGHTS, config.height, config.width)
     results = {"triplets": len(frames), "without_neighbours": edges, "absent": absent}

@@ -8,36 +8,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
+import numpy as np
+
+from moduv.engine.config import speed_only
 from moduv.engine.stages import Stage
-from moduv.labels.instances import Instances, Predictions
-from moduv.labels.predicted import from_predictions
+from moduv.instances.instances import Instances, Predictions
 from moduv.rounds.labelling import label_frames, refine
 
 
 @dataclass(frozen=True)
-class MobileLabels:
+class MobileLabelsConfig:
     """How L1 is made."""
 
-    SPEED_ONLY: ClassVar = ("batch_size",)
-
     score_threshold: float = 0.5
+    """Detections with a score strictly above it become labels."""
     nested: float = 1.0
-    """Largest share that a label may have in common with a better one; 1: not looked at, as published."""
+    """Largest share that a label may have in common with a better one; 1: any, as published."""
     snap: bool = False
     """Fit the labels to the image's colours. Off in the published method."""
-    batch_size: int = 4
-    workers: int = 2
+    batch_size: int = speed_only(4)
+    workers: int = speed_only(2)
     """Threads that decode images, and as many that snap and write."""
 
-    def select(self, predictions: Predictions, image: Path) -> Instances:
-        """The labels among the predictions of one frame, whose image is read where they are snapped."""
-        found = from_predictions(predictions, self.score_threshold)
+    def select(self, image: np.ndarray, predictions: Predictions) -> Instances:
+        """The labels among the predictions of one image (H, W, 3) uint8."""
+        found = predictions.to_instances(self.score_threshold)
         return refine(found, image, snap=self.snap, nested=self.nested)
 
 
-def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: MobileLabels) -> None:
+def mobile_labels(
+    data: Path, split: Path, detector: Path, out: Path, config: MobileLabelsConfig
+) -> None:
     """Make L1: what the detector finds on the training frames above a score.
 
     Args:
@@ -47,20 +49,7 @@ def mobile_labels(data: Path, split: Path, detector: Path, out: Path, config: Mo
         out: label root; finished files are kept.
         config: threshold and batch size.
     """
+    makers = [(detector, config.score_threshold)]
+    speed = {"batch_size": config.batch_size, "workers": config.workers}
     stage = Stage("labels mobile", out, config, (split, detector), data)
-    stage.run(lambda: _label(data, split, detector, out, config))
-
-
-def _label(
-    data: Path, split: Path, detector: Path, out: Path, config: MobileLabels
-) -> dict[str, Any]:
-    return label_frames(
-        "L1",
-        data,
-        split,
-        [(detector, config.score_threshold)],
-        out,
-        config.select,
-        batch_size=config.batch_size,
-        workers=config.workers,
-    )
+    stage.run(lambda: label_frames("L1", data, split, makers, out, config.select, **speed))

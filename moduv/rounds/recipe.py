@@ -15,11 +15,11 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
-from moduv.labels.store import labelled, read_labels
+from moduv.instances.store import labelled, read_labels
 
 
 @dataclass(frozen=True)
-class Recipe(DetectorTraining):
+class RoundConfig(DetectorTraining):
     """A round's recipe: how the detector is trained, and on which frames."""
 
     skip_empty: bool = False
@@ -27,7 +27,7 @@ class Recipe(DetectorTraining):
     long as labels miss most objects, such frames teach that nothing is there."""
 
 
-def train_round(data: Path, split: Path, labels: Path, out: Path, config: Recipe) -> None:
+def train_round(data: Path, split: Path, labels: Path, out: Path, config: RoundConfig) -> None:
     """Train the detector of one round.
 
     Args:
@@ -45,7 +45,7 @@ def train_round(data: Path, split: Path, labels: Path, out: Path, config: Recipe
     stage.run(lambda: _train(data, split, labels, out, config))
 
 
-def _train(data: Path, split: Path, labels: Path, out: Path, config: Recipe) -> dict[str, Any]:
+def _train(data: Path, split: Path, labels: Path, out: Path, config: RoundConfig) -> dict[str, Any]:
     frames = read_split(split)
     known = labelled(labels, frames)
     chosen = (

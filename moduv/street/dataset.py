@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, write_json, write_npz
 from moduv.engine.log import progress, say
@@ -41,7 +42,7 @@ class StreetConfig:
     supersampling: int = 3
     """Samples per pixel along each axis; odd."""
     seed: int = 0
-    workers: int = 2
+    workers: int = speed_only(2)
     """Processes that render; they decide nothing about the result."""
 
     def __post_init__(self) -> None:

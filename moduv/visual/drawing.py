@@ -24,7 +24,7 @@ MOTION_COLOR: Color = (255, 72, 40)
 
 
 class HasInstances(Protocol):
-    """What is drawn of `moduv.labels.instances.Instances`: masks as RLE, boxes XYXY at their size."""
+    """What is drawn of `moduv.instances.instances.Instances`: masks as RLE, boxes XYXY at their size."""
 
     @property
     def masks(self) -> list[dict]: ...

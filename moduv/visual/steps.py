@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from moduv.engine.files import read_npz
 from moduv.frames.images import read_image
-from moduv.labels.initial import ranges
-from moduv.labels.instances import Instances
-from moduv.labels.store import InitialConfig, label_motion_output
+from moduv.instances.instances import Instances
+from moduv.labels.initial import InitialConfig, initial_labels, ranges
 from moduv.visual.drawing import (
     draw_depth,
     draw_instances,
@@ -39,16 +39,20 @@ def initial_label_steps(
     arrays = read_npz(output, ("mot_mask", "depth", "inv_K"))
     mask, depth = (arrays[name].astype(np.float32) for name in ("mot_mask", "depth"))
     moving = mask > config.motion_threshold
-    large = enlarge(read_image(image), width)
+    picture, source = read_image(image), str(output)
+    large = enlarge(picture, width)
     pictures = {
         "frame": large,
         "depth": enlarge(draw_depth(depth), width),
         "motion mask": draw_motion(large, mask, threshold=config.motion_threshold),
         "moving pixels, by range": draw_ranges(large, ranges(depth, arrays["inv_K"]), moving),
     }
-    sets = {"clusters": label_motion_output(output, replace(config, snap=False))}
+    label = partial(
+        initial_labels, arrays["mot_mask"], arrays["depth"], inv_K=arrays["inv_K"], source=source
+    )
+    sets = {"clusters": label(config=replace(config, snap=False))}
     if config.snap:
-        sets["snapped to the image"] = label_motion_output(output, config, image)
+        sets["snapped to the image"] = label(image=picture, config=config)
     return pictures | draw_sets(large, sets)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.engine.log import progress
-from moduv.evaluation.coco import read_ground_truth
 from moduv.evaluation.converters.writer import (
     Selection,
     Size,
@@ -24,7 +23,8 @@ from moduv.evaluation.converters.writer import (
     TruthConfig,
     write_truth,
 )
-from moduv.labels.imported import to_rle
+from moduv.instances.coco import read_ground_truth
+from moduv.instances.imported import to_rle
 
 PERSONS = ("person",)
 VEHICLES = ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat")

@@ -27,8 +27,8 @@ from moduv.evaluation.converters.writer import (
     is_of_family,
     write_truth,
 )
-from moduv.labels import rle
-from moduv.labels.rle import Rle
+from moduv.instances import rle
+from moduv.instances.rle import Rle
 
 TABLES = ("sample_data", "category", "attribute", "object_ann")
 STATES = {

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress
 from moduv.engine.parallel import process_map
@@ -34,7 +35,7 @@ from moduv.frames.prepare.waymo_frame import Camera, FrameLabels, LabelledBox
 from moduv.frames.prepare.waymo_records import read_drive_labels
 from moduv.frames.prepare.waymo_tables import read_table_labels
 from moduv.frames.splits import write_split
-from moduv.labels import rle
+from moduv.instances import rle
 
 MASKS, BOXES = "masks", "boxes"
 COMPONENTS = {MASKS: "camera_segmentation", BOXES: "camera_box"}
@@ -69,7 +70,7 @@ class WaymoTruth(TruthConfig):
     undistort: bool = False
     """For frames without lens distortion, as Dynamo-Depth's preparation makes them; `moduv prepare`
     keeps the frames as they were recorded."""
-    workers: int = 2
+    workers: int = speed_only(2)
     """Segments at once."""
 
 

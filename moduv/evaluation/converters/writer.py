@@ -15,10 +15,10 @@ from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
 from moduv.engine.log import say
-from moduv.evaluation.coco import CATEGORIES
 from moduv.frames.splits import read_split
-from moduv.labels import rle
-from moduv.labels.rle import Rle
+from moduv.instances import rle
+from moduv.instances.coco import CATEGORIES
+from moduv.instances.rle import Rle
 
 Size = tuple[int, int]
 """Height and width in pixels."""

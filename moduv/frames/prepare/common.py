@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, write_json
 from moduv.engine.log import progress, say
@@ -30,7 +31,7 @@ class PrepareConfig:
     """Size of the shrunken frames in pixels."""
     points: bool = True
     """Write lidar depths, which evaluation reads and training does not."""
-    workers: int = 4
+    workers: int = speed_only(4)
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or self.workers < 1:

@@ -1,0 +1,160 @@
+"""`moduv …`: every command is a function of the package with a configuration.
+
+The function's arguments become options, its docstring the help; `--preset` fills its configuration,
+`--config.KEY VALUE` overrides single values, `--print_config` shows what would be in force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from moduv.engine.config import load_preset, preset_names, to_dict
+from moduv.engine.errors import InputError, refusal
+from moduv.engine.pipeline import load_function
+from moduv.runs.catalogue import COMMANDS
+
+USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; leave with 2 and one sentence when the input is bad."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if name is None:
+        lines = [f"  {command:<18} {entry.help}" for command, entry in COMMANDS.items()]
+        asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
+        print(USAGE + "\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
+        sys.exit(0 if asked_for_help else 2)
+    options = arguments[len(name.split()) :]
+    with_exit_codes(lambda: run_command(name, options), resumes=COMMANDS[name].resumes)
+
+
+def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
+    """Run `work`; what the user can mend becomes one sentence and exit code 2.
+
+    An interrupt becomes exit code 130; `resumes` says whether `work` then goes on where it was when
+    it is run again.
+    """
+    try:
+        with _group():
+            work()
+    except InputError as error:
+        print(f"moduv: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "moduv":
+            raise
+        print(
+            f"moduv: error: the package {error.name!r} is missing; install the requirements with "
+            "pip install -e . and see what moduv doctor says.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        more = "; the same command continues from here" if resumes else ""
+        print(f"moduv: interrupted{more}.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        print(f"moduv: error: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def _group() -> Iterator[None]:
+    """The process group that torchrun describes; a single process has none, and loads no torch for it.
+
+    Of its failures the first is told: the same happens in the others, or only follows from it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from moduv.engine import distributed
+
+    try:
+        distributed.start()
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if not distributed.first_to_fail():
+            interrupted = isinstance(error, KeyboardInterrupt)
+            # torchrun ends this process as soon as the first has left, whose exit code is to count.
+            time.sleep(0 if interrupted else 10)
+            sys.exit(130 if interrupted else 1)
+        raise
+    finally:
+        distributed.stop()
+
+
+def run_command(name: str, arguments: list[str]) -> Any:
+    """Parse the options of a command and call its function."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    command = COMMANDS[name]
+    function = load_function(command.function)
+    summary = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
+    words = f" {command.words.upper()} …" if command.words else ""
+    usage = f"moduv {name}{words} [options]"
+    parser = ArgumentParser(prog=f"moduv {name}", usage=usage, description=summary)
+    parser.add_argument("--cfg", action="config", help="YAML file with options of this command")
+    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    arguments = normalised(arguments, function, command.words)
+    if command.section is not None:
+        parser.add_argument(
+            "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
+        )
+        config_class = typing.get_type_hints(function)["config"]
+        preset = load_preset(config_class, _preset_of(arguments), command.section)
+        parser.set_defaults({"config": to_dict(preset)})
+    options = parser.instantiate(parser.parse_args(arguments))
+    values = vars(options)
+    return function(**{key: values[key] for key in inspect.signature(function).parameters})
+
+
+def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
+    """Arguments as people type them in the form that the parser takes.
+
+    Words before the first option become the list `words`; `--some-flag` becomes `--some_flag`, and
+    `true` follows where a flag of the function stands alone.
+    """
+    count = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    if words and count:
+        arguments = [f"--{words}={json.dumps(arguments[:count])}", *arguments[count:]]
+    hints = typing.get_type_hints(function)
+    result = []
+    for position, word in enumerate(arguments):
+        name, equals, value = word.removeprefix("--").partition("=")
+        known = name.replace("-", "_") in hints
+        if not word.startswith("--") or not known:
+            result.append(word)
+            continue
+        name = name.replace("-", "_")
+        result.append(f"--{name}{equals}{value}")
+        last = position + 1 == len(arguments) or arguments[position + 1].startswith("--")
+        if hints[name] is bool and not equals and last:
+            result.append("true")
+    return result
+
+
+def _preset_of(arguments: list[str]) -> str:
+    for position, word in enumerate(arguments):
+        if word == "--preset" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if word.startswith("--preset="):
+            return word.removeprefix("--preset=")
+    return "paper"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""The detector on the user's own images and videos: overlays, and the detections as COCO JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.detector.predictor import NOT_FOLLOWED, Detector, batches
+from moduv.detector.weights import load_detector
+from moduv.engine.errors import InputError
+from moduv.engine.files import write_json
+from moduv.engine.hardware import cores
+from moduv.engine.log import progress, say
+from moduv.engine.parallel import bounded_map
+from moduv.frames.clip import IMAGE_SUFFIXES
+from moduv.frames.images import read_image, write_image
+from moduv.frames.video import VIDEO_SUFFIXES, Timed, read_clip, told_frames
+from moduv.frames.video_writer import frame_rate, write_video
+from moduv.instances.coco import CATEGORIES
+from moduv.instances.instances import Instances
+from moduv.instances.tracks import TrackConfig, Tracker
+from moduv.visual.drawing import draw_instances, instance_color
+
+DRAWERS = 4
+"""Threads that draw, at most, while the detector works."""
+DETECTIONS = "detections.json"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How images and videos are shown, and what detects."""
+
+    threshold: float = 0.5
+    """Detections with a score above it are drawn and followed; the JSON holds all of them."""
+    batch_size: int = 1
+    """Frames at once; only frames of equal size share a batch."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    half: bool = False
+    """Half precision, on GPUs."""
+    tracks: TrackConfig = field(default_factory=TrackConfig)
+    """How the objects of a video are followed."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not 0 <= self.threshold <= 1:
+            raise InputError(
+                f"batch_size is {self.batch_size} and the score threshold {self.threshold}; "
+                "use at least one frame and a threshold in [0, 1]."
+            )
+
+
+def demo(
+    load_ckpt: Path,
+    input: Path,
+    out: Path = Path("out"),
+    vis_conf_thrd: float = 0.5,
+    batch_size: int = 1,
+    device: str = "auto",
+    half: bool = False,
+    patience: int = TrackConfig.patience,
+) -> None:
+    """Detect mobile objects in images and videos.
+
+    Args:
+        load_ckpt: detector weights, official or ours, or the folder of a round.
+        input: an image, a video, or a folder that is walked recursively for both.
+        out: receives one picture per image, one mp4 per video, and `detections.json`.
+        vis_conf_thrd: detections with a score above it are drawn.
+        batch_size: frames at once.
+        device: auto, cpu, cuda or cuda:N.
+        half: half precision, on GPUs.
+        patience: frames for which an object of a video is remembered while it is not detected.
+    """
+    tracks = TrackConfig(patience=patience)
+    run_demo(load_ckpt, input, out, Demo(vis_conf_thrd, batch_size, device, half, tracks))
+
+
+def run_demo(checkpoint_path: Path, source: Path, out: Path, config: Demo) -> None:
+    """Detect mobile objects in images and videos.
+
+    Args:
+        checkpoint_path: detector weights, official or ours, or the folder of a round.
+        source: an image, a video, or a folder that is walked recursively for .jpg, .jpeg, .png and
+            for .mp4, .mov, .mkv, .avi, .webm, .m4v.
+        out: receives one picture per image and one mp4 per video, named by their paths, and
+            `detections.json`. The objects of a video have a `track_id`, and their colour follows it.
+        config: score threshold, batches, device.
+
+    Stopped halfway, it keeps the detections of the files that are done. Where nothing was done, an
+    earlier `detections.json` stays.
+
+    Raises:
+        InputError: when weights or files are missing or broken; other files are finished first.
+    """
+    names = output_names(find_files(source, out), source, out)
+    detector = load_detector(checkpoint_path, config.device, config.half)
+    run = _Run(detector, config, _Detections(), alone=len(names) == 1)
+    try:
+        run.images({path: name for path, name in names.items() if not _is_video(path)})
+        for path, name in names.items():
+            if _is_video(path):
+                run.video(path, name)
+    finally:
+        if run.detections.images:
+            write_json(out / DETECTIONS, run.detections.content())
+            run.detections.summarise(config.threshold, out)
+    if run.broken:
+        others = len(run.broken) - 1
+        more = f" (and {others} more, named above)" if others else ""
+        raise InputError(run.broken[0] + more)
+
+
+def find_files(source: Path, out: Path) -> list[Path]:
+    """The file itself, or all images and videos below a folder but not below `out`, sorted.
+
+    Raises InputError when there is none.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"{source}: no such image, video or folder; check --input.")
+    suffixes = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
+    found = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
+    if out.resolve() != source.resolve():
+        found = [path for path in found if out.resolve() not in path.resolve().parents]
+    if not found:
+        raise InputError(f"{source}: holds no image (.jpg, .jpeg, .png) and no video.")
+    return found
+
+
+def output_names(paths: list[Path], source: Path, out: Path) -> dict[Path, Path]:
+    """Where every file's overlay goes: its path with dashes, videos as mp4.
+
+    Raises InputError when two would go to one place, or one would replace its own source.
+    """
+    names: dict[Path, Path] = {}
+    for path in paths:
+        relative = path.relative_to(source) if source.is_dir() else Path(path.name)
+        name = "-".join(relative.parts)
+        mp4 = not _is_video(path) or path.suffix.lower() == ".mp4"
+        target = out / (name if mp4 else f"{name}.mp4")
+        if target.resolve() == path.resolve():
+            raise InputError(
+                f"{path}: the overlay would replace it; choose another folder for --out."
+            )
+        if target in names.values():
+            raise InputError(f"{path}: another file's overlay is also called {target}; rename one.")
+        names[path] = target
+    return names
+
+
+@dataclass
+class _Detections:
+    """Detections of all files, in COCO's form."""
+
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, entry: dict[str, Any], found: Instances) -> None:
+        """Add a frame; objects that are followed have an identity in the column `track`."""
+        assert found.size is not None
+        height, width = found.size
+        number = len(self.images) + 1
+        self.images.append({"id": number, **entry, "height": height, "width": width})
+        tracks = found.columns.get("track", np.full(len(found), NOT_FOLLOWED))
+        for result, track in zip(found.to_coco(number), tracks.tolist(), strict=True):
+            followed = {} if track == NOT_FOLLOWED else {"track_id": track}
+            annotation = {"id": len(self.annotations) + 1, **result, "iscrowd": 0, **followed}
+            self.annotations.append(annotation)
+
+    def content(self) -> dict[str, Any]:
+        videos = {"videos": self.videos} if self.videos else {}
+        found = {"images": self.images, "annotations": self.annotations}
+        return {**videos, **found, "categories": CATEGORIES}
+
+    def summarise(self, threshold: float, out: Path) -> None:
+        stills = sum("video_id" not in image for image in self.images)
+        shown = sum(annotation["score"] > threshold for annotation in self.annotations)
+        videos = f" and {len(self.videos)} videos" if self.videos else ""
+        say(f"{stills} images{videos}, {shown} objects above {threshold:g}: {out}")
+
+
+@dataclass
+class _Run:
+    """The work on all files, one after the other."""
+
+    detector: Detector
+    config: Demo
+    detections: _Detections
+    alone: bool = False
+    """Whether there is a single file; what is wrong with it need not be said twice."""
+    broken: list[str] = field(default_factory=list)
+    """What is wrong with files that could not be shown."""
+    next_identity: int = 1
+
+    def images(self, names: dict[Path, Path]) -> None:
+        """Draw images; those that cannot be read are left out. Whatever is drawn is also noted."""
+        written: dict[Path, Instances] = {}
+
+        def draw(item: tuple[Path, np.ndarray, Instances]) -> None:
+            path, image, found = item
+            shown = draw_instances(image, found, score_threshold=self.config.threshold)
+            write_image(names[path], shown)
+            written[path] = found
+
+        drawn = bounded_map(draw, self._detected(names), _drawers())
+        try:
+            for _ in progress(drawn, desc="demo", total=len(names), unit="frame"):
+                pass
+        finally:
+            for path in names:
+                if path in written:
+                    self.detections.add({"file_name": str(path)}, written[path])
+
+    def _detected(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray, Instances]]:
+        for batch in batches(self._readable(paths), self.config.batch_size):
+            found = self.detector.predictions([image for _, image in batch])
+            for (path, image), one in zip(batch, found, strict=True):
+                yield path, image, one.to_instances()
+
+    def _readable(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+        for path, image in bounded_map(_try_image, paths, _drawers()):
+            if isinstance(image, InputError):
+                self._leave_out(image)
+            else:
+                yield path, image
+
+    def _leave_out(self, error: InputError) -> None:
+        self.broken.append(str(error))
+        if not self.alone:
+            say(str(error))
+
+    def video(self, path: Path, target: Path) -> None:
+        """Draw a video; one that does not decode to its end leaves nothing."""
+        seen: list[tuple[float | None, Instances]] = []
+        begin = time.monotonic()
+        try:
+            frames = progress(
+                self._followed(path, seen), desc=path.name, total=told_frames(path), unit="frame"
+            )
+            count = write_video(
+                target, bounded_map(_draw_followed, frames, _drawers()), frame_rate(path)
+            )
+        except InputError as error:
+            self._leave_out(error)
+            return
+        number = len(self.detections.videos) + 1
+        height, width = seen[0][1].size or (0, 0)
+        video = {"id": number, "name": str(path), "width": width, "height": height}
+        self.detections.videos.append(video)
+        for index, (at, found) in enumerate(seen):
+            entry = {"file_name": f"{path}#{index:06d}", "video_id": number, "frame_index": index}
+            when = {} if at is None else {"time": at}
+            self.detections.add({**entry, **when}, found)
+        tracks = {track for _, found in seen for track in found.columns["track"].tolist()}
+        objects = len(tracks - {NOT_FOLLOWED})
+        rate = count / (time.monotonic() - begin)
+        say(f"{path}: {count} frames, {objects} objects, {rate:.1f} frames per second")
+
+    def _followed(
+        self, path: Path, seen: list[tuple[float | None, Instances]]
+    ) -> Iterator[tuple[Timed, Instances]]:
+        """A video's frames and the objects to draw; `seen` receives the time and all detections of each."""
+        tracker = Tracker(self.config.tracks, self.next_identity)
+        frames, threshold = read_clip(path), self.config.threshold
+        for frame, found in self.detector.follow(
+            frames, tracker, threshold, self.config.batch_size
+        ):
+            seen.append((frame[0], found))
+            self.next_identity = tracker.next_identity
+            yield frame, found[found.columns["track"] != NOT_FOLLOWED]
+
+
+def _draw_followed(item: tuple[Timed, Instances]) -> Timed:
+    (at, image), found = item
+    colors = [instance_color(identity) for identity in found.columns["track"].tolist()]
+    return at, draw_instances(image, found, colors=colors)
+
+
+def _try_image(path: Path) -> tuple[Path, np.ndarray | InputError]:
+    try:
+        return path, read_image(path)
+    except InputError:
+        # Frames of a split are read by the same function, and its remedy is for those.
+        return path, InputError(
+            f"{path}: the file is truncated or no image; replace it or leave it out."
+        )
+    except OSError as error:
+        return path, InputError(
+            f"{path}: cannot be read ({error.strerror}); change that or leave it out."
+        )
+
+
+def _drawers() -> int:
+    return min(DRAWERS, cores())
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES

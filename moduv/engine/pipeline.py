@@ -1,0 +1,154 @@
+"""Chains of stages as data: what each step reads, where it writes, and the command that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moduv.engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line: its function, the preset's section for it, and a line of help."""
+
+    function: str
+    """`module:function`; its arguments are the options, its docstring the help."""
+    section: str | None
+    """Of a preset; fills the argument `config`."""
+    help: str
+    words: str = ""
+    """The argument that takes the words after the command."""
+    resumes: bool = False
+    """Whether it continues where it was when it is run again after an interrupt."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a chain: a command and the options that the chain fills in."""
+
+    name: str
+    command: str
+    """`moduv COMMAND`."""
+    folder: str
+    """Of its output, below the run's folder."""
+    title: str
+    """In displays, tables and reports."""
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """Options that name outputs of earlier steps: {option: step}."""
+    takes: tuple[str, ...] = ("data", "split")
+    """Options that name parts of the `Place`."""
+    on: str = "train"
+    """The split that it works on: train or val."""
+    out: str = "out"
+    """The option that names its output."""
+    shared: bool = True
+    """Whether several processes may share it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chain is run."""
+
+    run: Path
+    """Folder of the run."""
+    data: Path
+    """Folder of the frames."""
+    splits: Mapping[str, Path]
+    """Split files: train and val."""
+    annotations: Mapping[str, Path] = field(default_factory=dict)
+    """Ground truth of each split, COCO JSON, as far as there is one."""
+    report: Path = Path("out")
+    """Folder of the report."""
+
+    def value(self, option: str, on: str) -> Path | None:
+        """What a step's option names; None where there is nothing to name."""
+        if option in {"split", "annotations"}:
+            return (self.splits if option == "split" else self.annotations).get(on)
+        return {"data": self.data, "root": self.data, "run": self.run}[option]
+
+
+def select(chain: Sequence[Step], names: Iterable[str]) -> list[Step]:
+    """The steps of a chain with these names, in the chain's order.
+
+    Raises InputError for a name that is not in the chain.
+    """
+    wanted = set(names)
+    unknown = sorted(wanted - {step.name for step in chain})
+    if unknown:
+        known = ", ".join(step.name for step in chain)
+        raise InputError(f"step {unknown[0]!r} is unknown; choose among {known}.")
+    return [step for step in chain if step.name in wanted]
+
+
+def options(step: Step, chain: Sequence[Step], place: Place) -> dict[str, Path]:
+    """The options of a step's command that the chain fills in."""
+    folders = {other.name: place.run / other.folder for other in chain}
+    named = {option: place.value(option, step.on) for option in step.takes}
+    filled = {option: path for option, path in named.items() if path is not None}
+    filled |= {option: folders[source] for option, source in step.reads.items()}
+    return filled | (
+        {step.out: folders[step.name] if step.folder else place.report} if step.out else {}
+    )
+
+
+def perform(
+    step: Step, chain: Sequence[Step], place: Place, entry: Command, preset: str, **changes: Any
+) -> None:
+    """Run a step in this process, with the settings of a preset.
+
+    Args:
+        step: what to run.
+        chain: where its inputs come from.
+        place: where to run it.
+        entry: the step's command.
+        preset: name or file.
+        **changes: settings that replace those of the preset.
+    """
+    from moduv.engine.config import load_preset  # a chain can be printed where nothing is installed
+
+    function = load_function(entry.function)
+    given: dict[str, Any] = dict(options(step, chain, place))
+    if entry.section is not None:
+        config_class = typing.get_type_hints(function)["config"]
+        config = load_preset(config_class, preset, entry.section)
+        given["config"] = dataclasses.replace(config, **changes)
+    function(**given)
+
+
+def command_lines(
+    steps: Sequence[Step], chain: Sequence[Step], place: Place, preset: str, processes: int = 1
+) -> Iterator[list[str]]:
+    """The command line of every step; several processes share those that can be shared."""
+    launch = ["python", "-m", "moduv.engine.launch", "--standalone"]
+    for step in steps:
+        filled = options(step, chain, place).items()
+        words = [*step.command.split(), "--preset", preset]
+        words += [word for option, path in filled for word in (f"--{option}", str(path))]
+        shared = processes > 1 and step.shared
+        head = [*launch, "--nproc_per_node", str(processes), "-m", "moduv.cli"]
+        yield [*(head if shared else ["moduv"]), *words]
+
+
+def execute(lines: Iterable[Sequence[str]]) -> int:
+    """Print and run command lines, one after the other; the exit code of the first that fails, or 0."""
+    names = {"python": [sys.executable], "moduv": [sys.executable, "-m", "moduv.cli"]}
+    for line in lines:
+        print("+", *line, flush=True)
+        code = subprocess.run([*names[line[0]], *line[1:]], check=False).returncode
+        if code:
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """Import `module:function`."""
+    module, function = path.split(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,1 @@
+"""The currency between stages: objects of a frame, and their forms on disk."""

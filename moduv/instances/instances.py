@@ -1,0 +1,400 @@
+"""Instances: the currency between stages, and its official form on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as coco
+from torch import Tensor
+
+from moduv.engine.errors import InputError
+from moduv.instances import rle
+from moduv.instances.crops import Crop, check_finite, crop_masks, dense_masks
+from moduv.instances.rle import Rle
+
+LIMIT = float(np.finfo(np.float32).max)
+"""Numbers in label files are smaller than this."""
+COLUMNS = {"id": "ids"}
+"""Columns whose key in label files is another word."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a detector says of one image."""
+
+    crops: list[Crop]
+    """The probability of each pixel, N times."""
+    boxes: Tensor
+    """(N, 4), XYXY in pixels."""
+    scores: Tensor
+    """(N,)."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+    @classmethod
+    def from_dense(cls, masks: Tensor, boxes: Tensor, scores: Tensor) -> Predictions:
+        """From masks (N, H, W): probabilities, or uint8 in steps of 1 / 255."""
+        return cls(crop_masks(masks), boxes, scores, (masks.shape[1], masks.shape[2]))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def masks(self) -> Tensor:
+        """The masks (N, H, W) at the image's size: for tests and drawings, not for many frames."""
+        return dense_masks(self.crops, self.size)
+
+    def above(self, score: float) -> Predictions:
+        """The predictions with a score strictly above a threshold, in order."""
+        chosen = self.scores.float() > score
+        crops = [self.crops[i] for i in chosen.nonzero()[:, 0].tolist()]
+        return Predictions(crops, self.boxes[chosen], self.scores[chosen], self.size)
+
+    def to_instances(self, score: float = 0.0, mask_threshold: float = 0.5) -> Instances:
+        """The predictions with a score strictly above `score`, with hard masks, in order.
+
+        Pixels with a probability strictly above `mask_threshold` belong to the mask. Boxes are kept as
+        predicted, and so are predictions whose mask turns out empty.
+
+        Raises:
+            InputError: when probabilities are not finite.
+        """
+        chosen = self.above(score)
+        check_finite(chosen.crops)
+        masks = [crop.encode(mask_threshold, self.size) for crop in chosen.crops]
+        boxes, scores = chosen.boxes.float().cpu().numpy(), chosen.scores.float().cpu().numpy()
+        return Instances(masks, boxes, scores, self.size)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects of one frame.
+
+    Boxes are continuous XYXY in pixels of the masks' size: an object that covers one pixel (x, y) has
+    the box (x, y, x + 1, y + 1). Any other fact about an object is a column: `track`, `name`, `moving`,
+    `id`. Selections and concatenations carry all columns along.
+    """
+
+    masks: list[Rle]
+    boxes: np.ndarray
+    """(N, 4) float32."""
+    scores: np.ndarray | None = None
+    """(N,) float32; initial labels have none."""
+    size: tuple[int, int] | None = None
+    """Height and width of the masks; unknown only when there is none."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further facts by name, (N,) each."""
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)
+        object.__setattr__(self, "boxes", boxes)
+        if self.scores is not None:
+            object.__setattr__(self, "scores", np.asarray(self.scores, np.float32).reshape(-1))
+        columns = {name: np.asarray(values) for name, values in self.columns.items()}
+        object.__setattr__(self, "columns", columns)
+        if self.size is None and self.masks:
+            height, width = self.masks[0]["size"]
+            object.__setattr__(self, "size", (int(height), int(width)))
+        others = [] if self.scores is None else [self.scores]
+        lengths = {
+            len(self.masks),
+            *(len(values) for values in (boxes, *others, *columns.values())),
+        }
+        if len(lengths) > 1:
+            raise ValueError(
+                f"masks, boxes, scores and columns of different lengths: {sorted(lengths)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Instances:
+        """A selection by slice, positions or booleans."""
+        chosen = np.arange(len(self))[index].reshape(-1)
+        scores = None if self.scores is None else self.scores[chosen]
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        masks = [self.masks[i] for i in chosen]
+        return Instances(masks, self.boxes[chosen], scores, self.size, columns)
+
+    def above(self, score: float) -> Instances:
+        """The objects with a score strictly above a threshold; all where there are no scores."""
+        return self if self.scores is None else self[self.scores > np.float32(score)]
+
+    def with_columns(self, **columns: np.ndarray | Sequence[Any]) -> Instances:
+        """The same objects with columns (N,) added or replaced."""
+        added = {name: np.asarray(values) for name, values in columns.items()}
+        return replace(self, columns={**self.columns, **added})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Instances]) -> Instances:
+        """All objects of one frame, part after part.
+
+        Raises ValueError when the masks are of different sizes, or only some parts have scores or a
+        column.
+        """
+        # An empty frame read from disk knows neither its size nor whether its kind has scores.
+        filled = [part for part in parts if len(part)] or list(parts)
+        sizes = {part.size for part in parts} - {None}
+        scores = [part.scores for part in filled if part.scores is not None]
+        names = {frozenset(part.columns) for part in filled}
+        if len(sizes) > 1 or len(scores) not in {0, len(filled)} or len(names) > 1:
+            raise ValueError(
+                "parts with masks of different sizes, or of different scores or columns"
+            )
+        return cls(
+            [mask for part in filled for mask in part.masks],
+            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes for part in filled)]),
+            np.concatenate(scores) if scores else None,
+            next(iter(sizes), None),
+            {
+                name: np.concatenate([part.columns[name] for part in filled])
+                for name in next(iter(names), ())
+            },
+        )
+
+    def areas(self) -> np.ndarray:
+        """Pixels of each mask, (N,)."""
+        return np.asarray(coco.area(self.masks), np.int64).reshape(-1)
+
+    def iou(self, other: Instances) -> np.ndarray:
+        """Intersection over union of the masks, (N, M). Raises ValueError for different sizes."""
+        if not len(self) or not len(other):
+            return np.zeros((len(self), len(other)))
+        if self.size != other.size:
+            raise ValueError(f"masks of {self.size} cannot be compared with masks of {other.size}")
+        return np.asarray(coco.iou(self.masks, other.masks, [0] * len(other)))
+
+    def decode(self) -> np.ndarray:
+        """The masks (N, H, W), bool."""
+        height, width = self.size or (0, 0)
+        if not self.masks:
+            return np.zeros((0, height, width), bool)
+        return np.stack([rle.decode(mask) for mask in self.masks])
+
+    def boxes_at(self, height: int, width: int) -> np.ndarray:
+        """Boxes (N, 4) in pixels of an image of another size."""
+        if self.size is None:
+            return self.boxes.copy()
+        factors = np.array([width / self.size[1], height / self.size[0]] * 2, np.float32)
+        return self.boxes * factors
+
+    def resized(self, height: int, width: int) -> Instances:
+        """The same objects at another image size; masks by nearest neighbour, boxes exactly."""
+        if self.size == (height, width):
+            return self
+        masks = [
+            rle.encode(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
+            for mask in self.decode().astype(np.uint8)
+        ]
+        return replace(self, masks=masks, boxes=self.boxes_at(height, width), size=(height, width))
+
+    def to_coco(self, image_id: int, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+        """COCO results: `bbox` [x, y, width, height], `score` (1 without scores), RLE `segmentation`.
+
+        Args:
+            image_id: of the image.
+            size: height and width of the image; None: that of the masks.
+        """
+        found = self if size is None else self.resized(*size)
+        scores = np.ones(len(found)) if found.scores is None else found.scores
+        corners = found.boxes.astype(float)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        columns = (boxes.tolist(), found.areas().tolist(), found.masks, scores.tolist())
+        return [
+            {
+                "image_id": image_id,
+                "category_id": 1,
+                "bbox": box,
+                "area": area,
+                "segmentation": mask,
+                "score": score,
+            }
+            for box, area, mask, score in zip(*columns, strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` of class 0; `track` becomes `tracker_id`, other columns `data`.
+
+        Raises ModuleNotFoundError where the package `supervision` is not installed.
+        """
+        from supervision import Detections
+
+        data = {name: values for name, values in self.columns.items() if name != "track"}
+        return Detections(
+            xyxy=self.boxes,
+            mask=self.decode() if len(self) else None,
+            confidence=self.scores,
+            class_id=np.zeros(len(self), int),
+            tracker_id=self.columns.get("track"),
+            data=data,
+        )
+
+    @classmethod
+    def from_supervision(cls, detections: Any, size: tuple[int, int] | None = None) -> Instances:
+        """Of `supervision.Detections` with masks.
+
+        Args:
+            detections: with masks (N, H, W); `tracker_id` becomes the column `track`.
+            size: height and width of the image, for detections without any object.
+
+        Raises:
+            ValueError: when objects have no masks.
+        """
+        if detections.mask is None and len(detections):
+            raise ValueError("the detections have no masks; segment them first")
+        masks = (
+            np.zeros((0, *(size or (0, 0))), bool) if detections.mask is None else detections.mask
+        )
+        columns = {name: np.asarray(values) for name, values in detections.data.items()}
+        if detections.tracker_id is not None:
+            columns["track"] = detections.tracker_id
+        scores = detections.confidence
+        return cls.from_dense(masks, detections.xyxy, scores, columns=columns)
+
+    def to_torchvision(self) -> dict[str, Tensor]:
+        """A target of torchvision's detectors: `boxes` (N, 4), `labels` (N,) 1, `masks` (N, H, W) uint8."""
+        target = {
+            "boxes": torch.from_numpy(self.boxes),
+            "labels": torch.ones(len(self), dtype=torch.int64),
+            "masks": torch.from_numpy(self.decode().view(np.uint8)),
+        }
+        return (
+            target if self.scores is None else {**target, "scores": torch.from_numpy(self.scores)}
+        )
+
+    @classmethod
+    def from_torchvision(
+        cls, target: Mapping[str, Tensor], mask_threshold: float = 0.5
+    ) -> Instances:
+        """Of a target or an output of torchvision's detectors.
+
+        Args:
+            target: `boxes` (N, 4), `masks` (N, H, W) or (N, 1, H, W), whole or as probabilities, and
+                perhaps `scores` (N,).
+            mask_threshold: pixels above it belong to a mask of probabilities.
+        """
+        masks = target["masks"].detach().cpu()
+        masks = masks[:, 0] if masks.ndim == 4 else masks
+        hard = masks > mask_threshold if masks.is_floating_point() else masks > 0
+        scores = target["scores"].detach().cpu().numpy() if "scores" in target else None
+        return cls.from_dense(hard.numpy(), target["boxes"].detach().cpu().numpy(), scores)
+
+    @classmethod
+    def from_dense(
+        cls,
+        masks: np.ndarray,
+        boxes: np.ndarray | None = None,
+        scores: np.ndarray | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+    ) -> Instances:
+        """Of masks (N, H, W) bool; boxes (N, 4) XYXY are fitted to them where there are none."""
+        runs = [rle.encode(mask) for mask in masks.astype(bool)]
+        if boxes is None:
+            boxes = np.asarray(coco.toBbox(runs), np.float32).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+        size = (int(masks.shape[1]), int(masks.shape[2]))
+        return cls(runs, boxes, scores, size, columns or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """The official form, and columns under their names.
+
+        Without scores (L0), boxes are inclusive pixel indices.
+        """
+        masks = [{"size": list(mask["size"]), "counts": mask["counts"]} for mask in self.masks]
+        columns = {
+            COLUMNS.get(name, name): values.tolist() for name, values in self.columns.items()
+        }
+        if self.scores is None:
+            inclusive = np.round(self.boxes - np.array([0, 0, 1, 1])).astype(int)
+            return {"masks": masks, "boxes": inclusive.tolist(), **columns}
+        scored = {"boxes": self.boxes.tolist(), "scores": self.scores.tolist()}
+        return {"masks": masks, **scored, **columns}
+
+    @classmethod
+    def from_json(cls, content: Any, source: str | Path = "labels") -> Instances:
+        """Read the official form; boxes of labels without scores become continuous.
+
+        Raises InputError naming the source and the key that is missing or broken.
+        """
+        if not isinstance(content, dict):
+            raise InputError(f"{source}: holds no labels; make them again with the label stage.")
+        masks = _list(content, "masks", source)
+        boxes = _numbers(content, "boxes", source, 4)
+        if len(boxes) != len(masks):
+            raise InputError(
+                f"{source}: 'boxes' has {len(boxes)} entries for {len(masks)} masks; "
+                "make the labels again."
+            )
+        for position, mask in enumerate(masks):
+            if not rle.is_whole(mask):
+                raise InputError(
+                    f"{source}: 'masks' entry {position} is no whole run-length mask; "
+                    "make the labels again."
+                )
+        if len({tuple(mask["size"]) for mask in masks}) > 1:
+            raise InputError(f"{source}: 'masks' are of different sizes; make the labels again.")
+        inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))
+        if len(inverted):
+            raise InputError(
+                f"{source}: 'boxes' entry {inverted[0]} is not left, top, right, bottom; "
+                "make the labels again."
+            )
+        columns = _columns(content, len(masks), source)
+        if "scores" not in content:
+            return cls(masks, boxes + np.array([0, 0, 1, 1], np.float32), columns=columns)
+        scores = _numbers(content, "scores", source, 0)
+        if len(scores) != len(masks):
+            raise InputError(
+                f"{source}: 'scores' has {len(scores)} entries for {len(masks)} masks; "
+                "make the labels again."
+            )
+        return cls(masks, boxes, scores, columns=columns)
+
+
+def _columns(content: dict[str, Any], count: int, source: str | Path) -> dict[str, np.ndarray]:
+    """What a file says of its objects beside the official keys.
+
+    Raises InputError for a column of another length or of values that are no plain facts.
+    """
+    columns = {}
+    for key in content.keys() - {"masks", "boxes", "scores"}:
+        values = content[key]
+        if not isinstance(values, list):
+            continue
+        name = next((name for name, stored in COLUMNS.items() if stored == key), key)
+        kinds = {type(value) for value in values}
+        plain = len(kinds) <= 1 and kinds <= {int, float, str, bool}
+        if len(values) != count or not plain or (key == "ids" and not kinds <= {int}):
+            kind = "whole number" if key == "ids" else "value"
+            remedy = "import the labels again" if key == "ids" else "correct or remove it"
+            raise InputError(f"{source}: {key!r} is not one {kind} per mask; {remedy}.")
+        columns[name] = np.asarray(values)
+    return columns
+
+
+def _list(content: dict[str, Any], key: str, source: str | Path) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise InputError(f"{source}: lacks the list '{key}'; make the labels again.")
+    return value
+
+
+def _numbers(content: dict[str, Any], key: str, source: str | Path, width: int) -> np.ndarray:
+    """The list `key` as finite numbers (N, width), or (N,) when the width is 0."""
+    rows = _list(content, key, source)
+    for position, row in enumerate(rows):
+        values = row if width else [row]
+        plain = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        # NaN compares false; larger numbers would become infinite in float32.
+        if not plain or len(values) != (width or 1) or not all(abs(v) < LIMIT for v in values):
+            raise InputError(
+                f"{source}: '{key}' entry {position} is not made of {width or 1} finite numbers; "
+                "make the labels again."
+            )
+    return np.asarray(rows, np.float32).reshape((-1, width) if width else -1)

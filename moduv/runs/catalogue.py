@@ -1,0 +1,124 @@
+"""Every command by its name: its function, its section of a preset, and a line of help."""
+
+from __future__ import annotations
+
+from moduv.engine.pipeline import Command
+
+
+def _stage(function: str, section: str | None, help: str, words: str = "") -> Command:
+    """A command that continues where it was when it is run again after an interrupt."""
+    return Command(function, section, help, words, resumes=True)
+
+
+COMMANDS = {
+    "doctor": Command(
+        "moduv.commands.doctor:doctor", None, "check this machine: packages, GPUs, weights"
+    ),
+    "run": _stage(
+        "moduv.runs.run:run_videos", None, "clips in, detector out: every stage", words="sources"
+    ),
+    "street render": _stage(
+        "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
+    ),
+    "frames import": _stage(
+        "moduv.frames.ingest:import_folder", "frames_import", "import folders of frames"
+    ),
+    "prepare kitti": _stage(
+        "moduv.frames.prepare.kitti:prepare_kitti", "prepare_kitti", "convert KITTI raw"
+    ),
+    "prepare nuscenes": _stage(
+        "moduv.frames.prepare.nuscenes:prepare_nuscenes", "prepare_nuscenes", "convert nuScenes"
+    ),
+    "prepare waymo": _stage(
+        "moduv.frames.prepare.waymo:prepare_waymo", "prepare_waymo", "convert Waymo Open"
+    ),
+    "motion train": _stage(
+        "moduv.runs.watch:train_stage1", "motion", "stage 1: train depth, ego-motion, motion mask"
+    ),
+    "motion predict": _stage(
+        "moduv.motion.predict:predict_motion", "motion_predict", "stage 1: write masks and depth"
+    ),
+    "labels initial": _stage(
+        "moduv.rounds.labelling:label_motion", "initial_labels", "L0 from motion masks and depth"
+    ),
+    "motion evaluate": Command(
+        "moduv.runs.measure:measure_motion", None, "stage 1 against ground truth, street or real"
+    ),
+    "labels mobile": _stage(
+        "moduv.rounds.moving2mobile:mobile_labels",
+        "mobile_labels",
+        "L1 from the Moving2Mobile round",
+    ),
+    "labels aggregated": _stage(
+        "moduv.rounds.large2small:aggregated_labels", "aggregated_labels", "L2 from both scales"
+    ),
+    "labels true": Command(
+        "moduv.rounds.supervised:true_labels",
+        "true_labels",
+        "ground truth as a label set, for the upper bound",
+    ),
+    "round moving2mobile": _stage(
+        "moduv.rounds.recipe:train_round", "moving2mobile", "train briefly on L0"
+    ),
+    "round large": _stage("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
+    "round small": _stage("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
+    "round final": _stage("moduv.rounds.recipe:train_round", "final", "train the final detector"),
+    "truth coco": Command(
+        "moduv.evaluation.converters.coco:convert_coco",
+        "truth_coco",
+        "COCO's mobile objects as ground truth",
+    ),
+    "truth kitti": Command(
+        "moduv.evaluation.converters.kitti:convert_kitti",
+        "truth_kitti",
+        "KITTI's boxes as ground truth",
+    ),
+    "truth nuscenes": Command(
+        "moduv.evaluation.converters.nuimages:convert_nuimages",
+        "truth_nuscenes",
+        "nuImages' masks as ground truth",
+    ),
+    "truth waymo": Command(
+        "moduv.evaluation.converters.waymo:convert_waymo",
+        "truth_waymo",
+        "Waymo's masks or boxes as ground truth",
+    ),
+    "detect": _stage(
+        "moduv.commands.detect:detect_images",
+        "detect",
+        "detections in the images of a ground truth",
+    ),
+    "evaluate": Command(
+        "moduv.runs.measure:evaluate_detections", None, "COCO results against COCO ground truth"
+    ),
+    "measure": Command("moduv.runs.measure:measure_run", "measure", "a run on held-out frames"),
+    "report": Command("moduv.runs.report:report_run", "report", "write a run's report page"),
+    "labels export": Command(
+        "moduv.instances.exported:export_labels", None, "a label set as one COCO file"
+    ),
+    "labels import": Command(
+        "moduv.instances.imported:import_labels",
+        None,
+        "a COCO file, edited or drawn, as a label set",
+    ),
+    "labels show": Command(
+        "moduv.commands.show:show_labels", None, "draw the labels of some frames"
+    ),
+    "labels stats": Command("moduv.instances.store:label_statistics", None, "count a label set"),
+    "labels check": Command("moduv.instances.store:check_labels", None, "find broken label files"),
+    "demo": Command("moduv.commands.demo:demo", None, "detect in images and videos of your own"),
+    "checkpoints list": Command(
+        "moduv.commands.checkpoints:list_checkpoints",
+        None,
+        "official checkpoints and their sources",
+    ),
+    "checkpoints fetch": Command(
+        "moduv.commands.checkpoints:fetch_checkpoints",
+        None,
+        "download and verify them",
+        words="names",
+    ),
+    "checkpoints verify": Command(
+        "moduv.commands.checkpoints:verify_checkpoints", None, "compare with record", words="names"
+    ),
+}

@@ -1,0 +1,139 @@
+"""The chains of this library: the only place that names the folders of a run.
+
+`python -m moduv.runs.chains STEP … --run save/street --data data/street` runs steps of the chain on
+prepared frames; the numbered scripts are faces of it. It needs nothing installed to print what it would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from moduv.engine.pipeline import Place, Step, command_lines, execute, select
+
+RENDER = Step("street", "street render", "", "Street world", takes=("root",), out="", shared=False)
+ROUNDS = (
+    Step("motion", "motion train", "motion", "Motion: train"),
+    Step(
+        *("motion_outputs", "motion predict", "motion_outputs", "Motion: predict"),
+        reads={"weights": "motion"},
+    ),
+    Step(
+        *("L0", "labels initial", "L0_pseudo_labels", "L0"),
+        reads={"motion": "motion_outputs"},
+        shared=False,
+    ),
+    Step(
+        *("moving2mobile", "round moving2mobile", "R1_M2M", "Moving2Mobile"),
+        reads={"labels": "L0"},
+    ),
+    Step(
+        *("L1", "labels mobile", "L1_pseudo_labels", "L1"),
+        reads={"detector": "moving2mobile"},
+    ),
+    Step("large", "round large", "R2_L2S_large", "Large2Small, large", reads={"labels": "L1"}),
+    Step("small", "round small", "R2_L2S_small", "Large2Small, small", reads={"labels": "L1"}),
+    Step(
+        *("L2", "labels aggregated", "L2_pseudo_labels", "L2"),
+        reads={"large": "large", "small": "small"},
+    ),
+    Step("final", "round final", "R3_Final", "Final", reads={"labels": "L2"}),
+)
+"""MOD-UV: from raw frames to the final detector."""
+SUPERVISED = (
+    Step(
+        *("true_labels", "labels true", "true_labels", "Ground-truth labels"),
+        takes=("split", "annotations"),
+        shared=False,
+    ),
+    Step(
+        *("supervised", "round final", "supervised", "Supervised"),
+        reads={"labels": "true_labels"},
+    ),
+)
+"""The same detector and budget on ground truth: how far better labels could lead."""
+EVALUATION = (
+    Step(
+        *("motion_val", "motion predict", "motion_val", "Motion: predict held-out"),
+        reads={"weights": "motion"},
+        on="val",
+    ),
+    Step(
+        *("evaluation", "measure", "evaluation", "Evaluation"),
+        takes=("run", "data", "split", "annotations"),
+        on="val",
+        shared=False,
+    ),
+    Step(
+        *("report", "report", "", "Report"),
+        takes=("run", "data", "split", "annotations"),
+        on="val",
+        shared=False,
+    ),
+)
+MODUV = (*ROUNDS, *SUPERVISED, *EVALUATION)
+
+DETECTORS = {step.title: step for step in MODUV if step.command.startswith("round ")}
+"""Steps that train a detector, by the name they have in metrics and tables."""
+LABEL_SETS = {step.title: step for step in ROUNDS if step.command.startswith("labels ")}
+"""Steps that make labels without ground truth."""
+FINAL, UPPER_BOUND = "Final", "Supervised"
+"""The detectors whose ratio says how much is learnt without labels."""
+FRAMES = "frames"
+"""Folder of imported frames, of runs on the user's own clips."""
+DETECTIONS = "Final_pseudo_labels"
+"""Folder of what the final detector finds on all frames of such a run."""
+FORMER = {"supervised": "yardstick"}
+"""Folders of runs that were made with version 0.1."""
+
+
+def folder(run: Path, name: str) -> Path:
+    """The output folder of a step in a run, by the step's name."""
+    (step,) = select(MODUV, [name])
+    former = run / FORMER.get(name, "")
+    if name in FORMER and former.is_dir() and not (run / step.folder).is_dir():
+        return former
+    return run / step.folder
+
+
+def stage_folders(run: Path) -> dict[str, Path]:
+    """Folders of all stages of a run by their titles, in order."""
+    steps = [step for step in MODUV if step.folder]
+    found = {"Frames": run / FRAMES} | {step.title: folder(run, step.name) for step in steps}
+    return found | {"Detections": run / DETECTIONS}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run or print steps; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m moduv.runs.chains", description=__doc__)
+    chain = (RENDER, *MODUV)
+    parser.add_argument("steps", nargs="+", choices=[step.name for step in chain], metavar="STEP")
+    for name in ("run", "data", "train", "val"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, help="COCO JSON of the held-out split")
+    parser.add_argument("--true-labels", type=Path, help="COCO JSON of the training split")
+    parser.add_argument("--report", type=Path, default=Path("out"))
+    parser.add_argument("--preset", default="street")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--dry-run", action="store_true")
+    given = parser.parse_args(words)
+    annotations = {"train": given.true_labels, "val": given.truth}
+    place = Place(
+        given.run,
+        given.data,
+        {"train": given.train, "val": given.val},
+        {on: path for on, path in annotations.items() if path},
+        given.report,
+    )
+    steps = select(chain, given.steps)
+    lines = command_lines(steps, chain, place, given.preset, given.processes)
+    if given.dry_run:
+        for line in lines:
+            print("+", *line)
+        return 0
+    return execute(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""What a run has learned, on held-out frames: motion, label sets and detectors in one table.
+
+Labels are made on the held-out frames exactly as they were on the training frames, so that L0, L1 and
+L2 are compared where no detector was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moduv.engine.config import build, speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json
+from moduv.engine.log import say
+from moduv.engine.stages import MANIFEST, Stage, read_manifest
+from moduv.evaluation.agreement import describe_sets
+from moduv.evaluation.consistency import temporal_consistency
+from moduv.evaluation.detection import evaluate
+from moduv.evaluation.stage1 import evaluate_motion_outputs
+from moduv.evaluation.tables import format_table
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import read_split
+from moduv.instances.coco import CATEGORIES, select_truth
+from moduv.instances.instances import Instances
+from moduv.labels.initial import InitialConfig
+from moduv.rounds.large2small import AggregatedLabelsConfig
+from moduv.rounds.moving2mobile import MobileLabelsConfig
+from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, UPPER_BOUND, folder
+from moduv.runs.heldout import HeldOut
+from moduv.visual.figures import Chart, save_chart
+
+COLUMNS = {
+    "box/AP50": "AP50",
+    "box/AP": "AP",
+    "mask/AP50": "mask AP50",
+    "box/recall": "recall",
+    "box/recall_moving": "moving",
+    "box/recall_static": "static",
+    "box/recall_small": "small",
+    "box/recall_medium": "medium",
+    "box/recall_large": "large",
+    "box/precision_at_score": "precision",
+}
+
+
+LABEL_COLUMNS = {
+    "labels/count": "labels",
+    "labels/per_frame": "a frame",
+    "labels/empty": "empty frames",
+    "labels/size": "size",
+    "labels/score": "score",
+    "labels/kept": "kept",
+    "labels/new": "new",
+    "labels/iou": "IoU",
+    "labels/consistency": "in time",
+}
+"""Without truth: counts, and how each set agrees with the one before."""
+LABEL_CONFIGS: dict[str, Any] = {
+    "L0": InitialConfig,
+    "L1": MobileLabelsConfig,
+    "L2": AggregatedLabelsConfig,
+}
+"""Settings of the steps that make label sets."""
+IMAGES = "images.json"
+"""The measured frames as COCO images; their ids are those of the results beside it."""
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How a run is measured."""
+
+    areas: str = "coco"
+    """Size ranges: coco, or street for small frames."""
+    batch_size: int = speed_only(8)
+
+
+def measure_run(
+    run: Path,
+    data: Path,
+    split: Path,
+    out: Path,
+    config: MeasureConfig,
+    annotations: Path | None = None,
+) -> None:
+    """Measure every stage of a run on held-out frames and print the table.
+
+    Args:
+        run: folder of the run, with `motion_val` and the rounds' folders.
+        data: folder of the frames.
+        split: held-out frames.
+        out: receives `metrics.json`, label sets and detections of the held-out frames.
+        config: size ranges and thresholds.
+        annotations: their true objects, COCO JSON; without them label sets are counted and compared
+            with one another.
+
+    Raises:
+        InputError: when a stage is missing or the ground truth does not know the frames.
+    """
+    detectors = [folder(run, step.name) for step in DETECTORS.values()]
+    labels = [folder(run, step.name) for step in LABEL_SETS.values()]
+    inputs = [split, *([] if annotations is None else [annotations]), folder(run, "motion_val")]
+    inputs += [path for path in detectors if path.is_dir()]
+    inputs += [path for path in labels if (path / MANIFEST).is_file()]
+    stage = Stage("measure", out, config, tuple(inputs), data)
+    stage.run(lambda: _measure(run, data, split, annotations, out, config))
+    print_table(read_json(out / "metrics.json"))
+
+
+def _measure(
+    run: Path, data: Path, split: Path, annotations: Path | None, out: Path, config: MeasureConfig
+) -> dict[str, Any]:
+    motion = folder(run, "motion_val")
+    frames = [f for f in read_split(split) if f.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
+    images = _images(annotations, data, frames)
+    write_json(out / IMAGES, {**images, "annotations": []})
+    metrics: dict[str, dict[str, float]] = {}
+    if (data / "truth").is_dir():
+        metrics["motion"] = evaluate_motion_outputs(motion, data / "truth", frames)[0]
+    held_out = HeldOut(data, frames, images["images"], out, config.batch_size)
+    finished = {
+        name: folder(run, step.name)
+        for name, step in DETECTORS.items()
+        if (folder(run, step.name) / MANIFEST).is_file()
+    }
+    sets = _label_sets(run, motion, held_out)
+    for name, weights in finished.items():
+        held_out.detect([weights])
+        if annotations is not None:
+            results = read_json(held_out.detections(weights.name))
+            metrics[name] = evaluate(images, results, areas=config.areas)
+    for name, instances in sets.items():
+        metrics[name] = {}
+        if annotations is not None:
+            results = _label_results(instances, images)
+            metrics[name] = evaluate(images, results, areas=config.areas, score_threshold=0.0)
+    if FINAL in finished:
+        sets[FINAL] = held_out.confident(finished[FINAL].name, 0.5)
+    consistency = temporal_consistency(sets, frames, data)
+    for name, numbers in describe_sets(sets).items():
+        numbers["labels/consistency"] = consistency[name]
+        metrics[name] = {**metrics.get(name, {}), **numbers}
+    write_json(out / "metrics.json", metrics, indent=1)
+    return {"frames": len(frames)}
+
+
+def _label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Instances]]:
+    """L0, L1 and L2 of the held-out frames, made as those of the training frames were.
+
+    The settings are those in the manifest of each label set. A set that is not there, or that something
+    else made, is left out.
+    """
+    sets = {}
+    for name, step in LABEL_SETS.items():
+        root = folder(run, step.name)
+        manifest = read_manifest(root)
+        makers = [folder(run, source) for source in step.reads.values()]
+        if manifest.get("stage") != step.command:
+            if manifest:
+                say(f"  {name}: not measured, because {manifest.get('stage')!r} made {root}")
+            continue
+        settings = build(LABEL_CONFIGS[name], manifest["config"], str(root / MANIFEST))
+        if isinstance(settings, InitialConfig):
+            sets[name] = held_out.initial_labels(name, motion, settings)
+        elif all((maker / MANIFEST).is_file() for maker in makers):
+            held_out.detect(makers, name, settings.select)
+            sets[name] = held_out.labels(name)
+    return sets
+
+
+def _images(annotations: Path | None, data: Path, frames: list[FrameRef]) -> dict[str, Any]:
+    """The ground truth of the frames, or their images alone, in the frames' order."""
+    if annotations is not None:
+        return select_truth(annotations, data, frames)
+    images = [
+        {"id": number, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
+        for number, frame in enumerate(frames, 1)
+    ]
+    return {"images": images, "annotations": [], "categories": CATEGORIES}
+
+
+def _label_results(instances: list[Instances], truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Label sets as COCO results at the images' size; labels without scores count as certain."""
+    results: list[dict[str, Any]] = []
+    for image, labels in zip(truth["images"], instances, strict=True):
+        results += labels.to_coco(image["id"], (image["height"], image["width"]))
+    return results
+
+
+def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = None) -> None:
+    """Print the metrics of motion masks (AP against the base rate, best F1), depth and odometry.
+
+    Args:
+        motion: folder of the motion outputs.
+        truth: the street world's `truth` folder, or the data folder of a prepared real data set.
+        split: frames to look at; those without motion output are left out.
+        out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
+    """
+    frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
+    metrics, curves = evaluate_motion_outputs(motion, truth, frames)
+    for name, value in metrics.items():
+        say(f"{name:<28} {value:.4f}")
+    if out is None:
+        return
+    write_json(out / "metrics.json", metrics, indent=1)
+    if curves is not None:
+        points = list(zip(curves.recall.tolist(), curves.precision.tolist(), strict=True))
+        base = [(0.0, curves.base_rate), (1.0, curves.base_rate)]
+        title = f"motion masks: AP {curves.average_precision:.3f}, best F1 {curves.best_f1:.3f}"
+        series = {"motion mask": points, "chance": base}
+        chart = Chart(title, series, x_label="recall", y_label="precision")
+        save_chart(chart, out / "precision_recall.svg")
+
+
+def evaluate_detections(
+    ground_truth: Path, predictions: Path, out: Path | None = None, areas: str = "coco"
+) -> None:
+    """Evaluate detections as one class and print every metric.
+
+    Args:
+        ground_truth: COCO JSON; `iscrowd` and `ignore` annotations are neither asked for nor punished.
+        predictions: COCO results, or a COCO data set such as an exported label set.
+        out: where to write the metrics as JSON.
+        areas: size ranges, coco or street.
+    """
+    metrics = evaluate(ground_truth, predictions, areas=areas)
+    for name, value in metrics.items():
+        say(f"{name:<28} {value:.4f}")
+    if out is not None:
+        write_json(out, metrics, indent=1)
+
+
+def print_table(metrics: dict[str, dict[str, float]]) -> None:
+    """The table of rounds: label sets, detectors, the final detector's share of the upper bound."""
+    motion = metrics.get("motion")
+    if motion:
+        say(
+            f"motion masks: AP {motion['motion/AP']:.3f} (base rate {motion['motion/base_rate']:.3f}), "
+            f"best F1 {motion['motion/best_F1']:.3f} above {motion['motion/best_threshold']:.2f}; "
+            f"depth abs_rel {motion['depth/abs_rel']:.3f}"
+        )
+    rows = {name: metrics[name] for name in (*LABEL_SETS, *DETECTORS) if name in metrics}
+    measured = any("box/AP50" in values for values in rows.values())
+    say(format_table(rows, COLUMNS if measured else LABEL_COLUMNS))
+    share = ratio_to_upper_bound(metrics)
+    if share is not None:
+        say(f"{FINAL} / supervised upper bound, AP50: {share:.2f}")
+
+
+def ratio_to_upper_bound(metrics: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The final detector's AP50 as a share of that of the detector trained on ground truth.
+
+    None where one of them was not measured, or the upper bound is zero.
+    """
+    final, bound = (metrics.get(name, {}).get("box/AP50") for name in (FINAL, UPPER_BOUND))
+    return final / bound if final is not None and bound and bound > 0 else None

@@ -1,0 +1,191 @@
+"""The report of a run: pictures of the same held-out frames after every stage, curves, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
+from moduv.engine.log import say
+from moduv.engine.stages import environment, read_manifest
+from moduv.evaluation.agreement import describe_sets, root_areas
+from moduv.evaluation.detection import AREAS
+from moduv.frames.images import write_image
+from moduv.frames.splits import read_split
+from moduv.motion.phases import PHASES
+from moduv.runs.chains import DETECTORS, LABEL_SETS, folder, stage_folders
+from moduv.runs.findings import Findings, read_findings
+from moduv.runs.report_pictures import Pictures
+from moduv.runs.report_tables import detector_bars, headlines, recall_bars, tables
+from moduv.visual.drawing import picture_grid
+from moduv.visual.page import Report, read_curves, write_report
+
+HELD_OUT = (
+    *("val/depth/abs_rel", "val/depth/d1"),
+    *("val/motion/AP", "val/motion/best_F1"),
+    "val/odometry/ATE",
+)
+"""What is drawn of the metrics that stage 1 measures while it is trained."""
+LAYER_NOTES = {
+    "motion": "Motion mask of stage 1: the brighter, the surer that the pixel moves by itself.",
+    "depth": "Depth of stage 1, near is bright; learnt from the same clips.",
+    "L0": "Initial labels: clusters of moving pixels.",
+    "L1": "Moving2Mobile: what a detector trained briefly on L0 finds.",
+    "L2": "Large2Small: the large-scale and the small-scale detector, merged.",
+    "final": "The final detector above a score of {score:g}.",
+    "truth": "The true objects, moving and parked.",
+}
+
+OVERVIEW_ROWS = 4
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the report shows."""
+
+    frames: int = 8
+    """Frames with most objects."""
+    extremes: int = 4
+    """Best and worst frames, of each."""
+    clips: int = 3
+    clip_frames: int = 24
+    """Frames of each clip, at most."""
+    score: float = 0.5
+    """Detections above it are drawn."""
+    width: int = 480
+    """Small frames are enlarged to at least this width in pixels."""
+    budget_mb: float = 20.0
+    """Pictures are shrunk until the page is within it."""
+
+
+def report_run(
+    run: Path,
+    data: Path,
+    split: Path,
+    out: Path,
+    config: ReportConfig,
+    annotations: Path | None = None,
+) -> None:
+    """Write `report.html` and an overview picture of a measured run.
+
+    Args:
+        run: folder of the run, measured before.
+        data: folder of the frames.
+        split: the held-out frames that were measured.
+        out: receives `report.html` and `overview.jpg`.
+        config: how many frames and clips.
+        annotations: the frames' true objects, COCO JSON; without them the rounds are compared with one
+            another.
+
+    Raises:
+        InputError: when the run has not been measured.
+    """
+    path = folder(run, "evaluation") / "metrics.json"
+    if not path.is_file():
+        raise InputError(f"{path}: the run is not measured yet; run 'moduv measure' first.")
+    motion = folder(run, "motion_val")
+    frames = [f for f in read_split(split) if f.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(f"{motion}: has no frame of {split}; give the measured split.")
+    findings = read_findings(run, data, frames, annotations)
+    pictures = Pictures(run, data, findings, config.score, config.width)
+    written = write_report(
+        out / "report.html",
+        build_report(run, findings, pictures, read_json(path), config),
+        budget_mb=config.budget_mb,
+    )
+    rows = [
+        picture_grid(pictures.layers(frame), columns=8, width=config.width // 2)
+        for frame in findings.telling(config.score)[:OVERVIEW_ROWS]
+    ]
+    write_image(out / "overview.jpg", np.vstack(rows))
+    say(f"report: {written}")
+
+
+def build_report(
+    run: Path,
+    findings: Findings,
+    pictures: Pictures,
+    metrics: Mapping[str, Mapping[str, float]],
+    config: ReportConfig,
+) -> Report:
+    """Everything on the page."""
+    found = findings.found(config.score)
+    described = describe_sets(found)
+    telling = findings.telling(config.score)
+    timings = {
+        name: float(read_manifest(path).get("seconds", 0.0))
+        for name, path in stage_folders(run).items()
+    }
+    measured = read_manifest(folder(run, "evaluation"))
+    areas = AREAS[measured.get("config", {}).get("areas", "coco")]
+    return Report(
+        title=f"moduv: {run.name}",
+        subtitle="From raw video to a detector of everything that can move, without a single label.",
+        headlines=headlines(metrics, described),
+        tables=tables(metrics, described, training_labels(run)),
+        bars=[*recall_bars(metrics), *detector_bars(metrics)],
+        frames=pictures.frames(telling[: config.frames], config.extremes),
+        layer_notes={n: note.format(score=config.score) for n, note in LAYER_NOTES.items()},
+        clips=pictures.clips(telling[: config.clips], config.clip_frames),
+        curves=read_curves(training_logs(run), HELD_OUT),
+        sizes=root_areas(findings.layers(config.score)),
+        size_marks={name: low**0.5 for name, (low, _) in areas.items() if low > 0},
+        scores=scores(findings),
+        timings={name: seconds for name, seconds in timings.items() if seconds},
+        environment=environment(),
+        config=configurations(run),
+    )
+
+
+def training_logs(run: Path) -> dict[str, Path]:
+    """Training logs by the name of the training."""
+    found = {
+        f"motion, {name}": folder(run, "motion") / phase.folder / "log.jsonl"
+        for name, phase in PHASES.items()
+    }
+    found |= {name: folder(run, step.name) / "log.jsonl" for name, step in DETECTORS.items()}
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def training_labels(run: Path) -> dict[str, dict[str, float]]:
+    """What the label stages counted on the training frames."""
+    found = {}
+    for name, step in LABEL_SETS.items():
+        counted = read_manifest(folder(run, step.name)).get("results", {})
+        if not counted.get("frames"):
+            continue
+        quantiles = counted["root_area_quantiles"]
+        score = counted["mean_score"]
+        found[name] = {
+            "labels/frames": counted["frames"],
+            "labels/count": counted["instances"],
+            "labels/per_frame": counted["instances"] / counted["frames"],
+            "labels/empty": counted["empty_frames"] / counted["frames"],
+            "labels/size": quantiles[2] if quantiles else -1.0,
+            "labels/score": -1.0 if score is None else score,
+        }
+    return found
+
+
+def scores(findings: Findings) -> dict[str, list[float]]:
+    """Scores of the label sets that have them, and of all detections above a tenth."""
+    sets = dict(findings.sets)
+    if findings.detections is not None:
+        sets["final, above 0.1"] = [found.above(0.1) for found in findings.detections]
+    known = {
+        name: [s for found in frames if found.scores is not None for s in found.scores.tolist()]
+        for name, frames in sets.items()
+    }
+    return {name: values for name, values in known.items() if values}
+
+
+def configurations(run: Path) -> str:
+    """The resolved settings of every stage, one after the other."""
+    files = {name: path / "config.yaml" for name, path in stage_folders(run).items()}
+    parts = [f"# {name}\n{path.read_text()}" for name, path in files.items() if path.is_file()]
+    return "\n".join(parts)

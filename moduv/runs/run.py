@@ -1,0 +1,347 @@
+"""From a folder of clips to a detector: every stage one after the other, with a plan and a diagnosis."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moduv.engine import distributed
+from moduv.engine.config import load_preset
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
+from moduv.engine.hardware import propose_preset
+from moduv.engine.log import read_log, say
+from moduv.engine.pipeline import Place, Step, perform
+from moduv.engine.stages import OtherSettings, read_manifest
+from moduv.frames.clip import with_neighbours
+from moduv.frames.images import read_image
+from moduv.frames.ingest import ImportConfig, clip_size, import_sources, name_clips
+from moduv.frames.splits import hold_out, read_split, write_split
+from moduv.instances.exported import export_labels
+from moduv.labels.initial import InitialConfig
+from moduv.motion.phases import PHASES
+from moduv.motion.train import MotionTraining
+from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
+from moduv.runs.catalogue import COMMANDS
+from moduv.runs.chains import (
+    DETECTIONS,
+    EVALUATION,
+    FINAL,
+    FRAMES,
+    LABEL_SETS,
+    MODUV,
+    ROUNDS,
+    folder,
+)
+from moduv.runs.diagnosis import (
+    Limits,
+    inspect_frames,
+    inspect_motion,
+    judge_frames,
+    judge_labels,
+    judge_motion,
+)
+from moduv.runs.plan import estimate, look_at_clips, missing_weights
+from moduv.runs.schedule import Part, Plan, follow, read_plan
+
+AUTO = "auto"
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a preset says of whole runs."""
+
+    max_width: int = 1920
+    """Frames that are wider are shrunk, pixels."""
+    score: float = 0.5
+    """Detections above it are counted."""
+    limits: Limits = field(default_factory=Limits)
+
+
+def run_videos(
+    sources: list[Path],
+    out: Path,
+    preset: str = AUTO,
+    field_of_view: float = 60.0,
+    every: int = 0,
+    learn_focal: bool = False,
+    dry_run: bool = False,
+    insist: bool = False,
+) -> None:
+    """Train a detector of mobile objects on clips without labels; the same command continues.
+
+    Args:
+        sources: video files, and folders of videos or of folders of frames.
+        out: receives the frames, `motion`, label sets, rounds, `detections.json`, `evaluation` and
+            `report.html`.
+        preset: `paper` for GPUs, `street` for laptops, a YAML file, or `auto`: by the hardware.
+        field_of_view: horizontal, in degrees, of cameras without `cam.json`.
+        every: take every n-th frame; 0: as many as it takes to see motion.
+        learn_focal: learn the focal length of such cameras with depth, from that guess on; clips with
+            turns tell it.
+        dry_run: print the plan with time and disk space, and stop.
+        insist: go on with clips in which nothing is likely to be learned.
+
+    Raises:
+        InputError: for clips that do not decode or in which nothing can be learned, missing initial
+            weights, and a run of other settings in `out`.
+    """
+    preset, why = _preset(preset, out)
+    say(f"preset {preset}: {why}")
+    missing = missing_weights(preset)
+    lacking = (
+        f"{missing[0]}: no such initial weights, from which preset {preset!r} starts; run 'bash "
+        "scripts/0_download_ckpts.sh', or choose --preset street."
+        if missing
+        else ""
+    )
+    if lacking and not dry_run:
+        raise InputError(lacking)
+    config = load_preset(RunConfig, preset, "run")
+    plan = _plan(sources, out, preset, every, config)
+    plan.show()
+    if dry_run:
+        say(lacking or "nothing is missing; leave out --dry-run to start")
+        return
+    plan.save(out)
+    run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
+    try:
+        follow(run.parts(), plan, run.kept_frames)
+    except OtherSettings as error:
+        raise InputError(
+            f"{out}: the run was begun with {error.difference}; remove {out} to begin again, or choose "
+            "another folder."
+        ) from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and settings; its methods are the steps."""
+
+    sources: list[Path]
+    out: Path
+    preset: str
+    field_of_view: float
+    every: int
+    learn_focal: bool
+    insist: bool
+    config: RunConfig
+
+    def parts(self) -> list[Part]:
+        """All steps in order."""
+        results = {"motion": self._motion, "motion_outputs": self._outputs}
+        rounds = [
+            Part(step.name, step.title, partial(results.get(step.name, self._step), step))
+            for step in ROUNDS
+        ]
+        return [
+            Part("frames", "Frames", self._frames),
+            *rounds,
+            Part("detections", "Detections", self._detections),
+            Part("evaluation", "Evaluation on held-out frames", self._evaluation),
+            Part("report", "Report", self._report),
+        ]
+
+    @property
+    def place(self) -> Place:
+        """Frames, splits and folders of this run."""
+        splits = {"train": self.out / "splits/train_files.txt"}
+        splits |= {"val": self.out / "splits/val_files.txt"}
+        return Place(self.out, self.out / FRAMES, splits, report=self.out)
+
+    @property
+    def data(self) -> Path:
+        return self.place.data
+
+    @property
+    def split(self) -> Path:
+        """Frames that are trained on."""
+        return self.place.splits["train"]
+
+    @property
+    def held_out(self) -> Path:
+        """Frames that no training has seen."""
+        return self.place.splits["val"]
+
+    @property
+    def everything(self) -> Path:
+        return self.data / "splits" / "train_files.txt"
+
+    def _perform(self, step: Step, **changes: Any) -> Path:
+        """Run a step of the chain; returns its folder."""
+        perform(step, MODUV, self.place, COMMANDS[step.command], self.preset, **changes)
+        return folder(self.out, step.name)
+
+    def _load(self, kind: type[Config], section: str) -> Config:
+        return load_preset(kind, self.preset, section)
+
+    def _frames(self) -> str:
+        settings = replace(
+            self._load(ImportConfig, "frames_import"),
+            field_of_view=self.field_of_view,
+            every=self.every,
+            max_width=self.config.max_width,
+            one_aspect=True,
+        )
+        self._import(settings)
+        frames, _ = with_neighbours(read_split(self.everything), self.data)
+        if distributed.is_main():
+            for path, part in zip((self.split, self.held_out), hold_out(frames), strict=True):
+                if not path.is_file() or read_split(path) != part:
+                    write_split(path, part)
+        distributed.barrier()
+        figures = inspect_frames(self.data, frames, self.config.limits)
+        self._object(judge_frames(figures, self.config.limits))
+        return (
+            f"{figures.triplets} frames with neighbours, usual flow {figures.flow:.1%} of the width"
+        )
+
+    def _import(self, settings: ImportConfig) -> None:
+        """Import the frames; as long as nothing was learned from them, others take their place."""
+        try:
+            import_sources(self.sources, self.data, settings, self.out)
+        except OtherSettings as error:
+            if learned_from(self.out):
+                raise
+            say(f"  frames of another call are replaced: {error.difference}")
+            if distributed.is_main():
+                shutil.rmtree(self.data)
+            distributed.barrier()
+            import_sources(self.sources, self.data, settings, self.out)
+
+    def kept_frames(self) -> int:
+        """How many frames have both neighbours."""
+        return len(read_split(self.everything))
+
+    def _motion(self, step: Step) -> str:
+        settings = self._load(MotionTraining, "motion")
+        frame = read_image(read_split(self.split)[0].image_path(self.data))
+        height, width = motion_size((settings.height, settings.width), frame.shape[:2])
+        learn = settings.learn_focal or self.learn_focal
+        out = self._perform(step, height=height, width=width, learn_focal=learn)
+        return f"photometric error {_last(out / PHASES['fine_tune'].folder, 'photometric')}"
+
+    def _outputs(self, step: Step) -> str:
+        out = self._perform(step)
+        frames = [f for f in read_split(self.split) if f.file(out, ".npz").is_file()]
+        threshold = self._load(InitialConfig, "initial_labels").motion_threshold
+        figures = inspect_motion(out, frames, threshold)
+        self._object(judge_motion(figures, self.config.limits))
+        return f"{figures.covered:.1%} of the pixels move, in {figures.masked_frames:.0%} of the frames"
+
+    def _step(self, step: Step) -> str:
+        """Train a detector or make a label set."""
+        out = self._perform(step)
+        if step.title not in LABEL_SETS:
+            return f"loss {_last(out, 'loss')}"
+        results = read_manifest(out)["results"]
+        instances, frames = int(results["instances"]), int(results["frames"])
+        self._object(judge_labels(instances, frames, step.title, self.config.limits))
+        return f"{instances} instances, {instances / max(1, frames):.2f} a frame"
+
+    def _detections(self) -> str:
+        labels, final = self.out / DETECTIONS, folder(self.out, "final")
+        batch = self._load(MobileLabelsConfig, "mobile_labels").batch_size
+        settings = MobileLabelsConfig(score_threshold=self.config.score, batch_size=batch)
+        mobile_labels(self.data, self.everything, final, labels, settings)
+        target = self.out / "detections.json"
+        if distributed.is_main():
+            export_labels(labels, self.everything, self.data, target)
+        results = read_manifest(labels)["results"]
+        if not results["instances"]:
+            say(
+                f"  warning: the final detector finds nothing above a score of {self.config.score:g}; the "
+                "report shows how far the rounds came"
+            )
+        return f"{results['instances']} instances in {results['frames']} frames, in {target}"
+
+    def _evaluation(self) -> str:
+        motion, evaluation, _ = EVALUATION
+        self._perform(motion)
+        if distributed.is_main():
+            self._perform(evaluation)
+        distributed.barrier()
+        final = read_json(folder(self.out, "evaluation") / "metrics.json")[FINAL]
+        again = final["labels/consistency"]
+        found = (
+            "too few to follow them" if again < 0 else f"{again:.0%} are found again in the next"
+        )
+        return f"{final['labels/per_frame']:.2f} objects a frame, {found}"
+
+    def _report(self) -> str:
+        if distributed.is_main():
+            self._perform(EVALUATION[2], score=self.config.score)
+        return f"open {self.out / 'report.html'}"
+
+    def _object(self, reasons: list[str]) -> None:
+        """Stop, or go on where the user insists."""
+        if not reasons:
+            return
+        if self.insist:
+            for reason in reasons:
+                say(f"  warning: {reason}")
+            return
+        more = "".join(f" Also, {reason}" for reason in reasons[1:])
+        raise InputError(
+            f"{self.out}: {reasons[0]}{more} To go on nevertheless, add --insist true."
+        )
+
+
+def motion_size(preset: tuple[int, int], frame: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of stage 1's input: about the preset's area in about the frames' aspect.
+
+    Both are multiples of 32, which the networks' pyramids ask for.
+    """
+    sides = range(64, 2048 + 1, 32)
+    area, aspect = preset[0] * preset[1], frame[1] / frame[0]
+
+    def misfit(size: tuple[int, int]) -> tuple[float, float]:
+        height, width = size
+        off = abs(math.log(width / height / aspect))
+        # Labels that are off by more than the detector's `ASPECT_TOLERANCE` would be refused.
+        return max(off, 0.07), off + 0.3 * abs(math.log(height * width / area))
+
+    near = [(h, w) for h in sides for w in sides if area / 2 < h * w < 2 * area]
+    return min(near, key=misfit, default=preset)
+
+
+def learned_from(out: Path) -> bool:
+    """Whether a run has begun to train."""
+    return folder(out, "motion").is_dir()
+
+
+def _preset(wanted: str, out: Path) -> tuple[str, str]:
+    """The preset of the run and why it is this one; a run that is continued keeps its own."""
+    plan = read_plan(out) if learned_from(out) else None
+    before = plan.preset if plan else wanted
+    if AUTO not in (wanted, before) and before != wanted:
+        raise InputError(
+            f"{out}: the run was started with preset {before!r}; remove {out} to begin again with "
+            f"{wanted!r}, or choose another folder."
+        )
+    if wanted != AUTO:
+        return wanted, "as asked for"
+    return (before, "as before") if before != AUTO else propose_preset()
+
+
+def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: RunConfig) -> Plan:
+    """The plan of the run; that of an earlier call where it is for the same clips."""
+    clips = {name: clip_size(clip) for name, clip in name_clips(sources, out).items()}
+    earlier = read_plan(out)
+    if earlier is not None and earlier.is_for(preset, clips, every):
+        return earlier
+    say("calibrating …")
+    seen = look_at_clips(sources, every, config.max_width, out)
+    efforts = estimate(preset, seen)
+    return Plan(preset, clips, every, seen.frames, seen.height, seen.width, efforts)
+
+
+def _last(run: Path, term: str) -> str:
+    entries = [entry for entry in read_log(run / "log.jsonl") if term in entry]
+    return f"{entries[-1][term]:.3f}" if entries else "unknown"
