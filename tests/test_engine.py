@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import itertools
 import json
@@ -10,9 +11,9 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from moduv.engine import checkpoint
-from moduv.engine.config import build, load_preset, preset_names, read_preset
+from moduv.engine.config import build, load_preset, merge, preset_names, read_preset, speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
 from moduv.engine.log import Whole, progress_bar, read_log, whole_run
@@ -162,8 +163,96 @@ def test_unknown_preset_names_the_choice() -> None:
     assert {"paper", "street"} <= set(preset_names())
     with pytest.raises(InputError, match="choose one of"):
         read_preset("fastest")
-    with pytest.raises(InputError, match="has no section 'nothing'"):
-        load_preset(Outer, "street", "nothing")
+    with pytest.raises(InputError, match="add the missing key"):
+        load_preset(
+            Labour, "street", "nothing"
+        )  # a missing section means defaults, and one has none
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "changed"),
+    [
+        ("motion: {losses: {min_depth: 1.0}}", "motion", ("losses", "min_depth", 1.0)),
+        ("large: {loop: {steps: 900}}", "large", ("loop", "steps", 900)),
+    ],
+)
+def test_an_extended_preset_replaces_single_keys_at_any_depth(
+    tmp_path: Path, text: str, section: str, changed: tuple[str, str, float]
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"extends: street\n{text}\n")
+    # YAML's anchors let sections share their content.
+    sections, street = (
+        {name: copy.deepcopy(section) for name, section in read_preset(preset).items()}
+        for preset in (str(mine), "street")
+    )
+    inner, key, value = changed
+    assert sections[section][inner].pop(key) == value
+    street[section][inner].pop(key)
+    assert sections == street  # nothing else has changed, also not the preset that is extended
+
+
+trees = st.recursive(
+    st.integers() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+)
+mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+
+
+@given(mappings, mappings)
+def test_merging_keeps_what_is_not_named_and_takes_what_is(base: dict, changes: dict) -> None:
+    merged = merge(base, changes)
+    assert merge(base, {}) == base
+    assert merge({}, changes) == changes
+    assert merge(merged, changes) == merged
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        assert merged[key] == (merge(base[key], value) if both else value)
+    assert {key: merged[key] for key in base if key not in changes} == {
+        key: value for key, value in base.items() if key not in changes
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"extends: b.yaml", "must not lead back"),
+        (b"measure: [1, 2]", "section 'measure' is .*write a mapping"),
+        (b"measure: street", "section 'measure' is .*write a mapping"),
+        (b"\xff\xfe{}", "is not UTF-8 text"),
+        (b"a: " + 3000 * b"[", "nested too deep|is not valid YAML"),
+        (b"- a", "holds no sections"),
+    ],
+)
+def test_broken_presets_are_one_sentence(
+    tmp_path: Path, content: bytes, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_bytes(content)
+    Path("b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(InputError, match=sentence) as refused:
+        read_preset("a.yaml")
+    assert len(str(refused.value)) < 400
+
+
+def test_files_of_version_0_1_still_work(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: paper\nmeasure: {labels_preset: street, areas: coco}\nx: {ema: 0, steps: 5}"
+    )
+    assert load_preset(Areas, str(mine), "measure") == Areas("coco")
+    assert load_preset(OnlySteps, str(mine), "x") == OnlySteps(5)
+    mine.write_text("x: {ema: 0.9}")
+    with pytest.raises(InputError, match="'ema' was removed"):
+        load_preset(OnlySteps, str(mine), "x")
+    stage = Stage("train", tmp_path / "out", OnlySteps())
+    stage.run(dict)
+    manifest = read_manifest(stage.out)
+    write_json(stage.out / "manifest.json", {**manifest, "config": {"steps": 1, "ema": 0.0}})
+    stage.run(pytest.fail)
+    write_json(stage.out / "manifest.json", {**manifest, "config": {"steps": 1, "ema": 0.9}})
+    with pytest.raises(InputError, match=r"ema: 0.9 instead of None"):
+        stage.run(dict)
 
 
 def test_a_preset_extends_another(tmp_path: Path) -> None:
@@ -180,6 +269,16 @@ def test_a_preset_extends_another(tmp_path: Path) -> None:
     mine.write_text(f"extends: {mine}\n")
     with pytest.raises(InputError, match="name another preset"):
         read_preset(str(mine))
+
+
+@dataclass(frozen=True)
+class Areas:
+    areas: str = "street"
+
+
+@dataclass(frozen=True)
+class OnlySteps:
+    steps: int = 1
 
 
 class Numbers:
@@ -261,41 +360,6 @@ def test_accumulated_gradients_are_averaged(tmp_path: Path) -> None:
         return network.weight.detach()
 
     assert torch.allclose(weights(6, 1), weights(2, 3), rtol=1e-5)
-
-
-@pytest.mark.parametrize("stop_at", [0, 2])
-def test_averaged_weights_survive_a_stop(tmp_path: Path, stop_at: int) -> None:
-    plain = LoopConfig(steps=5, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
-    seen: list[Tensor] = []
-
-    def run(folder: str, config: LoopConfig, stop: int = 0) -> Tensor:
-        torch.manual_seed(0)
-        network = nn.Linear(3, 1)
-
-        def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
-            if stop and state.step == stop:
-                raise KeyboardInterrupt
-            if folder == "plain" and state.step:
-                seen.append(network.weight.detach().clone())
-            return {"loss": network(batch).square().mean()}
-
-        fit(network, step, Numbers(), config, tmp_path / folder, label="numbers")
-        return network.weight.detach()
-
-    seen.append(run("plain", plain))
-    averaging = replace(plain, ema=0.5)
-    if stop_at:
-        with pytest.raises(KeyboardInterrupt):
-            run("averaged", averaging, stop_at)
-    found = run("averaged", averaging)
-    assert torch.equal(run("averaged", averaging), found)  # loaded, not averaged again
-    # The first weights count whole; later ones (1 + n) / (10 + n) less, half at most.
-    average = seen[0]
-    for number, weights in enumerate(seen[1:], 1):
-        decay = min(0.5, (1 + number) / (10 + number))
-        average = decay * average + (1 - decay) * weights
-    torch.testing.assert_close(found, average)
-    assert not torch.allclose(found, seen[-1])
 
 
 def test_loss_that_is_not_finite_stops_with_a_sentence(tmp_path: Path) -> None:
@@ -406,7 +470,7 @@ def test_stage_runs_once_and_refuses_other_settings(tmp_path: Path) -> None:
 @dataclass(frozen=True)
 class Labour:
     rate: float
-    workers: int
+    workers: int = speed_only(2)
 
 
 def test_another_number_of_workers_is_the_same_stage(tmp_path: Path) -> None:
@@ -441,10 +505,8 @@ def test_log_cut_by_a_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Nested:
-    SPEED_ONLY: ClassVar = ("batch_size",)
-
     loop: Labour
-    batch_size: int = 1
+    batch_size: int = speed_only(1)
 
 
 def test_what_only_changes_the_speed_is_the_same_stage(tmp_path: Path) -> None:

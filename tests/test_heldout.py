@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two untrained detectors and the world's frames."""
     root = tmp_path_factory.mktemp("run")
     write_detectors(root, "large", "small")
-    write_world(root, 6)
+    write_world(root, 12)
     return root
 
 
@@ -119,10 +119,10 @@ def test_no_more_than_a_batch_of_detections_is_held(run: Path, tmp_path: Path) -
         most = max(most, sum(one() is not None for one in seen))
         return MERGE.select(image, large, small)
 
-    held_out(run, tmp_path).detect([run / "large", run / "small"], "L2", select)
-    assert len(seen) == 12
-    # Two detectors, batches of two, and the pair before, which is let go when the next one comes.
-    assert most <= 6
+    held_out(run, tmp_path, 12).detect([run / "large", run / "small"], "L2", select)
+    assert len(seen) == 24
+    # Two detectors: a batch of two frames, four frames that threads label, and one that is handed on.
+    assert most <= 2 * (2 + 4 + 1)
 
 
 def test_empty_label_files_get_back_their_size(run: Path, tmp_path: Path) -> None:

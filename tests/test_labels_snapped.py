@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from moduv.engine.errors import InputError
-from moduv.frames.images import write_image
 from moduv.instances import rle
 from moduv.instances.instances import Instances, Predictions
 from moduv.labels.initial import InitialConfig
@@ -61,12 +60,11 @@ def test_scores_and_order_stay_and_boxes_fit_the_masks() -> None:
 
 
 @pytest.mark.parametrize("snap", [False, True])
-def test_l1_is_snapped_on_demand(tmp_path: Path, snap: bool) -> None:
-    write_image(tmp_path / "frame.png", scene())
+def test_l1_is_snapped_on_demand(snap: bool) -> None:
     masks = torch.zeros(1, 60, 90)
     masks[0, 18:43, 27:62] = 1
     found = Predictions.from_dense(masks, torch.tensor([[27.0, 18, 62, 43]]), torch.tensor([0.8]))
-    labels = MobileLabelsConfig(snap=snap).select(found, tmp_path / "frame.png")
+    labels = MobileLabelsConfig(snap=snap).select(scene(), found)
     assert labels.boxes.tolist() == [[30, 20, 60, 40] if snap else [27, 18, 62, 43]]
 
 

@@ -101,8 +101,42 @@ def speed_only(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"speed_only": True})
 
 
+RETIRED = frozenset(
+    {"labels_preset", "ema", "drop_below", "soft", "mosaic", "colour", "grow", "one_to_one"}
+    | {"veto_by_survivors"}
+)
+"""Settings of version 0.1 that are gone; files that switch them off, or name a preset, still work."""
+
+
+def without_retired(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Settings without those that this version no longer has.
+
+    Raises InputError where one of them would change the result.
+    """
+    for key, value in values.items():
+        if key in RETIRED and not _is_off(key, value):
+            raise InputError(
+                f"{source}: {key!r} was removed in version 0.2; take it out of the file."
+            )
+    return {key: value for key, value in values.items() if key not in RETIRED}
+
+
+def of_this_version(settings: Any) -> Any:
+    """Plain settings of an older file without retired ones that had no effect."""
+    if not isinstance(settings, dict):
+        return settings
+    kept = {k: v for k, v in settings.items() if k not in RETIRED or not _is_off(k, v)}
+    return {key: of_this_version(value) for key, value in kept.items()}
+
+
+def _is_off(key: str, value: Any) -> bool:
+    """Whether a retired setting has no effect; label settings are read from manifests now."""
+    return not value or key == "labels_preset"
+
+
 def build(config_class: type[Config], values: dict[str, Any], source: str) -> Config:
     """Turn nested dictionaries into a (nested) dataclass. Raises InputError for unknown keys."""
+    values = without_retired(values, source)
     hints = typing.get_type_hints(config_class)
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     for key in values:

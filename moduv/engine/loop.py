@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from moduv.engine import checkpoint, distributed
-from moduv.engine.config import decisive, difference, speed_only, to_dict
+from moduv.engine.config import decisive, difference, of_this_version, speed_only, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.journal import Journal, Tally, Watch, check_watch
 from moduv.engine.loading import ErrorsAsSamples, raise_errors
@@ -324,6 +324,8 @@ def _resume(
         return 0, {}
     state = checkpoint.load(path)
     found = state.get("config") if isinstance(state, dict) else None
+    # States of version 0.1 leave out settings that are zero.
+    found = {"epoch": 0, **of_this_version(found)} if isinstance(found, dict) else found
     if found != decisive(config):
         raise InputError(
             f"{path}: belongs to a run with other settings ({difference(found, decisive(config))}), "

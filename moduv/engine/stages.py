@@ -14,7 +14,7 @@ from typing import Any
 
 from moduv import __version__
 from moduv.engine import distributed
-from moduv.engine.config import decisive, difference, save_config
+from moduv.engine.config import decisive, difference, of_this_version, save_config
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, sha256, write_json
 from moduv.engine.log import say
@@ -135,8 +135,9 @@ class Stage:
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:
-            if found.get(key) != expected[key]:
-                raise OtherSettings(path, key, difference(found.get(key), expected[key]))
+            before = of_this_version(found.get(key))
+            if before != expected[key]:
+                raise OtherSettings(path, key, difference(before, expected[key]))
 
 
 def fingerprint(path: Path) -> str:
