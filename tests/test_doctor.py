@@ -12,7 +12,7 @@ import pytest
 
 from moduv.commands import doctor as examined
 from moduv.commands.cli import main
-from moduv.commands.doctor import NEEDED, OPTIONAL, doctor
+from moduv.commands.doctor import OPTIONAL, doctor, required_packages
 from moduv.engine import hardware
 from moduv.engine.errors import InputError
 from moduv.engine.hardware import Gpu, choose_device, half_type, propose_preset
@@ -39,7 +39,7 @@ def test_a_sound_installation_is_described(
 def test_needed_packages_are_those_of_the_requirements() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     named = {re.split(r"[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
-    assert set(NEEDED) == named
+    assert set(required_packages()) == named
     project = (ROOT / "pyproject.toml").read_text()
     parts = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^dev", project, re.M | re.S)
     assert parts is not None

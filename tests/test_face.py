@@ -104,7 +104,7 @@ def test_initial_labels_take_intrinsics_or_their_inverse() -> None:
     mask[5:25, 10:30] = 1
     depth, K = (
         np.ones((40, 60), np.float32),
-        np.diag([50.0, 50, 1]) + [[0, 0, 30], [0, 0, 20], [0, 0, 0]],
+        np.array([[50.0, 0, 30], [0, 50, 20], [0, 0, 1]]),
     )
     options = {"relative": True, "eps": 0.1}
     given = [{"K": K}, {"K": np.linalg.inv(K)}, {"inv_K": np.linalg.inv(K)}]

@@ -150,7 +150,6 @@ def test_flow_colours_tell_directions_and_stillness() -> None:
     assert picture[1, 0, 2] > picture[1, 0, 0]
     complete = np.stack([flow[0], np.full((4, 4), 9.0), flow[1]])
     assert (drawing.draw_flow(complete, maximum=1.0) == picture).all()
-    assert drawing.flow_wheel(32).shape == (32, 32, 3)
 
 
 def test_enlarge_and_grid_sizes() -> None:

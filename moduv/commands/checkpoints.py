@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from moduv.engine.config import build
 from moduv.engine.download import download, is_archive, unpack
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, digest, read_json, sha256, write_json
 from moduv.engine.log import say
-from moduv.motion.phases import MODULES
 
 RECORD = "checksums.json"
 FOLDER = Path("ckpts")
@@ -41,86 +43,13 @@ class Checkpoint:
     """The beginning of its hash as its authors give it: `md5:…` or `sha256:…`."""
 
 
-def _moduv(name: str, what: str) -> Checkpoint:
-    return Checkpoint(
-        name=name,
-        group="moduv",
-        what=f"MOD-UV, {what} (Mask R-CNN)",
-        files=(f"{name}.pth",),
-        licence="non-commercial, trained on Waymo Open",
-        page="https://github.com/YihongSun/MOD-UV",
-        access="fill in the authors' form, https://forms.gle/gy2SpDSegMLDkm2o7",
-    )
+def read_catalogue() -> tuple[Checkpoint, ...]:
+    """The official checkpoints, from the file beside this one."""
+    entries = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return tuple(build(Checkpoint, entry, "checkpoints.yaml") for entry in entries)
 
 
-def _dynamo_depth(name: str, what: str, licence: str, drive: str = "") -> Checkpoint:
-    return Checkpoint(
-        name=name,
-        group="dynamo-depth",
-        what=f"Dynamo-Depth, {what}",
-        files=tuple(f"{name}/{module}.pth" for module in MODULES),
-        licence=licence,
-        page="https://github.com/YihongSun/Dynamo-Depth",
-        sources=(f"https://drive.google.com/uc?id={drive}",) if drive else (),
-        access="" if drive else "write to the authors as their README asks",
-    )
-
-
-KITTI = "MIT; trained on KITTI (CC BY-NC-SA 3.0)"
-NUSCENES = "MIT; trained on nuScenes (CC BY-NC-SA 4.0)"
-WAYMO = "non-commercial, trained on Waymo Open"
-CATALOGUE = (
-    Checkpoint(
-        name="moco",
-        group="paper",
-        what="MoCo-v2 ResNet-50, 800 epochs: backbone of the detectors",
-        files=("moco_v2_800ep_pretrain.pth.tar",),
-        licence="MIT by its LICENSE, CC BY-NC 4.0 by its README",
-        page="https://github.com/facebookresearch/moco",
-        sources=(
-            "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/"
-            "moco_v2_800ep_pretrain.pth.tar",
-        ),
-        published="md5:a04e12f8",
-    ),
-    Checkpoint(
-        name="resnet18",
-        group="paper",
-        what="ResNet-18 on ImageNet: encoders of ego-motion and motion",
-        files=("resnet18-f37072fd.pth",),
-        licence="BSD-3-Clause (torchvision)",
-        page="https://docs.pytorch.org/vision/stable/models.html",
-        sources=("https://download.pytorch.org/models/resnet18-f37072fd.pth",),
-        published="sha256:f37072fd",
-    ),
-    Checkpoint(
-        name="litemono",
-        group="paper",
-        what="Lite-Mono-8M on ImageNet: encoder of depth",
-        files=("lite-mono-8m-pretrain.pth",),
-        licence="MIT",
-        page="https://github.com/noahzn/Lite-Mono",
-        # The second is the copy that Dynamo-Depth's authors fetch.
-        sources=(
-            "https://surfdrive.surf.nl/files/index.php/s/oil2ME6ymoLGDlL/download",
-            "https://drive.google.com/uc?id=1ULWgnlgSaE6UMA8_MBHZMUuGkcBe4C5j",
-        ),
-    ),
-    _moduv("moduv_final", "final detector"),
-    _moduv("moduv_m2m", "Moving2Mobile"),
-    _moduv("moduv_l2s_l", "Large2Small, large"),
-    _moduv("moduv_l2s_s", "Large2Small, small"),
-    _dynamo_depth("K_Dynamo-Depth", "KITTI", KITTI, "1b1kwxqUquFbSMU9WLAr6_pIbj1HxoWLJ"),
-    _dynamo_depth(
-        "K_Dynamo-Depth_MD2", "KITTI, Monodepth2", KITTI, "1SLQcCQplfAtqeWUD4TQc42aGpevViTGX"
-    ),
-    _dynamo_depth("N_Dynamo-Depth", "nuScenes", NUSCENES, "1oqQVFyGxo_SxclpinrBlwGSE1gEfVAZY"),
-    _dynamo_depth(
-        "N_Dynamo-Depth_MD2", "nuScenes, Monodepth2", NUSCENES, "1t0Z_2hD0raAi4vDK_VZFXIcwcTFx0elU"
-    ),
-    _dynamo_depth("W_Dynamo-Depth", "Waymo Open", WAYMO),
-    _dynamo_depth("W_Dynamo-Depth_MD2", "Waymo Open, Monodepth2", WAYMO),
-)
+CATALOGUE = read_catalogue()
 
 
 def choose(names: Sequence[str]) -> list[Checkpoint]:

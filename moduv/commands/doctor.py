@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -13,30 +14,19 @@ from moduv import __version__
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 
-NEEDED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "numpy",
+MODULES = {
     "opencv-python-headless": "cv2",
     "scikit-image": "skimage",
-    "scipy": "scipy",
-    "pycocotools": "pycocotools",
-    "einops": "einops",
-    "tqdm": "tqdm",
-    "wandb": "wandb",
-    "gdown": "gdown",
-    "numba": "numba",
-    "hotcoco": "hotcoco",
-    "jsonargparse": "jsonargparse",
     "docstring-parser": "docstring_parser",
     "PyYAML": "yaml",
-    "matplotlib": "matplotlib",
     "Jinja2": "jinja2",
+    "pillow": "PIL",
 }
-"""Packages of requirements.txt and the modules they bring."""
+"""Modules whose name is not that of their package."""
 OPTIONAL = {
     "video": (("av",), "reading and writing video files"),
     "waymo": (("pyarrow",), "preparing Waymo Open v2 (parquet)"),
+    "supervision": (("supervision",), "objects as supervision.Detections"),
     "notebook": (("ipykernel", "nbclient", "nbformat"), "running demo.ipynb"),
 }
 """The optional parts, their modules, and what they are for."""
@@ -95,11 +85,21 @@ def _python() -> Iterator[str]:
     yield f"{platform.python_version()} on {platform.system()} {platform.machine()}, moduv {__version__}"
 
 
+def required_packages() -> list[str]:
+    """The packages that every installation needs, in the order of requirements.txt."""
+    required = metadata.requires("moduv") or []
+    return [
+        re.split(r"[^A-Za-z0-9_-]", line, maxsplit=1)[0]
+        for line in required
+        if "extra ==" not in line
+    ]
+
+
 def _packages() -> Iterator[str]:
     versions = []
-    for package, module in NEEDED.items():
+    for package in required_packages():
         try:
-            importlib.import_module(module)
+            importlib.import_module(MODULES.get(package, package))
         except (ImportError, OSError, RuntimeError) as error:
             yield Problem(f"{package} cannot be imported ({_reason(error)}); {INSTALL}.")
             continue

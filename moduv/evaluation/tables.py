@@ -6,28 +6,6 @@ from collections.abc import Mapping, Sequence
 
 ABSENT = "–"
 
-# Columns of the tables printed after each round.
-LABEL_COLUMNS = (
-    "count/predictions",
-    "mask/precision_at_score",
-    "mask/recall",
-    "mask/recall_moving",
-    "mask/recall_static",
-    "mask/recall_small",
-    "mask/recall_medium",
-    "mask/recall_large",
-)
-DETECTOR_COLUMNS = (
-    "box/AP",
-    "box/AP50",
-    "box/AR@100",
-    "box/recall_moving",
-    "box/recall_static",
-    "mask/AP",
-    "mask/AP50",
-    "mask/AR@100",
-)
-
 
 def format_value(value: float | str | None, digits: int = 3) -> str:
     """A metric as text: counts whole, shares with `digits`, a dash where undefined (None, -1)."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
@@ -219,71 +218,32 @@ class Instances:
         ]
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections` of class 0; `track` becomes `tracker_id`, other columns `data`.
+        """See `moduv.instances.convert.to_supervision`."""
+        from moduv.instances import convert
 
-        Raises ModuleNotFoundError where the package `supervision` is not installed.
-        """
-        from supervision import Detections
-
-        data = {name: values for name, values in self.columns.items() if name != "track"}
-        return Detections(
-            xyxy=self.boxes,
-            mask=self.decode() if len(self) else None,
-            confidence=self.scores,
-            class_id=np.zeros(len(self), int),
-            tracker_id=self.columns.get("track"),
-            data=data,
-        )
+        return convert.to_supervision(self)
 
     @classmethod
     def from_supervision(cls, detections: Any, size: tuple[int, int] | None = None) -> Instances:
-        """Of `supervision.Detections` with masks.
+        """See `moduv.instances.convert.from_supervision`."""
+        from moduv.instances import convert
 
-        Args:
-            detections: with masks (N, H, W); `tracker_id` becomes the column `track`.
-            size: height and width of the image, for detections without any object.
-
-        Raises:
-            ValueError: when objects have no masks.
-        """
-        if detections.mask is None and len(detections):
-            raise ValueError("the detections have no masks; segment them first")
-        masks = (
-            np.zeros((0, *(size or (0, 0))), bool) if detections.mask is None else detections.mask
-        )
-        columns = {name: np.asarray(values) for name, values in detections.data.items()}
-        if detections.tracker_id is not None:
-            columns["track"] = detections.tracker_id
-        scores = detections.confidence
-        return cls.from_dense(masks, detections.xyxy, scores, columns=columns)
+        return convert.from_supervision(detections, size)
 
     def to_torchvision(self) -> dict[str, Tensor]:
-        """A target of torchvision's detectors: `boxes` (N, 4), `labels` (N,) 1, `masks` (N, H, W) uint8."""
-        target = {
-            "boxes": torch.from_numpy(self.boxes),
-            "labels": torch.ones(len(self), dtype=torch.int64),
-            "masks": torch.from_numpy(self.decode().view(np.uint8)),
-        }
-        return (
-            target if self.scores is None else {**target, "scores": torch.from_numpy(self.scores)}
-        )
+        """See `moduv.instances.convert.to_torchvision`."""
+        from moduv.instances import convert
+
+        return convert.to_torchvision(self)
 
     @classmethod
     def from_torchvision(
         cls, target: Mapping[str, Tensor], mask_threshold: float = 0.5
     ) -> Instances:
-        """Of a target or an output of torchvision's detectors.
+        """See `moduv.instances.convert.from_torchvision`."""
+        from moduv.instances import convert
 
-        Args:
-            target: `boxes` (N, 4), `masks` (N, H, W) or (N, 1, H, W), whole or as probabilities, and
-                perhaps `scores` (N,).
-            mask_threshold: pixels above it belong to a mask of probabilities.
-        """
-        masks = target["masks"].detach().cpu()
-        masks = masks[:, 0] if masks.ndim == 4 else masks
-        hard = masks > mask_threshold if masks.is_floating_point() else masks > 0
-        scores = target["scores"].detach().cpu().numpy() if "scores" in target else None
-        return cls.from_dense(hard.numpy(), target["boxes"].detach().cpu().numpy(), scores)
+        return convert.from_torchvision(target, mask_threshold)
 
     @classmethod
     def from_dense(

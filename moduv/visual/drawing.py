@@ -8,11 +8,9 @@ from __future__ import annotations
 import colorsys
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle_codec
@@ -157,7 +155,7 @@ def colorize(
     low: float | None = None,
     high: float | None = None,
 ) -> np.ndarray:
-    """A map (H, W) through a matplotlib colormap, from `low` to `high` (its extremes if None)."""
+    """A map (H, W) through a colormap of OpenCV, from `low` to `high` (its extremes if None)."""
     low = float(np.nanmin(values)) if low is None else low
     high = float(np.nanmax(values)) if high is None else high
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
@@ -209,15 +207,6 @@ def draw_flow(flow: np.ndarray, *, maximum: float | None = None) -> np.ndarray:
     strength = np.clip(magnitude / max(maximum, 1e-12), 0, 1)
     hsv = np.stack([hue * 360, strength, np.ones_like(hue)], axis=-1).astype(np.float32)
     return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
-
-
-def flow_wheel(size: int = 96) -> np.ndarray:
-    """The legend of `draw_flow`: right is red; (size, size, 3)."""
-    axis = np.linspace(-1, 1, size)
-    flow = np.stack(np.meshgrid(axis, axis))
-    wheel = draw_flow(flow, maximum=1.0)
-    wheel[np.hypot(*flow) > 1] = 255
-    return wheel
 
 
 def enlarge(image: np.ndarray, width: int) -> np.ndarray:
@@ -323,8 +312,7 @@ def _write(picture: np.ndarray, text: str, left: int, top: int, size: int, color
 @functools.lru_cache(maxsize=512)
 def _text_alpha(text: str, size: int) -> np.ndarray:
     """Coverage (H, W) uint8 of a line of text, `size` pixels high with its margins."""
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), max(8, round(size * 0.8)))
+    font = ImageFont.load_default(max(8, round(size * 0.8)))
     canvas = Image.new("L", (max(1, int(font.getlength(text)) + 2), size), 0)
     ImageDraw.Draw(canvas).text((1, size / 2), text, fill=255, font=font, anchor="lm")
     return np.asarray(canvas)
@@ -333,4 +321,7 @@ def _text_alpha(text: str, size: int) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _lookup_table(colormap: str) -> np.ndarray:
     """(256, 3) uint8."""
-    return np.round(matplotlib.colormaps[colormap](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    table = cv2.applyColorMap(
+        np.arange(256, dtype=np.uint8), getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    )
+    return cv2.cvtColor(table, cv2.COLOR_BGR2RGB).reshape(256, 3)
