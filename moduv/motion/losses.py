@@ -9,102 +9,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor
 
 from moduv import geometry
+from moduv.depth.ground import above_ground
+from moduv.depth.photometric import disparity_smoothness, photometric, shrink
 from moduv.engine import distributed
 from moduv.motion.fields import Batch, MotionFields, MotionModel, ScaleFields, motion_fields
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
-
-
-def photometric(
-    warped: Tensor,
-    images: Tensor,
-    *,
-    automask: bool = False,
-    pyramid: tuple[int, ...] = (),
-    tie_break: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Photometric error of the better neighbour, averaged over pixels.
-
-    Args:
-        warped: (B, 2, 3, H, W), the neighbours warped to the centre.
-        images: (B, 3, 3, H, W), frames -1, 0, +1.
-        automask: let pixels that the unwarped neighbours explain better not count.
-        pyramid: pooling factors whose errors are added to that at full size.
-        tie_break: standard deviation of the noise on the unwarped neighbours' errors.
-    """
-    error = _pyramid_error(warped, images[:, 1], pyramid)
-    if automask:
-        still = _pyramid_error(images[:, ::2], images[:, 1], pyramid)
-        if tie_break:
-            noise = torch.randn(still.shape, generator=generator, device=still.device)
-            still = still + tie_break * noise
-        error = torch.cat([error, still], 1)
-    return error.amin(1).mean()
-
-
-def _pyramid_error(neighbours: Tensor, centre: Tensor, pyramid: tuple[int, ...]) -> Tensor:
-    """The error at full size plus those of the pooled images, (B, N, H, W)."""
-    error = _error(neighbours, centre)
-    for factor in pyramid:
-        pooled = _error(_pool(neighbours, factor), F.avg_pool2d(centre, factor))
-        error = error + geometry.resize(pooled, error.shape[-2:])
-    return error
-
-
-def _error(neighbours: Tensor, centre: Tensor) -> Tensor:
-    """Photometric error of neighbours (B, N, 3, H, W) against the centre (B, 3, H, W): (B, N, H, W)."""
-    target = centre[:, None].expand_as(neighbours).flatten(0, 1)
-    error = geometry.photometric_error(neighbours.flatten(0, 1), target)
-    return error.view(*neighbours.shape[:2], *error.shape[-2:])
-
-
-def _pool(images: Tensor, factor: int) -> Tensor:
-    """Average over `factor` x `factor` pixels of (B, N, 3, H, W)."""
-    return F.avg_pool2d(images.flatten(0, 1), factor).unflatten(0, images.shape[:2])
-
-
-def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
-    """Edge-aware smoothness of the disparity (B, 1, h, w) divided by its mean."""
-    normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
-    return geometry.smoothness(normalised, image)
-
-
-def above_ground(
-    disparity: Tensor,
-    inv_K: Tensor,
-    config: MotionConfig,
-    *,
-    plane: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """How far points lie under the ground, in disparity, averaged over pixels.
-
-    Args:
-        disparity: (B, 1, h, w).
-        inv_K: (B, 4, 4), for pixels of that size.
-        plane: (B, 3), a known ground; without it, it is found among the lowest points.
-    """
-    depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
-    ground = config.ground
-    if plane is None:
-        points = geometry.back_project(depth.detach(), inv_K)
-        plane = geometry.ransac_plane(
-            geometry.ground_points(points, ground.share),
-            generator,
-            samples=ground.samples,
-            tries=ground.tries,
-            tolerance=ground.tolerance,
-        )
-    # Points within the tolerance belong to the ground, so only those below all of it are penalised.
-    a, b, c = plane.unbind(-1)
-    lowest = torch.stack([a, b, c + ground.tolerance], -1)
-    floor, seen = geometry.ground_disparity(
-        lowest, inv_K, (depth.shape[-2], depth.shape[-1]), config.min_depth, config.max_depth
-    )
-    return (F.relu(floor - disparity) * seen).mean()
 
 
 def flow_consistency(
@@ -128,15 +41,16 @@ def mask_sparsity(
     """
     height, width = ego_coordinates.shape[-2:]
     with torch.no_grad():
-        difference = (ego_coordinates - complete_coordinates).flatten(0, 1)
+        difference = ego_coordinates - complete_coordinates
+        difference = rearrange(difference, "b n xy h w -> (b n) xy h w")
         difference = geometry.resize(difference, motion_logit.shape[-2:])
         # In shares of the image's width and height, as the reference measures it.
         x, y = difference[:, 0] / (width - 1), difference[:, 1] / (height - 1)
-        distance = (x.square() + y.square()).unflatten(0, (-1, 2))  # (B, 2, h, w)
+        distance = rearrange(x.square() + y.square(), "(b n) h w -> b n h w", n=2)
         # Mean and count are those of the whole batch, of which a process sees an equal share.
-        mean = distributed.average(distance.mean((0, 2, 3), keepdim=True))
+        mean = distributed.average(reduce(distance, "b n h w -> 1 n 1 1", "mean"))
         static = (distance < mean).float()
-        count = distributed.average(static.sum((0, 2, 3), keepdim=True))
+        count = distributed.average(reduce(static, "b n h w -> 1 n 1 1", "sum"))
         weights = static / count.clamp(min=1 / distributed.world_size())
     return (F.softplus(motion_logit) * weights).sum() / 2
 
@@ -217,12 +131,19 @@ def _depth_terms(
             generator=generator,
         )
     if "disparity_smoothness" in wanted:
-        image = _shrink(batch["images"][:, 1], fields.disparity.shape[-2:])
-        terms["disparity_smoothness"] = disparity_smoothness(fields.disparity, image)
+        terms["disparity_smoothness"] = disparity_smoothness(
+            fields.disparity, batch["images"][:, 1]
+        )
     if "above_ground" in wanted:
         inv_K = _shrink_inverse(batch["inv_K"], fields)
         terms["above_ground"] = above_ground(
-            fields.disparity, inv_K, config, plane=ground_plane, generator=generator
+            fields.disparity,
+            inv_K,
+            config.min_depth,
+            config.max_depth,
+            config.ground,
+            plane=ground_plane,
+            generator=generator,
         )
     return terms
 
@@ -234,10 +155,10 @@ def _motion_terms(
     terms: dict[str, Tensor] = {}
     if fields.complete_flow is None or fields.residual_flow is None:
         return terms
-    image = _shrink(batch["images"][:, 1], fields.complete_flow.shape[-2:])
+    image = shrink(batch["images"][:, 1], fields.complete_flow.shape[-2:])
     if "flow_smoothness" in wanted:
         # With the neighbours among the channels, the mean over channels is also over neighbours.
-        flows = fields.complete_flow.flatten(1, 2)
+        flows = rearrange(fields.complete_flow, "b n xyz h w -> b (n xyz) h w")
         terms["flow_smoothness"] = geometry.smoothness(flows, image)
     if fields.motion_logit is None or fields.complete_coordinates is None:
         return terms
@@ -253,13 +174,6 @@ def _motion_terms(
     if "mask_smoothness" in wanted:
         terms["mask_smoothness"] = geometry.smoothness(mask, image)
     return terms
-
-
-def _shrink(image: Tensor, size: torch.Size) -> Tensor:
-    """The image (B, 3, H, W) at a scale's size, without aliasing."""
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image, tuple(size), mode="bicubic", align_corners=False, antialias=True)
 
 
 def _shrink_inverse(inv_K: Tensor, fields: ScaleFields) -> Tensor:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moduv.depth.networks import DEPTH_MODELS
+from moduv.depth.weights import load_modules, read_size
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import build
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.stages import MANIFEST, read_manifest
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.dynamo_depth import DEPTH_MODELS, read_size
 from moduv.motion.phases import MODULES, MotionConfig
 from moduv.motion.train import WEIGHTS, MotionTraining
 
@@ -38,7 +39,7 @@ class TrainedMotion:
     def load(self) -> DynamoDepth:
         """The networks on this process's device. Raises InputError when the weights do not fit."""
         model = DynamoDepth(self.depth_model)
-        model.load_checkpoint(self.weights)
+        load_modules(model, MODULES, self.weights)
         return model.to_device(distributed.device())
 
 

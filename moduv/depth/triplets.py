@@ -1,4 +1,4 @@
-"""Triplets of frames (-1, 0, +1) for stage 1."""
+"""Triplets of frames (-1, 0, +1) and their cameras, from which depth is learned without truth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from moduv.engine.errors import InputError
@@ -97,7 +98,8 @@ class Triplets:
         camera = self.camera(centre.segment)
         if rng.random() < self.flip:
             images, camera = images[:, :, ::-1], camera.flipped()
-        clean = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        clean = rearrange(pixels, "frame h w rgb -> frame rgb h w").float() / 255
         jittered = rng.random() < self.jitter
         steps = time_steps(self.root, centre.segment, centre.index) or (1.0, 1.0)
         return {
