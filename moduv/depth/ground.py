@@ -56,7 +56,6 @@ def above_ground(
     # Points within the tolerance belong to the ground, so only those below all of it are penalised.
     a, b, c = plane.unbind(-1)
     lowest = torch.stack([a, b, c + ground.tolerance], -1)
-    floor, seen = geometry.ground_disparity(
-        lowest, inv_K, (depth.shape[-2], depth.shape[-1]), min_depth, max_depth
-    )
+    size = (depth.shape[-2], depth.shape[-1])
+    floor, seen = geometry.ground_disparity(lowest, inv_K, size, min_depth, max_depth)
     return (F.relu(floor - disparity) * seen).mean()

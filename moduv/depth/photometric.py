@@ -53,9 +53,8 @@ def _pyramid_error(neighbours: Tensor, centre: Tensor, pyramid: tuple[int, ...])
 def _error(neighbours: Tensor, centre: Tensor) -> Tensor:
     """Photometric error of neighbours (B, N, 3, H, W) against the centre (B, 3, H, W): (B, N, H, W)."""
     target = repeat(centre, "b rgb h w -> (b n) rgb h w", n=neighbours.shape[1])
-    error = geometry.photometric_error(
-        rearrange(neighbours, "b n rgb h w -> (b n) rgb h w"), target
-    )
+    folded = rearrange(neighbours, "b n rgb h w -> (b n) rgb h w")
+    error = geometry.photometric_error(folded, target)
     return rearrange(error, "(b n) 1 h w -> b n h w", b=len(centre))
 
 
@@ -68,11 +67,12 @@ def _pool(images: Tensor, factor: int) -> Tensor:
 def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
     """Edge-aware smoothness of the disparity (B, 1, h, w) divided by its mean; image (B, 3, H, W)."""
     normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
-    return geometry.smoothness(normalised, shrink(image, disparity.shape[-2:]))
+    return edge_aware(normalised, image)
 
 
-def shrink(image: Tensor, size: torch.Size) -> Tensor:
-    """The image (B, 3, H, W) at a scale's size, without aliasing."""
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image, tuple(size), mode="bicubic", align_corners=False, antialias=True)
+def edge_aware(field: Tensor, image: Tensor) -> Tensor:
+    """Smoothness of a field (B, C, h, w) but where the image (B, 3, H, W) has edges at that size."""
+    size = tuple(field.shape[-2:])
+    if image.shape[-2:] != size:
+        image = F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True)
+    return geometry.smoothness(field, image)

@@ -23,9 +23,7 @@ CLASSIFIER = ("norm.", "head.", "head_dist.")
 """Modules of Lite-Mono's pre-training that its depth encoder does not have."""
 
 
-def load_modules(
-    model: nn.Module, names: Iterable[str], folder: str | Path
-) -> tuple[int, int] | None:
+def load_modules(model: nn.Module, names: Iterable[str], folder: Path) -> tuple[int, int] | None:
     """Load a model's modules from a folder of one `.pth` each.
 
     Returns:
@@ -34,32 +32,26 @@ def load_modules(
     Raises:
         InputError: naming the file that is missing or the keys that do not fit.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such checkpoint folder; check the path or train it first.")
-    contents = {name: _read_module(folder / f"{name}.pth") for name in names}
+    contents = {name: read_module(folder / f"{name}.pth") for name in names}
     for name, (state, _) in contents.items():
         checkpoint.load_strict(model.get_submodule(name), state, folder / f"{name}.pth")
     return next(iter(contents.values()))[1]
 
 
 def save_modules(
-    model: nn.Module, names: Iterable[str], folder: str | Path, height: int, width: int
+    model: nn.Module, names: Iterable[str], folder: Path, height: int, width: int
 ) -> None:
     """Write one `.pth` a module; the encoders' files also say at which size they were trained."""
     for name in names:
         state = model.get_submodule(name).state_dict()
         content = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         size = {"height": height, "width": width} if name.endswith("_enc") else {}
-        checkpoint.save(Path(folder) / f"{name}.pth", {**content, **size})
+        checkpoint.save(folder / f"{name}.pth", {**content, **size})
 
 
-def read_size(path: Path) -> tuple[int, int] | None:
-    """Height and width at which an encoder was trained, where its file tells."""
-    return _read_module(path)[1]
-
-
-def _read_module(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+def read_module(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """State dict and, where the file tells it, training size of one module."""
     content = checkpoint.load(path)
     if not isinstance(content, dict):
@@ -111,10 +103,8 @@ def _existing(path: str | Path, option: str, source: str) -> Path:
 def _load_resnet(encoder: ResNetEncoder, path: Path) -> None:
     """ImageNet weights; the first layer is repeated for every stacked frame and divided by their number."""
     state = dict(checkpoint.load_weights(path))
-    first = encoder.encoder.conv1
-    assert isinstance(first, nn.Conv2d)
-    frames = first.in_channels // 3
-    if "conv1.weight" in state and frames > 1:
+    if "conv1.weight" in state:
+        frames = encoder.encoder.conv1.in_channels // 3
         state["conv1.weight"] = stacked(state["conv1.weight"], frames)
     checkpoint.load_strict(encoder.encoder, state, path)
 

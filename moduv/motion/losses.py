@@ -7,6 +7,8 @@ computed at the images' size.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -14,9 +16,9 @@ from torch import Tensor
 
 from moduv import geometry
 from moduv.depth.ground import above_ground
-from moduv.depth.photometric import disparity_smoothness, photometric, shrink
+from moduv.depth.photometric import disparity_smoothness, edge_aware, photometric
 from moduv.engine import distributed
-from moduv.motion.fields import Batch, MotionFields, MotionModel, ScaleFields, motion_fields
+from moduv.motion.fields import Batch, MotionModel, ScaleFields, motion_fields
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
 
 
@@ -77,31 +79,14 @@ def compute_losses(
         averaged over scales: the loss is the sum of weight x ramp x term.
     """
     fields = motion_fields(model, batch, phase, config)
-    return total_loss(fields, batch, phase, ramp, config, generator, ground_plane=ground_plane)
-
-
-def total_loss(
-    fields: MotionFields,
-    batch: Batch,
-    phase: Phase,
-    ramp: float,
-    config: MotionConfig,
-    generator: torch.Generator | None = None,
-    *,
-    ground_plane: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """`compute_losses` for fields that are already there."""
     weights = config.weights_of(phase)
-    wanted = {name for name in phase.losses if getattr(weights, name) != 0}
+    wanted = [name for name in phase.losses if getattr(weights, name) != 0]
     sums: dict[str, Tensor] = {}
     with torch.autocast(batch["images"].device.type, enabled=False):
-        for scale, scale_fields in fields.scales.items():
-            terms = _depth_terms(
-                scale_fields, batch, phase, config, wanted, generator, ground_plane
-            ) | _motion_terms(scale_fields, batch, config, wanted)
-            for name, value in terms.items():
-                share = 1.0 if name == "photometric" else 0.5**scale
-                sums[name] = sums.get(name, 0.0) + share * value
+        for (scale, scale_fields), name in product(fields.scales.items(), wanted):
+            value = _term(name, scale_fields, batch, phase, config, generator, ground_plane)
+            share = 1.0 if name == "photometric" else 0.5**scale
+            sums[name] = sums.get(name, 0.0) + share * value
     means = {name: value / len(fields.scales) for name, value in sums.items()}
     weighted = [
         getattr(weights, name) * (ramp if name in RAMPED else 1.0) * value
@@ -110,19 +95,19 @@ def total_loss(
     return {"loss": torch.stack(weighted).sum(), **means}
 
 
-def _depth_terms(
+def _term(
+    name: str,
     fields: ScaleFields,
     batch: Batch,
     phase: Phase,
     config: MotionConfig,
-    wanted: set[str],
     generator: torch.Generator | None,
     ground_plane: Tensor | None,
-) -> dict[str, Tensor]:
-    """The wanted terms that compare images and hold the depth, at one scale."""
-    terms = {}
-    if "photometric" in wanted:
-        terms["photometric"] = photometric(
+) -> Tensor:
+    """One term of the phase at one scale."""
+    image = batch["images"][:, 1]
+    if name == "photometric":
+        return photometric(
             fields.warped,
             batch["images"],
             automask=phase.automask,
@@ -130,57 +115,33 @@ def _depth_terms(
             tie_break=config.tie_break,
             generator=generator,
         )
-    if "disparity_smoothness" in wanted:
-        terms["disparity_smoothness"] = disparity_smoothness(
-            fields.disparity, batch["images"][:, 1]
-        )
-    if "above_ground" in wanted:
+    if name == "disparity_smoothness":
+        return disparity_smoothness(fields.disparity, image)
+    if name == "above_ground":
         inv_K = _shrink_inverse(batch["inv_K"], fields)
-        terms["above_ground"] = above_ground(
-            fields.disparity,
-            inv_K,
-            config.min_depth,
-            config.max_depth,
-            config.ground,
-            plane=ground_plane,
-            generator=generator,
+        depths = config.min_depth, config.max_depth
+        return above_ground(
+            fields.disparity, inv_K, *depths, config.ground, plane=ground_plane, generator=generator
         )
-    return terms
-
-
-def _motion_terms(
-    fields: ScaleFields, batch: Batch, config: MotionConfig, wanted: set[str]
-) -> dict[str, Tensor]:
-    """The wanted terms that hold flow and mask, at one scale."""
-    terms: dict[str, Tensor] = {}
-    if fields.complete_flow is None or fields.residual_flow is None:
-        return terms
-    image = shrink(batch["images"][:, 1], fields.complete_flow.shape[-2:])
-    if "flow_smoothness" in wanted:
+    assert fields.complete_flow is not None, "the phase has no flow"
+    assert fields.residual_flow is not None
+    if name == "flow_smoothness":
         # With the neighbours among the channels, the mean over channels is also over neighbours.
-        flows = rearrange(fields.complete_flow, "b n xyz h w -> b (n xyz) h w")
-        terms["flow_smoothness"] = geometry.smoothness(flows, image)
-    if fields.motion_logit is None or fields.complete_coordinates is None:
-        return terms
-    mask = fields.motion_mask
-    if "flow_consistency" in wanted:
-        terms["flow_consistency"] = flow_consistency(
-            fields.residual_flow, mask, fields.disparity, config.consistency_disparity
+        return edge_aware(rearrange(fields.complete_flow, "b n xyz h w -> b (n xyz) h w"), image)
+    if name == "flow_consistency":
+        return flow_consistency(
+            fields.residual_flow, fields.motion_mask, fields.disparity, config.consistency_disparity
         )
-    if "mask_sparsity" in wanted:
-        terms["mask_sparsity"] = mask_sparsity(
-            fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates
-        )
-    if "mask_smoothness" in wanted:
-        terms["mask_smoothness"] = geometry.smoothness(mask, image)
-    return terms
+    if name == "mask_smoothness":
+        return edge_aware(fields.motion_mask, image)
+    assert fields.motion_logit is not None, "the phase has no mask"
+    assert fields.complete_coordinates is not None
+    return mask_sparsity(fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates)
 
 
 def _shrink_inverse(inv_K: Tensor, fields: ScaleFields) -> Tensor:
     """Inverse intrinsics (B, 4, 4) for pixels at the scale's size; pixel indices are simply scaled."""
-    (height, width), (full_height, full_width) = (
-        fields.disparity.shape[-2:],
-        fields.depth.shape[-2:],
-    )
+    height, width = fields.disparity.shape[-2:]
+    full_height, full_width = fields.depth.shape[-2:]
     x, y, rest = inv_K.split((1, 1, 2), -1)
     return torch.cat([x * (full_width / width), y * (full_height / height), rest], -1)

@@ -87,12 +87,7 @@ PHASES = {
             positions="independent",
             losses=("photometric", *RAMPED),
         ),
-        Phase(
-            "fine_tune",
-            trains=MODULES,
-            positions="independent",
-            losses=TERMS,
-        ),
+        Phase("fine_tune", trains=MODULES, positions="independent", losses=TERMS),
     )
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +79,6 @@ class MotionTraining:
             )
 
 
-Result = TypeVar("Result")
 WatchPhase = Callable[[DynamoDepth, Phase], Watch]
 """Makes the watch of a phase, once the networks are there."""
 
@@ -152,7 +151,8 @@ def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
     if config.sync_batch_norm and distributed.world_size() > 1:
         synchronise_batch_norm(model, device)
     if config.compile:
-        compile_networks(model)
+        for name in MODULES:  # when they first run; names and forms of their weights stay
+            getattr(model, name).compile()
     return model
 
 
@@ -208,13 +208,7 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
         say("  sync_batch_norm: torch has none for CPUs; each process normalises by its own batch")
 
 
-def compile_networks(model: nn.Module) -> None:
-    """Have the networks compiled when they first run; names and forms of their weights stay."""
-    for name in MODULES:
-        getattr(model, name).compile()
-
-
-def or_uncompiled(model: nn.Module, work: Callable[[], Result]) -> Result:
+def or_uncompiled(model: nn.Module, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Do `work`; where compiling the networks fails, say so and do it again with the plain ones."""
     from torch._dynamo.exc import TorchDynamoException  # slow to import, and rarely needed
 

@@ -111,13 +111,10 @@ class CrossCovarianceAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) to the same shape."""
-        qkv = self.qkv(tokens)
-        query, key, value = rearrange(
-            qkv, "b n (three head c) -> three b head c n", three=3, head=HEADS
-        )
+        query, key, value = rearrange(self.qkv(tokens), "b n (k h c) -> k b h c n", k=3, h=HEADS)
         query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
         attention = (query @ key.transpose(-2, -1) * self.temperature).softmax(-1)
-        return self.proj(rearrange(attention @ value, "b head c n -> b n (head c)"))
+        return self.proj(rearrange(attention @ value, "b h c n -> b n (h c)"))
 
 
 class FourierPosition(nn.Module):
@@ -168,8 +165,6 @@ class LiteMonoEncoder(nn.Module):
     Before every downsampling, what entered and left the stage and a pooled copy of the image are
     concatenated.
     """
-
-    channels = CHANNELS
 
     def __init__(self, *, drop_path: float = 0.4) -> None:
         super().__init__()

@@ -7,8 +7,6 @@ from einops import repeat
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-CHANNELS = (64, 64, 128, 256, 512)
-
 
 def normalise(images: Tensor) -> Tensor:
     """Images in [0, 1] with roughly zero mean and unit variance, as all encoders here see them."""
@@ -27,7 +25,7 @@ class ResNetEncoder(nn.Module):
         frames: how many frames are stacked along the channels.
     """
 
-    channels = CHANNELS
+    channels = (64, 64, 128, 256, 512)
 
     def __init__(self, frames: int = 1) -> None:
         super().__init__()

@@ -47,7 +47,6 @@ class DepthEncoder(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = DEPTH_CHANNELS) -> None:
         super().__init__()
-        self.channels = channels
         self.stem = convolution(3, channels[0], stride=2, kernel=5)
         self.stages = nn.ModuleList(
             ResidualBlock(inputs, outputs, 2) for inputs, outputs in itertools.pairwise(channels)

@@ -54,7 +54,7 @@ class MotionEncoder(nn.Module):
         self, channels: tuple[int, ...] = MOTION_CHANNELS, *, embedding: int = 16, radius: int = 3
     ) -> None:
         super().__init__()
-        self.channels, self.radius = channels, radius
+        self.radius = radius
         self.embed = nn.Sequential(
             convolution(3, embedding, stride=2), convolution(embedding, embedding, stride=2)
         )
