@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moduv.depth.triplets import Triplets
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef, list_frames, list_segments, with_neighbours
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
-from moduv.motion.data import Triplets
 
 WAYMO = FrameRef("val/segment-1024360143612057520_3580_000_3600_000", 1)
 NUSCENES = FrameRef("scenes/scene-0001", 1)

@@ -13,12 +13,12 @@ import torch
 from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
 
 from moduv import geometry
+from moduv.depth.networks.camera import LearnedCamera
 from moduv.engine.files import read_npz
 from moduv.engine.log import read_log
 from moduv.engine.stages import read_manifest
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
-from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.predict import MotionPrediction, predict_motion
 from moduv.runs.watch import train_stage1
 

@@ -10,11 +10,11 @@ import torch
 from motion_world import config, final_weights, launch, street  # noqa: F401 (a fixture)
 from torch import nn
 
+from moduv.depth.weights import save_modules
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.options import synchronise_batch_norm
-from moduv.motion.phases import PHASES
+from moduv.motion.phases import MODULES, PHASES
 from moduv.motion.predict import MotionPrediction, predict_motion
-from moduv.motion.train import ramp_steps
+from moduv.motion.train import ramp_steps, synchronise_batch_norm
 
 GRADIENTS = """
 import sys, torch
@@ -24,7 +24,7 @@ sys.path.insert(0, sys.argv[3])
 from motion_world import config
 from moduv.engine import distributed
 from moduv.frames.splits import read_split
-from moduv.motion.data import Triplets
+from moduv.depth.triplets import Triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES
@@ -128,7 +128,7 @@ def test_a_late_process_finds_its_frames_still_to_do(
     script = tmp_path / "late.py"
     script.write_text(LATE)
     torch.manual_seed(0)
-    DynamoDepth("monodepthv2").save_checkpoint(tmp_path / "weights", 64, 96)
+    save_modules(DynamoDepth("monodepthv2"), MODULES, tmp_path / "weights", 64, 96)
     launch(2, script, street, tmp_path / "weights", tmp_path / "out")
     assert len(list((tmp_path / "out").rglob("*.npz"))) == 8
 

@@ -12,7 +12,7 @@ from motion_stubs import HEIGHT, WIDTH, Stored, Tiny, noise, sideways, stored, t
 from torch import Tensor
 
 from moduv import geometry
-from moduv.motion import losses
+from moduv.depth.photometric import photometric
 from moduv.motion.fields import ScaleFields, mask_and_depth, motion_fields
 from moduv.motion.losses import compute_losses
 from moduv.motion.phases import PHASES, MotionConfig
@@ -108,7 +108,7 @@ def test_a_static_world_is_explained_by_depth_and_ego_motion() -> None:
     fields = motion_fields(model, batch, PHASES["disp_init"], MotionConfig()).finest
     inner = fields.warped[..., 3:-3] - batch["images"][:, 1:2, ..., 3:-3]
     assert inner.abs().max() < 1e-4
-    assert losses.photometric(fields.warped, batch["images"]) < 1e-3
+    assert photometric(fields.warped, batch["images"]) < 1e-3
 
 
 def test_warped_input_shows_the_motion_network_aligned_frames() -> None:

@@ -23,6 +23,8 @@ from motion_stubs import (
 from torch import nn
 
 from moduv import geometry
+from moduv.depth.ground import above_ground
+from moduv.depth.photometric import photometric
 from moduv.engine.errors import InputError
 from moduv.motion import losses
 from moduv.motion.fields import motion_fields
@@ -155,24 +157,24 @@ def test_photometric_error_takes_the_better_neighbour_of_every_pixel() -> None:
     warped = torch.stack([images[:, 0], images[:, 2]], 1)
     warped[:, 0, ..., : WIDTH // 2] = centre[..., : WIDTH // 2]
     warped[:, 1, ..., WIDTH // 2 :] = centre[..., WIDTH // 2 :]
-    mixed = losses.photometric(warped, images)
-    worst = losses.photometric(images[:, ::2], images)
+    mixed = photometric(warped, images)
+    worst = photometric(images[:, ::2], images)
     assert mixed < 0.25 * worst
 
 
 def test_automasking_ignores_what_stands_still_in_the_image() -> None:
     images = noise(1, 1, 3, HEIGHT, WIDTH).expand(-1, 3, -1, -1, -1)
     warped = noise(1, 2, 3, HEIGHT, WIDTH, seed=1)
-    assert losses.photometric(warped, images) > 0.1
-    assert losses.photometric(warped, images, automask=True) < 1e-6
+    assert photometric(warped, images) > 0.1
+    assert photometric(warped, images, automask=True) < 1e-6
 
 
 def test_the_pyramid_adds_the_error_of_pooled_images() -> None:
     centre = noise(1, 3, 4, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
     images = torch.stack([centre] * 3, 1)
     warped = torch.stack([centre.roll(4, -1)] * 2, 1)
-    plain = losses.photometric(warped, images)
-    both = losses.photometric(warped, images, pyramid=(2, 4))
+    plain = photometric(warped, images)
+    both = photometric(warped, images, pyramid=(2, 4))
     pooled = [
         geometry.resize(
             geometry.photometric_error(
@@ -196,13 +198,13 @@ def test_the_pyramid_counts_in_every_phase() -> None:
 
 
 def test_points_under_the_ground_are_penalised_and_those_above_are_not() -> None:
-    inv_K, config = torch.inverse(camera()), MotionConfig(min_depth=0.5)
+    inv_K = torch.inverse(camera())
     plane = torch.tensor([[0.0, 0.0, 1.5]])
     floor, seen = geometry.ground_disparity(plane, inv_K, (HEIGHT, WIDTH), 0.5, 100.0)
-    assert losses.above_ground(floor, inv_K, config, plane=plane) == 0
-    assert losses.above_ground(floor + 0.1, inv_K, config, plane=plane) == 0
+    assert above_ground(floor, inv_K, 0.5, 100.0, plane=plane) == 0
+    assert above_ground(floor + 0.1, inv_K, 0.5, 100.0, plane=plane) == 0
     under = (floor - 0.01).requires_grad_()
-    loss = losses.above_ground(under, inv_K, config, plane=plane)
+    loss = above_ground(under, inv_K, 0.5, 100.0, plane=plane)
     loss.backward()
     assert under.grad is not None
     assert (under.grad[seen] <= 0).all()
@@ -211,14 +213,14 @@ def test_points_under_the_ground_are_penalised_and_those_above_are_not() -> None
 
 
 def test_the_ground_is_found_among_the_lowest_points() -> None:
-    inv_K, config = torch.inverse(camera()), MotionConfig(min_depth=0.5)
+    inv_K = torch.inverse(camera())
     plane = torch.tensor([[0.0, 0.0, 1.5]])
     floor, _ = geometry.ground_disparity(plane, inv_K, (HEIGHT, WIDTH), 0.5, 100.0)
     sunk = floor.clone()
     sunk[..., 16:20, 10:14] *= 0.5  # a hole in the road
     generator = torch.Generator().manual_seed(0)
-    found = losses.above_ground(sunk, inv_K, config, generator=generator)
-    known = losses.above_ground(sunk, inv_K, config, plane=plane)
+    found = above_ground(sunk, inv_K, 0.5, 100.0, generator=generator)
+    known = above_ground(sunk, inv_K, 0.5, 100.0, plane=plane)
     assert known > 0
     torch.testing.assert_close(found, known, rtol=0.02, atol=0)
 

@@ -15,12 +15,13 @@ from motion_stubs import losses_on_golden_frames
 from torch import Tensor, nn
 
 from moduv import geometry
+from moduv.depth.networks.litemono import DropPath
+from moduv.depth.networks.resnet import ResNetEncoder
+from moduv.depth.weights import load_modules, save_modules
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.motion.fields import EgoMotion, MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.litemono import DropPath
-from moduv.motion.networks.resnet import ResNetEncoder
 from moduv.motion.phases import MODULES, PHASES, MotionConfig
 
 MODELS = ("litemono", "monodepthv2")
@@ -163,10 +164,10 @@ def test_evaluation_is_deterministic(small: DynamoDepth) -> None:
 
 
 def test_checkpoint_brings_every_weight_back(small: DynamoDepth, tmp_path: Path) -> None:
-    small.save_checkpoint(tmp_path, 64, 96)
+    save_modules(small, MODULES, tmp_path, 64, 96)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.pth" for name in MODULES}
     other = DynamoDepth(small.depth_model)
-    assert other.load_checkpoint(tmp_path) == (64, 96)
+    assert load_modules(other, MODULES, tmp_path) == (64, 96)
     restored = other.state_dict()
     assert all(torch.equal(value, restored[key]) for key, value in small.state_dict().items())
 
@@ -235,9 +236,9 @@ def test_a_checkpoint_that_does_not_fit_is_explained(
     tmp_path: Path, spoil: Callable[[Path], Path], named: str
 ) -> None:
     model = DynamoDepth("monodepthv2")
-    model.save_checkpoint(tmp_path, 64, 96)
+    save_modules(model, MODULES, tmp_path, 64, 96)
     with pytest.raises(InputError, match=named):
-        model.load_checkpoint(spoil(tmp_path))
+        load_modules(model, MODULES, spoil(tmp_path))
 
 
 def test_an_unknown_depth_model_is_refused() -> None:

@@ -11,13 +11,14 @@ import torch
 from motion_world import config, street  # noqa: F401 (a fixture)
 
 from moduv.commands.cli import main
+from moduv.depth.triplets import Triplets
+from moduv.depth.weights import save_modules
 from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split, write_split
 from moduv.motion import predict
-from moduv.motion.data import Triplets
 from moduv.motion.fields import mask_and_depth
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, MotionConfig
@@ -179,7 +180,7 @@ def test_weights_that_cannot_be_used_are_explained(
         return str(error.value)
 
     assert "neither a finished training of stage 1 nor an official" in refused(tmp_path / "none")
-    DynamoDepth("street").save_checkpoint(tmp_path / "street", 64, 96)
+    save_modules(DynamoDepth("street"), MODULES, tmp_path / "street", 64, 96)
     assert "give the folder of their training" in refused(tmp_path / "street")
     official(tmp_path / "partial")
     (tmp_path / "partial/motion_mask.pth").unlink()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
 
+from moduv.depth.weights import load_initial_weights
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
@@ -23,7 +24,6 @@ from moduv.frames.clip import FrameRef, list_frames, list_segments
 from moduv.frames.splits import write_split
 from moduv.motion import losses, train
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.pretrained import load_initial_weights
 from moduv.motion.phases import PHASES
 from moduv.motion.predict import MotionPrediction, predict_motion
 from moduv.motion.train import MotionTraining

@@ -10,6 +10,7 @@ import pytest
 import torch
 from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
 
+from moduv.depth.networks.camera import LearnedCamera
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import read_log
@@ -19,7 +20,6 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split, write_split
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.phases import PHASES
 from moduv.runs import watch as stage1
 from moduv.runs.watch import Look, train_stage1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import raw_samples as raw
 
+from moduv.depth.triplets import Triplets
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
 from moduv.frames.images import read_image
@@ -24,7 +25,6 @@ from moduv.frames.prepare.waymo import prepare_waymo
 from moduv.frames.prepare.waymo_frame import SolidBox, motion_of_points
 from moduv.frames.prepare.waymo_tables import read_tables
 from moduv.frames.splits import read_split
-from moduv.motion.data import Triplets
 
 CONFIG = PrepareConfig(height=32, width=64, workers=1)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 
 from moduv import geometry
@@ -166,10 +167,10 @@ def _aligned(
     with torch.autocast(images.device.type, enabled=False):
         points = _points(disparity, batch, config)[1]
         coordinates = geometry.project(
-            geometry.transform(ego_motion.poses.flatten(0, 1), _per_neighbour(points)),
+            geometry.transform(_fold(ego_motion.poses), _per_neighbour(points)),
             _per_neighbour(batch["K"]),
         )
-        neighbours = geometry.warp(images[:, ::2].flatten(0, 1), coordinates).unflatten(0, (-1, 2))
+        neighbours = _unfold(geometry.warp(_fold(images[:, ::2]), coordinates))
     return torch.stack([neighbours[:, 0], images[:, 1], neighbours[:, 1]], 1)
 
 
@@ -182,7 +183,7 @@ def _points(disparity: Tensor, batch: Batch, config: MotionConfig) -> tuple[Tens
 
 def _per_neighbour(tensor: Tensor) -> Tensor:
     """(B, …) once for each neighbour, (2B, …)."""
-    return tensor.repeat_interleave(2, 0)
+    return repeat(tensor, "b ... -> (b n) ...", n=2)
 
 
 def _signed(flow: Tensor, batch: Batch) -> Tensor:
@@ -190,18 +191,18 @@ def _signed(flow: Tensor, batch: Batch) -> Tensor:
     steps = batch.get("time_steps")
     signs = torch.linspace(-1, 1, 2, device=flow.device).expand(len(flow), 2)
     factors = signs if steps is None else signs * steps
-    return _per_neighbour(flow) * factors.flatten()[:, None, None, None]
+    return _per_neighbour(flow) * rearrange(factors, "b n -> (b n) 1 1 1")
 
 
 def _scale_fields(outputs: _Outputs, scale: int, batch: Batch, config: MotionConfig) -> ScaleFields:
     """Geometry of one scale. Inside, neighbours are folded into the batch: (2B, …)."""
     disparity = outputs.disparities[scale]
     depth, centre_points = _points(disparity, batch, config)
-    K, poses = _per_neighbour(batch["K"]), outputs.ego_motion.poses.flatten(0, 1)
+    K, poses = _per_neighbour(batch["K"]), _fold(outputs.ego_motion.poses)
     points = _per_neighbour(centre_points)  # (2B, 3, H, W)
     ego_points = geometry.transform(poses, points)
     ego_coordinates = geometry.project(ego_points, K)
-    neighbours = batch["images"][:, ::2].flatten(0, 1)
+    neighbours = _fold(batch["images"][:, ::2])
     if outputs.flows is None:
         return ScaleFields(
             disparity=disparity,
@@ -248,6 +249,11 @@ def _flows(
     return flow, flow - ego_flow
 
 
+def _fold(tensor: Tensor) -> Tensor:
+    """(B, 2, …) to (2B, …)."""
+    return rearrange(tensor, "b n ... -> (b n) ...")
+
+
 def _unfold(tensor: Tensor) -> Tensor:
     """(2B, …) to (B, 2, …)."""
-    return tensor.unflatten(0, (-1, 2))
+    return rearrange(tensor, "(b n) ... -> b n ...", n=2)

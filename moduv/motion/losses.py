@@ -7,104 +7,19 @@ computed at the images' size.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor
 
 from moduv import geometry
+from moduv.depth.ground import above_ground
+from moduv.depth.photometric import disparity_smoothness, edge_aware, photometric
 from moduv.engine import distributed
-from moduv.motion.fields import Batch, MotionFields, MotionModel, ScaleFields, motion_fields
+from moduv.motion.fields import Batch, MotionModel, ScaleFields, motion_fields
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
-
-
-def photometric(
-    warped: Tensor,
-    images: Tensor,
-    *,
-    automask: bool = False,
-    pyramid: tuple[int, ...] = (),
-    tie_break: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Photometric error of the better neighbour, averaged over pixels.
-
-    Args:
-        warped: (B, 2, 3, H, W), the neighbours warped to the centre.
-        images: (B, 3, 3, H, W), frames -1, 0, +1.
-        automask: let pixels that the unwarped neighbours explain better not count.
-        pyramid: pooling factors whose errors are added to that at full size.
-        tie_break: standard deviation of the noise on the unwarped neighbours' errors.
-    """
-    error = _pyramid_error(warped, images[:, 1], pyramid)
-    if automask:
-        still = _pyramid_error(images[:, ::2], images[:, 1], pyramid)
-        if tie_break:
-            noise = torch.randn(still.shape, generator=generator, device=still.device)
-            still = still + tie_break * noise
-        error = torch.cat([error, still], 1)
-    return error.amin(1).mean()
-
-
-def _pyramid_error(neighbours: Tensor, centre: Tensor, pyramid: tuple[int, ...]) -> Tensor:
-    """The error at full size plus those of the pooled images, (B, N, H, W)."""
-    error = _error(neighbours, centre)
-    for factor in pyramid:
-        pooled = _error(_pool(neighbours, factor), F.avg_pool2d(centre, factor))
-        error = error + geometry.resize(pooled, error.shape[-2:])
-    return error
-
-
-def _error(neighbours: Tensor, centre: Tensor) -> Tensor:
-    """Photometric error of neighbours (B, N, 3, H, W) against the centre (B, 3, H, W): (B, N, H, W)."""
-    target = centre[:, None].expand_as(neighbours).flatten(0, 1)
-    error = geometry.photometric_error(neighbours.flatten(0, 1), target)
-    return error.view(*neighbours.shape[:2], *error.shape[-2:])
-
-
-def _pool(images: Tensor, factor: int) -> Tensor:
-    """Average over `factor` x `factor` pixels of (B, N, 3, H, W)."""
-    return F.avg_pool2d(images.flatten(0, 1), factor).unflatten(0, images.shape[:2])
-
-
-def disparity_smoothness(disparity: Tensor, image: Tensor) -> Tensor:
-    """Edge-aware smoothness of the disparity (B, 1, h, w) divided by its mean."""
-    normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
-    return geometry.smoothness(normalised, image)
-
-
-def above_ground(
-    disparity: Tensor,
-    inv_K: Tensor,
-    config: MotionConfig,
-    *,
-    plane: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """How far points lie under the ground, in disparity, averaged over pixels.
-
-    Args:
-        disparity: (B, 1, h, w).
-        inv_K: (B, 4, 4), for pixels of that size.
-        plane: (B, 3), a known ground; without it, it is found among the lowest points.
-    """
-    depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
-    ground = config.ground
-    if plane is None:
-        points = geometry.back_project(depth.detach(), inv_K)
-        plane = geometry.ransac_plane(
-            geometry.ground_points(points, ground.share),
-            generator,
-            samples=ground.samples,
-            tries=ground.tries,
-            tolerance=ground.tolerance,
-        )
-    # Points within the tolerance belong to the ground, so only those below all of it are penalised.
-    a, b, c = plane.unbind(-1)
-    lowest = torch.stack([a, b, c + ground.tolerance], -1)
-    floor, seen = geometry.ground_disparity(
-        lowest, inv_K, (depth.shape[-2], depth.shape[-1]), config.min_depth, config.max_depth
-    )
-    return (F.relu(floor - disparity) * seen).mean()
 
 
 def flow_consistency(
@@ -128,15 +43,16 @@ def mask_sparsity(
     """
     height, width = ego_coordinates.shape[-2:]
     with torch.no_grad():
-        difference = (ego_coordinates - complete_coordinates).flatten(0, 1)
+        difference = ego_coordinates - complete_coordinates
+        difference = rearrange(difference, "b n xy h w -> (b n) xy h w")
         difference = geometry.resize(difference, motion_logit.shape[-2:])
         # In shares of the image's width and height, as the reference measures it.
         x, y = difference[:, 0] / (width - 1), difference[:, 1] / (height - 1)
-        distance = (x.square() + y.square()).unflatten(0, (-1, 2))  # (B, 2, h, w)
+        distance = rearrange(x.square() + y.square(), "(b n) h w -> b n h w", n=2)
         # Mean and count are those of the whole batch, of which a process sees an equal share.
-        mean = distributed.average(distance.mean((0, 2, 3), keepdim=True))
+        mean = distributed.average(reduce(distance, "b n h w -> 1 n 1 1", "mean"))
         static = (distance < mean).float()
-        count = distributed.average(static.sum((0, 2, 3), keepdim=True))
+        count = distributed.average(reduce(static, "b n h w -> 1 n 1 1", "sum"))
         weights = static / count.clamp(min=1 / distributed.world_size())
     return (F.softplus(motion_logit) * weights).sum() / 2
 
@@ -163,31 +79,14 @@ def compute_losses(
         averaged over scales: the loss is the sum of weight x ramp x term.
     """
     fields = motion_fields(model, batch, phase, config)
-    return total_loss(fields, batch, phase, ramp, config, generator, ground_plane=ground_plane)
-
-
-def total_loss(
-    fields: MotionFields,
-    batch: Batch,
-    phase: Phase,
-    ramp: float,
-    config: MotionConfig,
-    generator: torch.Generator | None = None,
-    *,
-    ground_plane: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """`compute_losses` for fields that are already there."""
     weights = config.weights_of(phase)
-    wanted = {name for name in phase.losses if getattr(weights, name) != 0}
+    wanted = [name for name in phase.losses if getattr(weights, name) != 0]
     sums: dict[str, Tensor] = {}
     with torch.autocast(batch["images"].device.type, enabled=False):
-        for scale, scale_fields in fields.scales.items():
-            terms = _depth_terms(
-                scale_fields, batch, phase, config, wanted, generator, ground_plane
-            ) | _motion_terms(scale_fields, batch, config, wanted)
-            for name, value in terms.items():
-                share = 1.0 if name == "photometric" else 0.5**scale
-                sums[name] = sums.get(name, 0.0) + share * value
+        for (scale, scale_fields), name in product(fields.scales.items(), wanted):
+            value = _term(name, scale_fields, batch, phase, config, generator, ground_plane)
+            share = 1.0 if name == "photometric" else 0.5**scale
+            sums[name] = sums.get(name, 0.0) + share * value
     means = {name: value / len(fields.scales) for name, value in sums.items()}
     weighted = [
         getattr(weights, name) * (ramp if name in RAMPED else 1.0) * value
@@ -196,19 +95,19 @@ def total_loss(
     return {"loss": torch.stack(weighted).sum(), **means}
 
 
-def _depth_terms(
+def _term(
+    name: str,
     fields: ScaleFields,
     batch: Batch,
     phase: Phase,
     config: MotionConfig,
-    wanted: set[str],
     generator: torch.Generator | None,
     ground_plane: Tensor | None,
-) -> dict[str, Tensor]:
-    """The wanted terms that compare images and hold the depth, at one scale."""
-    terms = {}
-    if "photometric" in wanted:
-        terms["photometric"] = photometric(
+) -> Tensor:
+    """One term of the phase at one scale."""
+    image = batch["images"][:, 1]
+    if name == "photometric":
+        return photometric(
             fields.warped,
             batch["images"],
             automask=phase.automask,
@@ -216,57 +115,33 @@ def _depth_terms(
             tie_break=config.tie_break,
             generator=generator,
         )
-    if "disparity_smoothness" in wanted:
-        image = _shrink(batch["images"][:, 1], fields.disparity.shape[-2:])
-        terms["disparity_smoothness"] = disparity_smoothness(fields.disparity, image)
-    if "above_ground" in wanted:
+    if name == "disparity_smoothness":
+        return disparity_smoothness(fields.disparity, image)
+    if name == "above_ground":
         inv_K = _shrink_inverse(batch["inv_K"], fields)
-        terms["above_ground"] = above_ground(
-            fields.disparity, inv_K, config, plane=ground_plane, generator=generator
+        depths = config.min_depth, config.max_depth
+        return above_ground(
+            fields.disparity, inv_K, *depths, config.ground, plane=ground_plane, generator=generator
         )
-    return terms
-
-
-def _motion_terms(
-    fields: ScaleFields, batch: Batch, config: MotionConfig, wanted: set[str]
-) -> dict[str, Tensor]:
-    """The wanted terms that hold flow and mask, at one scale."""
-    terms: dict[str, Tensor] = {}
-    if fields.complete_flow is None or fields.residual_flow is None:
-        return terms
-    image = _shrink(batch["images"][:, 1], fields.complete_flow.shape[-2:])
-    if "flow_smoothness" in wanted:
+    assert fields.complete_flow is not None, "the phase has no flow"
+    assert fields.residual_flow is not None
+    if name == "flow_smoothness":
         # With the neighbours among the channels, the mean over channels is also over neighbours.
-        flows = fields.complete_flow.flatten(1, 2)
-        terms["flow_smoothness"] = geometry.smoothness(flows, image)
-    if fields.motion_logit is None or fields.complete_coordinates is None:
-        return terms
-    mask = fields.motion_mask
-    if "flow_consistency" in wanted:
-        terms["flow_consistency"] = flow_consistency(
-            fields.residual_flow, mask, fields.disparity, config.consistency_disparity
+        return edge_aware(rearrange(fields.complete_flow, "b n xyz h w -> b (n xyz) h w"), image)
+    if name == "flow_consistency":
+        return flow_consistency(
+            fields.residual_flow, fields.motion_mask, fields.disparity, config.consistency_disparity
         )
-    if "mask_sparsity" in wanted:
-        terms["mask_sparsity"] = mask_sparsity(
-            fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates
-        )
-    if "mask_smoothness" in wanted:
-        terms["mask_smoothness"] = geometry.smoothness(mask, image)
-    return terms
-
-
-def _shrink(image: Tensor, size: torch.Size) -> Tensor:
-    """The image (B, 3, H, W) at a scale's size, without aliasing."""
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image, tuple(size), mode="bicubic", align_corners=False, antialias=True)
+    if name == "mask_smoothness":
+        return edge_aware(fields.motion_mask, image)
+    assert fields.motion_logit is not None, "the phase has no mask"
+    assert fields.complete_coordinates is not None
+    return mask_sparsity(fields.motion_logit, fields.ego_coordinates, fields.complete_coordinates)
 
 
 def _shrink_inverse(inv_K: Tensor, fields: ScaleFields) -> Tensor:
     """Inverse intrinsics (B, 4, 4) for pixels at the scale's size; pixel indices are simply scaled."""
-    (height, width), (full_height, full_width) = (
-        fields.disparity.shape[-2:],
-        fields.depth.shape[-2:],
-    )
+    height, width = fields.disparity.shape[-2:]
+    full_height, full_width = fields.depth.shape[-2:]
     x, y, rest = inv_K.split((1, 1, 2), -1)
     return torch.cat([x * (full_width / width), y * (full_height / height), rest], -1)

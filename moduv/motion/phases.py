@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from moduv.depth.ground import GroundConfig
 from moduv.engine.errors import InputError
 
 DEPTH = ("depth_enc", "depth_dec")
@@ -42,9 +43,6 @@ class Phase:
     losses: tuple[str, ...]
     automask: bool = False
     """Ignore pixels that look the same in the unwarped neighbours (Monodepth2's auto-masking)."""
-    epochs: int = 1
-    """Published length, in epochs of 8,000 batches."""
-    learning_rate_factor: float = 1.0
 
     @property
     def has_flow(self) -> bool:
@@ -88,16 +86,8 @@ PHASES = {
             trains=(*POSE, *FLOW, *MASK),
             positions="independent",
             losses=("photometric", *RAMPED),
-            epochs=5,
         ),
-        Phase(
-            "fine_tune",
-            trains=MODULES,
-            positions="independent",
-            losses=TERMS,
-            epochs=20,
-            learning_rate_factor=0.5,
-        ),
+        Phase("fine_tune", trains=MODULES, positions="independent", losses=TERMS),
     )
 }
 
@@ -113,18 +103,6 @@ class LossWeights:
     flow_consistency: float = 5.0
     mask_sparsity: float = 0.04
     mask_smoothness: float = 0.1
-
-
-@dataclass(frozen=True)
-class GroundConfig:
-    """How the ground plane is found."""
-
-    share: float = 0.4
-    """Lowest share of the rows whose points are considered."""
-    samples: int = 5
-    tries: int = 100
-    tolerance: float = 0.005
-    """Largest vertical distance of a point on the plane, in units of depth."""
 
 
 @dataclass(frozen=True)

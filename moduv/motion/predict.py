@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from moduv.depth.triplets import Triplets, find_triplets
 from moduv.engine import distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
@@ -20,11 +21,10 @@ from moduv.engine.parallel import bounded_map
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.geometry import resize
-from moduv.motion.data import Triplets, find_triplets
 from moduv.motion.fields import Batch, mask_and_depth
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MotionConfig
-from moduv.motion.trained import TrainedMotion, find_trained
+from moduv.motion.weights import TrainedMotion, find_trained
 
 
 @dataclass(frozen=True)

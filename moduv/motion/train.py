@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from moduv.depth.networks.camera import LearnedCamera
+from moduv.depth.triplets import Triplets, find_triplets
+from moduv.depth.weights import load_initial_weights, save_modules
 from moduv.engine import distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
@@ -20,14 +23,10 @@ from moduv.engine.loop import LoopConfig, StepState, Watch, fit
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.layouts import has_intrinsics, is_assumed
-from moduv.motion.data import Triplets, find_triplets
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.learned_camera import LearnedCamera
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
-from moduv.motion.networks.pretrained import load_initial_weights
-from moduv.motion.options import compile_networks, or_uncompiled, synchronise_batch_norm
-from moduv.motion.phases import PHASES, MotionConfig, Phase
+from moduv.motion.phases import MODULES, PHASES, MotionConfig, Phase
 
 WEIGHTS = "weights"
 """Folder of a finished training that holds one `.pth` per module."""
@@ -125,7 +124,7 @@ def _train(
     for phase in PHASES.values():
         _train_phase(model, triplets, phase, out / phase.folder, config, watch)
     if distributed.is_main():
-        model.save_checkpoint(out / WEIGHTS, config.height, config.width)
+        save_modules(model, MODULES, out / WEIGHTS, config.height, config.width)
     results = {"triplets": len(frames), "without_neighbours": edges, "absent": absent}
     if model.camera is None:
         return results
@@ -152,7 +151,8 @@ def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
     if config.sync_batch_norm and distributed.world_size() > 1:
         synchronise_batch_norm(model, device)
     if config.compile:
-        compile_networks(model)
+        for name in MODULES:  # when they first run; names and forms of their weights stay
+            getattr(model, name).compile()
     return model
 
 
@@ -198,6 +198,29 @@ def _train_phase(
 
     look = None if watch is None else watch(model, phase)
     fit(model, step, triplets, loop, run_dir, label=phase.name, watch=look)
+
+
+def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """Let every batch normalisation use the batches of all processes; on CPUs, say that it cannot."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        say("  sync_batch_norm: torch has none for CPUs; each process normalises by its own batch")
+
+
+def or_uncompiled(model: nn.Module, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Do `work`; where compiling the networks fails, say so and do it again with the plain ones."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and rarely needed
+
+    try:
+        return work()
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        say(f"  compile: torch.compile failed ({reason}); the networks run as they are")
+        for name in MODULES:
+            getattr(model, name)._compiled_call_impl = None
+        return work()
 
 
 def phase_loop(config: MotionTraining, phase: Phase) -> LoopConfig:

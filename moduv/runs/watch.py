@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moduv.depth.triplets import Triplets, find_triplets
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
@@ -19,7 +20,6 @@ from moduv.engine.log import say
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.motion.data import Triplets, find_triplets
 from moduv.motion.fields import MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import Phase

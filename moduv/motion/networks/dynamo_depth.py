@@ -1,25 +1,19 @@
-"""Dynamo-Depth's networks as one model, and its checkpoint on disk (section 3.1)."""
+"""Dynamo-Depth's networks as one model (section 3.1)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from moduv import geometry
-from moduv.engine import checkpoint
+from moduv.depth.networks import depth_networks
+from moduv.depth.networks.camera import LearnedCamera
+from moduv.depth.networks.resnet import ResNetEncoder
 from moduv.engine.errors import InputError
 from moduv.motion.fields import EgoMotion
-from moduv.motion.networks.learned_camera import LearnedCamera
-from moduv.motion.networks.litemono import LiteMonoDecoder, LiteMonoEncoder
-from moduv.motion.networks.monodepth import MonodepthDecoder
+from moduv.motion.networks import street
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
-from moduv.motion.networks.pose import PoseDecoder
-from moduv.motion.networks.resnet import ResNetEncoder
-from moduv.motion.phases import MODULES
-
-DEPTH_MODELS = ("litemono", "monodepthv2", "street")
 
 
 class DynamoDepth(nn.Module):
@@ -39,14 +33,11 @@ class DynamoDepth(nn.Module):
 
     def __init__(self, depth_model: str = "litemono") -> None:
         super().__init__()
-        if depth_model not in DEPTH_MODELS:
-            raise InputError(
-                f"depth model {depth_model!r} is unknown; choose one of {DEPTH_MODELS}."
-            )
         self.depth_model = depth_model
         self.camera: LearnedCamera | None = None
         """Learned together with the networks where cameras are unknown; no part of the checkpoint."""
-        for name, module in _build(depth_model).items():
+        parts = depth_networks(depth_model)  # first, so that a seed gives the same weights as ever
+        for name, module in {**parts, **_motion_networks(depth_model)}.items():
             self.add_module(name, module)
 
     def to_device(self, device: torch.device) -> DynamoDepth:
@@ -109,73 +100,22 @@ class DynamoDepth(nn.Module):
         Returns:
             Flows (B, 3, h, w) of one step towards frame +1 and logits (B, 1, h, w), scale 0 first.
         """
-        frames = images.flatten(1, 2)
+        frames = rearrange(images, "b frame rgb h w -> b (frame rgb) h w")
         features = self.motion_enc(frames)
         flows = self.motion_dec(features, frames, ego_motion.mean)
         logits = self.motion_mask(features, frames, ego_motion.mean) if with_mask else None
         return flows, logits
 
-    def load_checkpoint(self, folder: str | Path) -> tuple[int, int] | None:
-        """Load a folder of one `.pth` per module, in the official form.
 
-        Returns:
-            The height and width the networks were trained at, where the encoder's file tells.
-
-        Raises:
-            InputError: naming the file that is missing or the keys that do not fit.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder}: no such checkpoint folder; check the path or train it first."
-            )
-        contents = {name: _read_module(folder / f"{name}.pth") for name in MODULES}
-        for name, (state, _) in contents.items():
-            checkpoint.load_strict(getattr(self, name), state, folder / f"{name}.pth")
-        return contents["depth_enc"][1]
-
-    def save_checkpoint(self, folder: str | Path, height: int, width: int) -> None:
-        """Write one `.pth` per module; the encoders' files also say at which size they were trained."""
-        for name in MODULES:
-            state = getattr(self, name).state_dict()
-            content = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-            size = {"height": height, "width": width} if name.endswith("_enc") else {}
-            checkpoint.save(Path(folder) / f"{name}.pth", {**content, **size})
-
-
-def _build(depth_model: str) -> dict[str, nn.Module]:
+def _motion_networks(depth_model: str) -> dict[str, nn.Module]:
     if depth_model == "street":
-        # Only this model needs it, and it lives beside the published ones.
-        from moduv.motion.networks.street import build_street
-
-        return build_street()
-    if depth_model == "litemono":
-        depth_enc: nn.Module = LiteMonoEncoder()
-        depth_dec: nn.Module = LiteMonoDecoder()
-    else:
-        depth_enc = ResNetEncoder()
-        depth_dec = MonodepthDecoder(ResNetEncoder.channels)
+        return {
+            "motion_enc": street.MotionEncoder(),
+            "motion_dec": street.MotionDecoder(street.MOTION_CHANNELS, 3, gain=0.1),
+            "motion_mask": street.MotionDecoder(street.MOTION_CHANNELS, 1, gain=1.0),
+        }
     return {
-        "depth_enc": depth_enc,
-        "depth_dec": depth_dec,
-        "pose_enc": ResNetEncoder(2),
-        "pose_dec": PoseDecoder(ResNetEncoder.channels[-1]),
         "motion_enc": ResNetEncoder(3),
         "motion_dec": MotionFieldDecoder(ResNetEncoder.channels, 3),
         "motion_mask": MotionFieldDecoder(ResNetEncoder.channels, 1),
     }
-
-
-def read_size(path: Path) -> tuple[int, int] | None:
-    """Height and width at which an encoder was trained, where its file tells."""
-    return _read_module(path)[1]
-
-
-def _read_module(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
-    """State dict and, where the file tells it, training size of one module."""
-    content = checkpoint.load(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no state dict; give an official checkpoint folder.")
-    size = {key: content[key] for key in ("height", "width") if key in content}
-    state = {key: value for key, value in content.items() if key not in size}
-    return state, (int(size["height"]), int(size["width"])) if len(size) == 2 else None

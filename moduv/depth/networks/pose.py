@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 
 
@@ -26,5 +27,5 @@ class PoseDecoder(nn.Module):
         x = features[-1]
         for layer in self.net[:-1]:
             x = F.relu(layer(x))
-        pose = 0.01 * self.pose2(x).mean((2, 3))  # (B, 12)
+        pose = 0.01 * reduce(self.pose2(x), "b pose h w -> b pose", "mean")
         return pose[:, :3], pose[:, 3:6]

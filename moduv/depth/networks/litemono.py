@@ -7,10 +7,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from moduv.motion.networks.monodepth import ConvELU, ReflectedConv
-from moduv.motion.networks.resnet import normalise
+from moduv.depth.networks.monodepth import ConvELU, ReflectedConv
+from moduv.depth.networks.resnet import normalise
 
 CHANNELS = (64, 128, 224)
 DILATIONS = ((1, 2, 3), (1, 2, 3), (1, 2, 3, 1, 2, 3, 2, 4, 6))
@@ -82,7 +83,8 @@ class Bottleneck(nn.Module):
 
     def expand(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the residual branch (B, C, H, W)."""
-        return (self.gamma * self.pwconv2(F.gelu(self.pwconv1(x)))).permute(0, 3, 1, 2)
+        branch = self.gamma * self.pwconv2(F.gelu(self.pwconv1(x)))
+        return rearrange(branch, "b h w c -> b c h w")
 
 
 class DilatedBlock(Bottleneck):
@@ -94,8 +96,8 @@ class DilatedBlock(Bottleneck):
         self.bn1 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.expand(self.bn1(self.ddwconv(x)).permute(0, 2, 3, 1))
-        return x + self.drop_path(branch)
+        branch = rearrange(self.bn1(self.ddwconv(x)), "b c h w -> b h w c")
+        return x + self.drop_path(self.expand(branch))
 
 
 class CrossCovarianceAttention(nn.Module):
@@ -109,13 +111,10 @@ class CrossCovarianceAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) to the same shape."""
-        batch, count, channels = tokens.shape
-        qkv = self.qkv(tokens).view(batch, count, 3, HEADS, channels // HEADS)
-        query, key, value = qkv.permute(2, 0, 3, 4, 1)  # each (B, heads, C / heads, N)
+        query, key, value = rearrange(self.qkv(tokens), "b n (k h c) -> k b h c n", k=3, h=HEADS)
         query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
         attention = (query @ key.transpose(-2, -1) * self.temperature).softmax(-1)
-        mixed = (attention @ value).permute(0, 3, 1, 2)  # (B, N, heads, C / heads)
-        return self.proj(mixed.reshape(batch, count, channels))
+        return self.proj(rearrange(attention @ value, "b h c n -> b n (h c)"))
 
 
 class FourierPosition(nn.Module):
@@ -129,8 +128,8 @@ class FourierPosition(nn.Module):
     def forward(self, like: Tensor) -> Tensor:
         """The encoding (1, C, H, W) for a feature map."""
         height, width = like.shape[-2:]
-        y = self._waves(height, like.device)[:, :, None].expand(-1, -1, width)
-        x = self._waves(width, like.device)[:, None].expand(-1, height, -1)
+        y = repeat(self._waves(height, like.device), "c h -> c h w", w=width)
+        x = repeat(self._waves(width, like.device), "c w -> c h w", h=height)
         return self.token_projection(torch.cat([y, x])[None])
 
     def _waves(self, length: int, device: torch.device) -> Tensor:
@@ -138,7 +137,7 @@ class FourierPosition(nn.Module):
         position = 2 * math.pi * torch.arange(1, length + 1, device=device) / (length + 1e-6)
         exponent = torch.arange(0, self.hidden, 2, device=device) / self.hidden
         phase = position / self.temperature ** exponent[:, None]
-        return torch.stack([phase.sin(), phase.cos()], 1).flatten(0, 1)
+        return rearrange([phase.sin(), phase.cos()], "wave c length -> (c wave) length")
 
 
 class LocalGlobalBlock(Bottleneck):
@@ -152,12 +151,12 @@ class LocalGlobalBlock(Bottleneck):
         self.xca = CrossCovarianceAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        tokens = rearrange(x, "b c h w -> b (h w) c")
         if self.pos_embd is not None:
-            tokens = tokens + self.pos_embd(x).flatten(2).transpose(1, 2)
+            tokens = tokens + rearrange(self.pos_embd(x), "b c h w -> b (h w) c")
         tokens = tokens + self.gamma_xca * self.xca(self.norm_xca(tokens))
-        branch = self.expand(self.norm(tokens.unflatten(1, x.shape[-2:])))
-        return x + self.drop_path(branch)
+        branch = rearrange(self.norm(tokens), "b (h w) c -> b h w c", h=x.shape[-2])
+        return x + self.drop_path(self.expand(branch))
 
 
 class LiteMonoEncoder(nn.Module):
@@ -166,8 +165,6 @@ class LiteMonoEncoder(nn.Module):
     Before every downsampling, what entered and left the stage and a pooled copy of the image are
     concatenated.
     """
-
-    channels = CHANNELS
 
     def __init__(self, *, drop_path: float = 0.4) -> None:
         super().__init__()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 from torchvision.models import resnet18
-
-CHANNELS = (64, 64, 128, 256, 512)
 
 
 def normalise(images: Tensor) -> Tensor:
     """Images in [0, 1] with roughly zero mean and unit variance, as all encoders here see them."""
     return (images - 0.45) / 0.225
+
+
+def stacked(weight: Tensor, frames: int) -> Tensor:
+    """A first layer's weight (O, 3, k, k) for stacked frames: the same for each, in sum as before."""
+    return repeat(weight, "o rgb h w -> o (frame rgb) h w", frame=frames) / frames
 
 
 class ResNetEncoder(nn.Module):
@@ -21,7 +25,7 @@ class ResNetEncoder(nn.Module):
         frames: how many frames are stacked along the channels.
     """
 
-    channels = CHANNELS
+    channels = (64, 64, 128, 256, 512)
 
     def __init__(self, frames: int = 1) -> None:
         super().__init__()
@@ -32,8 +36,7 @@ class ResNetEncoder(nn.Module):
             first = self.encoder.conv1
             self.encoder.conv1 = nn.Conv2d(3 * frames, 64, 7, 2, 3, bias=False)
             with torch.no_grad():
-                # What every frame starts from; the sum over frames has the scale of one.
-                self.encoder.conv1.weight.copy_(first.weight.repeat(1, frames, 1, 1) / frames)
+                self.encoder.conv1.weight.copy_(stacked(first.weight, frames))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Frames (B, 3 x frames, H, W) in [0, 1] to five feature maps, finest first."""

@@ -1,13 +1,13 @@
-"""Triplets of frames (-1, 0, +1) for stage 1."""
+"""Triplets of frames (-1, 0, +1) and their cameras, from which depth is learned without truth."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from moduv.engine.errors import InputError
@@ -97,7 +97,8 @@ class Triplets:
         camera = self.camera(centre.segment)
         if rng.random() < self.flip:
             images, camera = images[:, :, ::-1], camera.flipped()
-        clean = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        clean = rearrange(pixels, "frame h w rgb -> frame rgb h w").float() / 255
         jittered = rng.random() < self.jitter
         steps = time_steps(self.root, centre.segment, centre.index) or (1.0, 1.0)
         return {
@@ -116,7 +117,9 @@ class Triplets:
     def camera(self, segment: str) -> Intrinsics:
         """The segment's intrinsics at training size."""
         if segment not in self._cameras:
-            self._cameras[segment] = self._find_camera(segment)
+            camera = self._read_camera(segment)
+            assumed = self.is_assumed(segment)
+            self._cameras[segment] = camera.zoomed(self.focal_factor) if assumed else camera
         return self._cameras[segment]
 
     def is_assumed(self, segment: str) -> bool:
@@ -124,10 +127,6 @@ class Triplets:
         if segment not in self._assumed:
             self._assumed[segment] = is_assumed(self.root, segment)
         return self._assumed[segment]
-
-    def _find_camera(self, segment: str) -> Intrinsics:
-        camera = self._read_camera(segment)
-        return camera.zoomed(self.focal_factor) if self.is_assumed(segment) else camera
 
     def _read_camera(self, segment: str) -> Intrinsics:
         if not self.field_of_view or has_intrinsics(self.root, segment):
@@ -160,14 +159,13 @@ def jitter_colours(images: Tensor, rng: np.random.Generator) -> Tensor:
     """The same random brightness, contrast, saturation and hue for all frames (N, 3, H, W)."""
     from torchvision.transforms.v2 import functional as transforms
 
-    brightness, contrast, saturation = (float(x) for x in rng.uniform(0.8, 1.2, 3))
-    operations: list[Any] = [
-        lambda x: transforms.adjust_brightness(x, brightness),
-        lambda x: transforms.adjust_contrast(x, contrast),
-        lambda x: transforms.adjust_saturation(x, saturation),
-    ]
-    hue = float(rng.uniform(-0.1, 0.1))
-    operations.append(lambda x: transforms.adjust_hue(x, hue))
+    operations = (
+        transforms.adjust_brightness,
+        transforms.adjust_contrast,
+        transforms.adjust_saturation,
+        transforms.adjust_hue,
+    )
+    amounts = [*rng.uniform(0.8, 1.2, 3), rng.uniform(-0.1, 0.1)]
     for position in rng.permutation(len(operations)):
-        images = operations[position](images)
+        images = operations[position](images, float(amounts[position]))
     return images

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moduv.depth.networks import DEPTH_MODELS, depth_networks
+from moduv.depth.weights import load_modules, read_module
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import build
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.stages import MANIFEST, read_manifest
 from moduv.motion.networks import DynamoDepth
-from moduv.motion.networks.dynamo_depth import DEPTH_MODELS, read_size
 from moduv.motion.phases import MODULES, MotionConfig
 from moduv.motion.train import WEIGHTS, MotionTraining
 
@@ -38,7 +39,7 @@ class TrainedMotion:
     def load(self) -> DynamoDepth:
         """The networks on this process's device. Raises InputError when the weights do not fit."""
         model = DynamoDepth(self.depth_model)
-        model.load_checkpoint(self.weights)
+        load_modules(model, MODULES, self.weights)
         return model.to_device(distributed.device())
 
 
@@ -88,7 +89,7 @@ def _official(folder: Path) -> TrainedMotion:
     if missing:
         raise InputError(f"{missing[0]}: no such file; download the checkpoint again.")
     encoder = files[0]
-    model, size = _depth_model(encoder), read_size(encoder)
+    model, (_, size) = _depth_model(encoder), read_module(encoder)
     if model == "street":
         raise InputError(
             f"{folder}: holds the street world's networks without the settings they were trained "
@@ -106,7 +107,7 @@ def _depth_model(encoder: Path) -> str:
     """The depth model whose encoder has most of a file's keys."""
     content = checkpoint.load(encoder)
     keys = set(content) if isinstance(content, dict) else set()
-    own = {name: set(DynamoDepth(name).depth_enc.state_dict()) for name in DEPTH_MODELS}
+    own = {name: set(depth_networks(name)["depth_enc"].state_dict()) for name in DEPTH_MODELS}
     shared = {name: len(keys & names) / len(keys | names) for name, names in own.items()}
     best = max(shared, key=lambda name: shared[name])
     if not shared[best]:
