@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from moduv.frames.prepare.waymo_records import _masked
+from moduv.datasets.waymo.records import _masked
 
 HEIGHT, WIDTH, FOCAL = 64, 96, 70.0
 WALL = 10.0

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moduv.datasets.truth import points_of_map
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.evaluation import depth, motion, odometry
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
+from moduv.frames.layouts import MOVING, UNLABELLED
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_median_scaling_makes_the_unit_irrelevant(factor: float, seed: int) -> N
     rng = np.random.default_rng(seed)
     truth = rng.uniform(2, 60, (12, 20))
     disparity = 1 / (truth * rng.uniform(0.8, 1.25, truth.shape))
-    points = depth.points_of_map(truth)
+    points = points_of_map(truth)
     one, other = (
         depth.depth_errors(d, points, 12, 20).overall for d in (disparity, disparity * factor)
     )
@@ -95,9 +97,7 @@ def test_depth_meter_weighs_frames_equally_and_labels_by_points() -> None:
     bad[0, 0] = 1 / 20
     meter = depth.DepthMeter()
     for disparity in (good, good, bad):
-        meter.add(
-            depth.depth_errors(disparity, depth.points_of_map(truth), 4, 4, depth.WAYMO, labels)
-        )
+        meter.add(depth.depth_errors(disparity, points_of_map(truth), 4, 4, depth.WAYMO, labels))
     result = meter.result({0: "background", 1: "moving"})
     assert result["abs_rel"] == pytest.approx(1 / 16 / 3)
     assert result["abs_rel_moving"] == pytest.approx(1 / 3)
@@ -150,8 +150,8 @@ def test_motion_histogram_equals_sorting_all_pixels(seed: int, frames: int) -> N
     for mask, label in zip(masks, labels, strict=True):
         meter.add(mask, label)
     metrics = meter.result()
-    counted = labels != motion.UNLABELLED
-    values, positive = masks[counted], labels[counted] == motion.MOVING
+    counted = labels != UNLABELLED
+    values, positive = masks[counted], labels[counted] == MOVING
     assert metrics.base_rate == pytest.approx(positive.mean())
     assert metrics.average_precision == pytest.approx(exact_average_precision(values, positive))
     assert metrics.mean_moving == pytest.approx(values[positive].mean())

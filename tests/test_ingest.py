@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from moduv.datasets.clips import ImportConfig, import_folder, name_clips
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
-from moduv.frames.ingest import ImportConfig, import_folder, name_clips
 from moduv.frames.splits import read_split
 from moduv.frames.video import count_frames, read_clip
 from moduv.runs.plan import look_at_clips

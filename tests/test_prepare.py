@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import raw_samples as raw
 
+from moduv.datasets.kitti import prepare_kitti
+from moduv.datasets.nuscenes.prepare import prepare_nuscenes
+from moduv.datasets.prepare import PrepareConfig
+from moduv.datasets.waymo.frame import SolidBox, motion_of_points
+from moduv.datasets.waymo.prepare import prepare_waymo
+from moduv.datasets.waymo.tables import read_tables
 from moduv.depth.triplets import Triplets
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
 from moduv.frames.images import read_image
-from moduv.frames.prepare.common import PrepareConfig
-from moduv.frames.prepare.kitti import prepare_kitti
-from moduv.frames.prepare.nuscenes import prepare_nuscenes
-from moduv.frames.prepare.waymo import prepare_waymo
-from moduv.frames.prepare.waymo_frame import SolidBox, motion_of_points
-from moduv.frames.prepare.waymo_tables import read_tables
 from moduv.frames.splits import read_split
 
 CONFIG = PrepareConfig(height=32, width=64, workers=1)
@@ -309,6 +309,15 @@ def test_rows_of_nuscenes_that_lack_something_are_named(
     del rows[-1][key]
     path.write_text(json.dumps(rows))
     with pytest.raises(InputError, match=rf"{table}.json: row {len(rows) - 1} lacks '{key}'"):
+        nuscenes(tmp_path / "source", tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize("rotation", [[0, 0, 0, 0], [1, 0, 0], "north"])
+def test_rotations_of_nuscenes_that_are_none_are_named(tmp_path: Path, rotation: object) -> None:
+    path = raw.write_nuscenes(tmp_path / "source") / "v1.0-mini/ego_pose.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows[:-1], {**rows[-1], "rotation": rotation}]))
+    with pytest.raises(InputError, match=r"row 'p3': 'rotation' and 'translation' are no pose"):
         nuscenes(tmp_path / "source", tmp_path / "out", CONFIG)
 
 

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moduv.commands.cli import main
+from moduv.datasets.aspects import ASPECT_TOLERANCE
 from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
-from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
 from moduv.runs.diagnosis import Limits
@@ -177,7 +177,7 @@ def test_missing_weights_are_named_before_any_work(
 def test_clips_of_the_same_name_from_two_sources_are_kept_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from moduv.frames.ingest import name_clips
+    from moduv.datasets.clips import name_clips
 
     for folder in ("one", "two"):
         write_video(tmp_path / folder / "drive.mp4", 3, frames=3)

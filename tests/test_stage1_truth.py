@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from moduv.datasets.prepare import write_points
+from moduv.datasets.truth import read_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_npz
-from moduv.evaluation.stage1 import evaluate_motion_outputs, read_truth
+from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
-from moduv.frames.prepare.common import write_points
 from moduv.frames.splits import write_split
 from moduv.runs.measure import measure_motion
 

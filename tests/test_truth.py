@@ -21,23 +21,23 @@ from truth_samples import CROWD, SCENE, SIGN
 
 from moduv.commands.cli import COMMANDS, load_function, main
 from moduv.commands.detect import Detection, detect_images
-from moduv.detector.model import build_detector
-from moduv.engine.errors import InputError
-from moduv.evaluation.converters.coco import CocoTruth, convert_coco
-from moduv.evaluation.converters.kitti import KittiTruth, convert_kitti
-from moduv.evaluation.converters.nuimages import NuImagesTruth, convert_nuimages
-from moduv.evaluation.converters.waymo import (
+from moduv.datasets.coco import CocoTruth, convert_coco
+from moduv.datasets.kitti import KittiTruth, convert_kitti
+from moduv.datasets.nuscenes.truth import NuImagesTruth, convert_nuimages
+from moduv.datasets.prepare import PrepareConfig
+from moduv.datasets.waymo.frame import Camera
+from moduv.datasets.waymo.prepare import prepare_waymo
+from moduv.datasets.waymo.truth import (
     WaymoTruth,
     convert_waymo,
     panoptic_objects,
     straight_box,
     straight_label,
 )
+from moduv.detector.model import build_detector
+from moduv.engine.errors import InputError
 from moduv.evaluation.detection import evaluate
 from moduv.frames.clip import FrameRef
-from moduv.frames.prepare.common import PrepareConfig
-from moduv.frames.prepare.waymo import prepare_waymo
-from moduv.frames.prepare.waymo_frame import Camera
 from moduv.frames.splits import read_split
 from moduv.instances import rle
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from moduv.datasets.aspects import ASPECT_TOLERANCE
 from moduv.detector.transforms import Augmentation, LabelledFrame, Sample, Target, augment
 from moduv.engine.errors import InputError
-from moduv.frames.aspects import ASPECT_TOLERANCE
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.instances.crops import Crop

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from moduv.datasets.truth import inside_image
 from moduv.engine.errors import InputError
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "d1", "d2", "d3")
@@ -123,28 +124,6 @@ def _counted(
             f"{protocol.max_depth:g} m inside the crop; check the unit and the order (row, column)."
         )
     return rows[chosen], columns[chosen], truth[chosen]
-
-
-def inside_image(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Which points (N, 3) of (row, column, metres) lie in the image of height x width, (N,) bool.
-
-    Raises InputError when most lie beyond it: then the frame is another one, or the order is.
-    """
-    rows, columns = np.asarray(points)[:, :2].astype(int).T
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    beyond = int((~inside).sum())
-    if 2 * beyond > len(points):
-        raise InputError(
-            f"{beyond} of the {len(points)} depth points lie beyond the frame of {height} x {width} "
-            "pixels; check that they belong to it and their order."
-        )
-    return inside
-
-
-def points_of_map(depth: np.ndarray) -> np.ndarray:
-    """A dense truth (H, W) in metres as points (H·W, 3) of (row, column, metres)."""
-    rows, columns = np.indices(depth.shape)
-    return np.stack([rows.ravel(), columns.ravel(), depth.ravel()], axis=1).astype(np.float64)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moduv.engine.errors import InputError
+from moduv.frames.layouts import BACKGROUND, MOVING, STATIC
 
-BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
 THRESHOLDS = 150
 # The published thresholds run from -1/149, where every pixel counts as moving, to 148/149.
 _LOWEST = -1

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from moduv.datasets.truth import FrameTruth, read_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
@@ -25,86 +26,13 @@ from moduv.evaluation.depth import (
     DepthProtocol,
     NoDepthPoints,
     depth_errors,
-    inside_image,
-    points_of_map,
 )
-from moduv.evaluation.motion import (
-    BACKGROUND,
-    MOVING,
-    STATIC,
-    UNLABELLED,
-    MotionMeter,
-    MotionMetrics,
-)
+from moduv.evaluation.motion import MotionMeter, MotionMetrics
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
+from moduv.frames.layouts import BACKGROUND, MOVING, STATIC
 
 LABEL_NAMES = {BACKGROUND: "background", MOVING: "moving", STATIC: "static"}
-
-
-@dataclass(frozen=True)
-class FrameTruth:
-    """What is known of a frame of height x width pixels."""
-
-    height: int
-    width: int
-    points: np.ndarray | None
-    """(N, 3): row, column, metres."""
-    labels: np.ndarray | None
-    """(H, W): 0 background, 1 moving, 2 static, 3 unlabelled."""
-
-
-def motion_labels(instances: np.ndarray, ids: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Instance ids (H, W), 0 for background, to labels: 0 background, 1 moving, 2 static.
-
-    ids, moving  (n,), the objects of the clip and whether each moves
-    """
-    return np.where(
-        instances == 0,
-        BACKGROUND,
-        np.where(np.isin(instances, ids[moving.astype(bool)]), MOVING, STATIC),
-    )
-
-
-def read_truth(root: Path, frame: FrameRef) -> FrameTruth | None:
-    """The truth of a frame below `root`; None where a real data set has none for it.
-
-    root  the street world's `truth` folder, or the data folder of a prepared real data set
-    """
-    if layouts.layout_of(root, frame.segment).name == "folder":
-        truth = read_npz(frame.file(root, ".npz"), ("depth", "instances", "ids", "moving"))
-        depth = truth["depth"].astype(np.float32)
-        labels = motion_labels(truth["instances"], truth["ids"], truth["moving"])
-        return FrameTruth(depth.shape[0], depth.shape[1], points_of_map(depth), labels)
-    points = layouts.depth_points(root, frame.segment, frame.index)
-    known = layouts.motion_labels(root, frame.segment, frame.index)
-    if points is None and known is None:
-        return None
-    height, width = read_image(frame.image_path(root)).shape[:2]
-    try:
-        if known is not None and known.ndim == 1:
-            known = _labels_at_points(known, points, height, width)
-        if points is not None:
-            points = points[inside_image(points, height, width)]
-    except InputError as error:
-        raise InputError(f"{root}: frame {frame.line()}: {error}") from None
-    return FrameTruth(height, width, points, known)
-
-
-def _labels_at_points(
-    labels: np.ndarray, points: np.ndarray | None, height: int, width: int
-) -> np.ndarray:
-    """Labels (N,) of depth points as labels (H, W) that are unknown elsewhere."""
-    if points is None or len(points) != len(labels):
-        raise InputError(
-            f"{len(labels)} motion labels do not belong to the frame's depth points; prepare it again."
-        )
-    inside = inside_image(points, height, width)
-    rows, columns = points[inside, :2].astype(int).T
-    image = np.full((height, width), UNLABELLED, np.uint8)
-    image[rows, columns] = labels[inside]
-    return image
 
 
 def evaluate_motion_outputs(

@@ -6,11 +6,13 @@ nuScenes and KITTI are read in place, so a folder prepared for the original work
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_npz
@@ -18,6 +20,8 @@ from moduv.frames import kitti_calibration
 from moduv.frames.camera import Intrinsics
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
+"""Motion labels, of pixels or of depth points."""
 USUAL_INTERVAL = 100.0
 """Milliseconds between frames that the flow networks count as one step, where intervals are known."""
 
@@ -77,15 +81,11 @@ WAYMO_AXES = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
 
 def layout_of(root: str | Path, segment: str) -> Layout:
     """The layout of a segment: the one whose image folder exists, this library's own otherwise."""
-    return _recognise(str(root), segment) or LAYOUTS[-1]
-
-
-def _recognise(root: str, segment: str) -> Layout | None:
     folder = Path(root) / segment
     for layout in LAYOUTS[:-1]:
         if any(_is_folder(str(folder / images)) for images in layout.images):
             return layout
-    return None
+    return LAYOUTS[-1]
 
 
 _FOLDERS: set[str] = set()
@@ -276,10 +276,7 @@ def _camera_on_vehicle(path: Path, camera: str) -> np.ndarray:
     try:
         if "extrinsic" in content:
             return np.array(content["extrinsic"], np.float64).reshape(4, 4) @ WAYMO_AXES
-        pose = np.eye(4)
-        pose[:3, :3] = rotation_of(np.array(content["rotation"], np.float64))
-        pose[:3, 3] = content["translation"]
-        return pose
+        return pose_of(content["rotation"], content["translation"])
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{path}: lacks 'extrinsic' (4 x 4) or 'rotation' (w, x, y, z) and 'translation'; "
@@ -287,13 +284,9 @@ def _camera_on_vehicle(path: Path, camera: str) -> np.ndarray:
         ) from None
 
 
-def rotation_of(quaternion: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) of a quaternion (w, x, y, z)."""
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+def pose_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.ndarray:
+    """Build the pose (4, 4) of a rotation (w, x, y, z) and a translation (x, y, z)."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_quat(np.roll(quaternion, -1)).as_matrix()
+    pose[:3, 3] = translation
+    return pose

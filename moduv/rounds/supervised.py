@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from moduv.datasets.truth import motion_labels
 from moduv.engine.files import read_npz, write_npz
 from moduv.engine.stages import Stage
-from moduv.evaluation.motion import MOVING
-from moduv.evaluation.stage1 import motion_labels
 from moduv.frames.clip import FrameRef
-from moduv.frames.layouts import intrinsics
+from moduv.frames.layouts import MOVING, intrinsics
 from moduv.frames.splits import read_split
 from moduv.instances.coco import select_images
 from moduv.instances.instances import Instances

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moduv.datasets.registry import DATASETS
 from moduv.engine.pipeline import Command
 
 
@@ -21,17 +22,9 @@ COMMANDS = {
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
     "frames import": _stage(
-        "moduv.frames.ingest:import_folder", "frames_import", "import folders of frames"
+        "moduv.datasets.clips:import_folder", "frames_import", "import folders of frames"
     ),
-    "prepare kitti": _stage(
-        "moduv.frames.prepare.kitti:prepare_kitti", "prepare_kitti", "convert KITTI raw"
-    ),
-    "prepare nuscenes": _stage(
-        "moduv.frames.prepare.nuscenes:prepare_nuscenes", "prepare_nuscenes", "convert nuScenes"
-    ),
-    "prepare waymo": _stage(
-        "moduv.frames.prepare.waymo:prepare_waymo", "prepare_waymo", "convert Waymo Open"
-    ),
+    **{f"prepare {data.name}": data.prepare for data in DATASETS if data.prepare},
     "motion train": _stage(
         "moduv.runs.watch:train_stage1", "motion", "stage 1: train depth, ego-motion, motion mask"
     ),
@@ -63,26 +56,7 @@ COMMANDS = {
     "round large": _stage("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
     "round small": _stage("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
     "round final": _stage("moduv.rounds.recipe:train_round", "final", "train the final detector"),
-    "truth coco": Command(
-        "moduv.evaluation.converters.coco:convert_coco",
-        "truth_coco",
-        "COCO's mobile objects as ground truth",
-    ),
-    "truth kitti": Command(
-        "moduv.evaluation.converters.kitti:convert_kitti",
-        "truth_kitti",
-        "KITTI's boxes as ground truth",
-    ),
-    "truth nuscenes": Command(
-        "moduv.evaluation.converters.nuimages:convert_nuimages",
-        "truth_nuscenes",
-        "nuImages' masks as ground truth",
-    ),
-    "truth waymo": Command(
-        "moduv.evaluation.converters.waymo:convert_waymo",
-        "truth_waymo",
-        "Waymo's masks or boxes as ground truth",
-    ),
+    **{f"truth {data.name}": data.truth for data in DATASETS if data.truth},
     "detect": _stage(
         "moduv.commands.detect:detect_images",
         "detect",

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from moduv.datasets.clips import name_clips
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
@@ -24,7 +25,6 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import progress
 from moduv.engine.loop import StepState
 from moduv.frames.images import resize_image
-from moduv.frames.ingest import name_clips
 from moduv.frames.video import count_frames, read_clip
 from moduv.instances.crops import Crop
 from moduv.motion.fields import mask_and_depth

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moduv.datasets.clips import ImportConfig, clip_size, import_sources, name_clips
 from moduv.engine import distributed
 from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
@@ -20,7 +21,6 @@ from moduv.engine.pipeline import Place, Step, perform
 from moduv.engine.stages import OtherSettings, read_manifest
 from moduv.frames.clip import with_neighbours
 from moduv.frames.images import read_image
-from moduv.frames.ingest import ImportConfig, clip_size, import_sources, name_clips
 from moduv.frames.splits import hold_out, read_split, write_split
 from moduv.instances.exported import export_labels
 from moduv.labels.initial import InitialConfig

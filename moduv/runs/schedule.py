@@ -35,7 +35,7 @@ class Plan:
 
     preset: str
     clips: dict[str, int]
-    """The user's clips by name, with their sizes as `frames.ingest.clip_size` gives them."""
+    """The user's clips by name, with their sizes as `datasets.clips.clip_size` gives them."""
     every: int
     frames: int
     height: int

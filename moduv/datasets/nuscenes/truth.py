@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
-from moduv.engine.log import progress
-from moduv.evaluation.converters.writer import (
+from moduv.datasets.truth import (
     Selection,
     TrueImage,
     TrueObject,
@@ -27,6 +24,9 @@ from moduv.evaluation.converters.writer import (
     is_of_family,
     write_truth,
 )
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
+from moduv.engine.log import progress
 from moduv.instances import rle
 from moduv.instances.rle import Rle
 
@@ -49,14 +49,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class NuImagesTruth(TruthConfig):
-    """What of nuImages counts."""
+    """Which of nuImages' objects count."""
 
     categories: tuple[str, ...] = ("human", "vehicle", "animal")
     """Categories, or first parts of their names, of objects that can move."""
     ignored: tuple[str, ...] = ("static_object.bicycle_rack",)
     """Those of regions in which detections are not judged."""
     cameras: tuple[str, ...] = ("CAM_FRONT",)
-    """Cameras whose images are taken; none named: all."""
+    """Cameras whose images are taken; empty: all."""
 
 
 def convert_nuimages(
@@ -73,10 +73,10 @@ def convert_nuimages(
         out: the file to write; images are named as in the tables, `samples/CAM_FRONT/….jpg`.
         config: categories, cameras and the smallest object.
         version: folder of the tables.
-        split: names of the images to take, one a line; without it all annotated ones.
+        split: file of the images to take, one name a line; None: all annotated ones.
 
     Raises:
-        InputError: when tables are missing or do not belong together, lack a category, or a mask is
+        InputError: when tables are missing, do not belong together or lack a category, or a mask is
             damaged.
     """
     folder = source / version
@@ -136,7 +136,7 @@ def _is_wanted(row: Row, config: NuImagesTruth, selection: Selection) -> bool:
 def _object(
     entry: Row, name: str, states: dict[str, bool | None], config: NuImagesTruth
 ) -> TrueObject | None:
-    mobile, ignored = _is_one_of(name, config.categories), _is_one_of(name, config.ignored)
+    mobile, ignored = (is_of_family(name, *f) for f in (config.categories, config.ignored))
     if not mobile and not ignored:
         return None
     left, top, right, bottom = (float(value) for value in entry["bbox"])
@@ -145,10 +145,6 @@ def _object(
     mask = None if entry["mask"] is None else _decoded(entry["mask"])
     box = (left, top, right - left, bottom - top)
     return TrueObject(box, name, mask, ignore=ignored, moving=moving)
-
-
-def _is_one_of(name: str, families: tuple[str, ...]) -> bool:
-    return any(is_of_family(name, family) for family in families)
 
 
 def _decoded(mask: Row) -> Rle:

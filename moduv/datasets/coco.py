@@ -12,43 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moduv.datasets.truth import Selection, Size, TrueImage, TrueObject, TruthConfig, write_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.engine.log import progress
-from moduv.evaluation.converters.writer import (
-    Selection,
-    Size,
-    TrueImage,
-    TrueObject,
-    TruthConfig,
-    write_truth,
-)
 from moduv.instances.coco import read_ground_truth
 from moduv.instances.imported import to_rle
 
 PERSONS = ("person",)
 VEHICLES = ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat")
-ANIMALS = (
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-)
+ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 DOWNLOAD = "download the 2017 train/val annotations from cocodataset.org and unpack them."
 
 
 @dataclass(frozen=True)
 class CocoTruth(TruthConfig):
-    """What of COCO counts."""
+    """Which of COCO's objects count."""
 
     categories: tuple[str, ...] = (*PERSONS, *VEHICLES, *ANIMALS)
-    """Names of the categories whose objects can move."""
+    """Categories whose objects can move."""
 
 
 def convert_coco(
@@ -56,14 +38,14 @@ def convert_coco(
 ) -> None:
     """Write the mobile objects of a COCO file as class-agnostic ground truth.
 
-    Images keep their numbers and names, so that COCO results of any tool can be evaluated. Crowds of
-    mobile categories are ignored.
+    Images keep their ids and names, so COCO results of any tool can be evaluated. Crowds of mobile
+    categories are ignored.
 
     Args:
         annotations: a COCO data set such as `instances_val2017.json`.
         out: the file to write.
         config: categories and the smallest object.
-        split: names of the images to take, one a line; without it all.
+        split: file of the images to take, one name a line; None: all images.
 
     Raises:
         InputError: when the file is no COCO data set or lacks one of the categories.

@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from moduv.engine.config import speed_only
-from moduv.engine.errors import InputError
-from moduv.engine.log import progress
-from moduv.engine.parallel import process_map
-from moduv.evaluation.converters.writer import (
+from moduv.datasets.truth import (
     Box,
     Selection,
     TrueImage,
@@ -29,11 +26,15 @@ from moduv.evaluation.converters.writer import (
     box_of_mask,
     write_truth,
 )
+from moduv.datasets.waymo.frame import Camera, FrameLabels
+from moduv.datasets.waymo.prepare import segment_name
+from moduv.datasets.waymo.records import read_drive_labels
+from moduv.datasets.waymo.tables import read_table_labels
+from moduv.engine.config import speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.log import progress
+from moduv.engine.parallel import process_map
 from moduv.frames.clip import FrameRef
-from moduv.frames.prepare.waymo import segment_name
-from moduv.frames.prepare.waymo_frame import Camera, FrameLabels, LabelledBox
-from moduv.frames.prepare.waymo_records import read_drive_labels
-from moduv.frames.prepare.waymo_tables import read_table_labels
 from moduv.frames.splits import write_split
 from moduv.instances import rle
 
@@ -65,11 +66,10 @@ DOWNLOAD = (
 
 @dataclass(frozen=True)
 class WaymoTruth(TruthConfig):
-    """What of Waymo Open counts."""
+    """Which of Waymo Open's objects count."""
 
     undistort: bool = False
-    """For frames without lens distortion, as Dynamo-Depth's preparation makes them; `moduv prepare`
-    keeps the frames as they were recorded."""
+    """For frames without lens distortion, as from Dynamo-Depth's preparation, not `moduv prepare`."""
     workers: int = speed_only(2)
     """Segments at once."""
 
@@ -89,7 +89,7 @@ def convert_waymo(
         source: folder of `*.tfrecord` files (v1), or of the components' folders (v2).
         out: the file to write; images are named `<part>/segment-…/NNNNNN.jpg`.
         config: smallest object, distortion, workers.
-        split: frames to take; without it all that are annotated.
+        split: file of the frames to take; None: all annotated ones.
         part: first part of the segments' names, as they were prepared.
         labels: masks (some frames of some segments) or boxes (all frames).
         write_frames: receives a split file of the images written, for `moduv measure`.
@@ -155,19 +155,12 @@ def _true_boxes(frame: FrameLabels, *, undistort: bool) -> list[TrueObject] | No
         return None
     objects = []
     for labelled in frame.boxes:
-        box = _box(labelled)
-        if undistort:
-            box = straight_box(box, frame.camera)
+        box = straight_box(labelled.box, frame.camera) if undistort else labelled.box
         if labelled.kind in KINDS:
             objects.append(TrueObject(box, KINDS[labelled.kind]))
         elif labelled.kind == UNKNOWN:
             objects.append(TrueObject(box, "unknown", ignore=True))
     return objects
-
-
-def _box(labelled: LabelledBox) -> Box:
-    (x, y), (width, height) = labelled.centre, labelled.size
-    return x - width / 2, y - height / 2, width, height
 
 
 def _true_masks(frame: FrameLabels, path: Path, *, undistort: bool) -> list[TrueObject] | None:
@@ -186,7 +179,7 @@ def _true_masks(frame: FrameLabels, path: Path, *, undistort: bool) -> list[True
 
 
 def panoptic_objects(label: np.ndarray, divisor: int) -> list[TrueObject]:
-    """Objects and ignored regions of a panoptic label (H, W) uint16, class x divisor + instance."""
+    """Extract objects and ignored regions of a panoptic label (H, W) uint16, class x divisor + instance."""
     objects = []
     for value in np.flatnonzero(np.bincount(label.ravel())):
         kind, instance = divmod(int(value), divisor)
@@ -200,7 +193,7 @@ def panoptic_objects(label: np.ndarray, divisor: int) -> list[TrueObject]:
 
 
 def straight_label(label: np.ndarray, camera: Camera) -> np.ndarray:
-    """A label (H, W) as a lens without distortion would see it; undefined, so ignored, beyond its border."""
+    """Undistort a label (H, W); beyond its border it becomes 0, undefined, which is ignored."""
     matrix, lens = camera.matrix(), camera.intrinsic[4:9]
     size = (camera.width, camera.height)
     maps = cv2.initUndistortRectifyMap(matrix, lens, np.eye(3), matrix, size, cv2.CV_32FC1)
@@ -208,18 +201,10 @@ def straight_label(label: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def straight_box(box: Box, camera: Camera) -> Box:
-    """The box around a box's border as a lens without distortion would see it."""
+    """Return the box around the undistorted border of a box."""
     left, top, width, height = box
-    steps = np.linspace(0, 1, 9)
-    across, down = left + steps * width, top + steps * height
-    border = np.concatenate(
-        [
-            np.stack([across, np.full(9, top)], 1),
-            np.stack([across, np.full(9, top + height)], 1),
-            np.stack([np.full(9, left), down], 1),
-            np.stack([np.full(9, left + width), down], 1),
-        ]
-    )
+    around = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) * (width, height) + (left, top)
+    border = np.concatenate([np.linspace(*side, 9) for side in pairwise(around)])
     matrix = camera.matrix()
     seen = cv2.undistortPoints(border[:, None], matrix, camera.intrinsic[4:9], P=matrix)[:, 0]
     seen = np.clip(seen, 0, [camera.width, camera.height])

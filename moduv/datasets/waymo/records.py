@@ -23,8 +23,7 @@ from typing import TypeVar
 import numba
 import numpy as np
 
-from moduv.engine.errors import InputError
-from moduv.frames.prepare.waymo_frame import (
+from moduv.datasets.waymo.frame import (
     FRONT,
     TOP,
     Camera,
@@ -35,6 +34,7 @@ from moduv.frames.prepare.waymo_frame import (
     SolidBox,
     range_image_points,
 )
+from moduv.engine.errors import InputError
 
 Fields = dict[int, list[int | bytes]]
 Content = TypeVar("Content")
@@ -44,7 +44,7 @@ MASK = 0xA282EAD8
 
 
 def read_drive(path: Path, *, points: bool) -> Iterator[DriveFrame]:
-    """The front camera's frames of a segment's tfrecord, in order.
+    """Yield the front camera's frames of a segment's tfrecord, in order.
 
     Raises InputError when the file is cut, damaged, or no recording of Waymo's.
     """
@@ -52,7 +52,7 @@ def read_drive(path: Path, *, points: bool) -> Iterator[DriveFrame]:
 
 
 def read_drive_labels(path: Path) -> Iterator[FrameLabels]:
-    """What is annotated in the front camera's frames of a segment's tfrecord, in order.
+    """Yield the annotations of the front camera's frames of a segment's tfrecord, in order.
 
     Raises InputError when the file is cut, damaged, or no recording of Waymo's.
     """
@@ -72,7 +72,7 @@ def _read(path: Path, reader: Callable[[int, Fields], Content]) -> Iterator[Cont
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """The contents of a tfrecord. Raises InputError where a checksum or a length is wrong."""
+    """Yield the contents of a tfrecord. Raises InputError where a checksum or a length is wrong."""
     with path.open("rb") as stream:
         while head := stream.read(12):
             size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
@@ -146,8 +146,8 @@ def _labels(number: int, frame: Fields) -> FrameLabels:
 def _box(label: Fields) -> LabelledBox:
     box = parse(_bytes(label, 1))
     kind = _number(label, 3) if 3 in label else 0
-    centre, size = (_double(box, 1), _double(box, 2)), (_double(box, 5), _double(box, 4))
-    return LabelledBox(kind, centre, size)
+    x, y, height, width = (_double(box, key) for key in (1, 2, 4, 5))
+    return LabelledBox(kind, (x - width / 2, y - height / 2, width, height))
 
 
 def _solid(label: Fields) -> SolidBox:
@@ -182,7 +182,7 @@ def _matrix(compressed: bytes) -> np.ndarray:
 
 
 def parse(message: bytes) -> Fields:
-    """The fields of a message by number: integers as they are, everything else as bytes."""
+    """Parse a message into its fields by number: integers as they are, everything else as bytes."""
     fields: Fields = {}
     position = 0
     while position < len(message):

@@ -1,4 +1,4 @@
-"""Width to height: clips of several cameras are cut to one aspect, and their intrinsics with them."""
+"""Aspects, width to height: clips of several cameras are cropped to one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 ASPECT_TOLERANCE = 0.12
 """Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
 OTHER_ASPECT = ASPECT_TOLERANCE / 6
-"""From here on frames count as of another aspect: what is left of the tolerance is taken up by the size of
-stage 1's input, in steps of 32 pixels, which follows one frame of all."""
+"""Relative difference of another aspect. The rest of the tolerance is for the size of stage 1's input, which
+has the aspect of one frame in steps of 32 pixels."""
 
 
 class Window(NamedTuple):
@@ -23,12 +23,12 @@ class Window(NamedTuple):
 
 
 def differs(width: int, height: int, aspect: Fraction) -> bool:
-    """Whether an image is of another aspect."""
+    """Test whether an image has another aspect, see `OTHER_ASPECT`."""
     return abs(Fraction(width, height) / aspect - 1) > OTHER_ASPECT
 
 
 def usual_aspect(frames: Mapping[Fraction, int]) -> Fraction:
-    """The aspect of most frames, given how many there are of each; about the same counts as the same."""
+    """Return the aspect of most frames, given their number for each; similar aspects count together."""
 
     def votes(aspect: Fraction) -> tuple[int, int]:
         near = sum(
@@ -42,7 +42,7 @@ def usual_aspect(frames: Mapping[Fraction, int]) -> Fraction:
 
 
 def centre_window(width: int, height: int, aspect: Fraction) -> Window:
-    """The largest part of an image with an aspect, around its middle; all of it where it has that one."""
+    """Return the largest centred part of an image with an aspect; the whole image if it has that one."""
     if not differs(width, height, aspect):
         return Window(0, 0, width, height)
     if Fraction(width, height) > aspect:

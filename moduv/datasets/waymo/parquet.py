@@ -26,7 +26,10 @@ def read_rows(
     *,
     may_lack: bool = False,
 ) -> list[Row]:
-    """Rows of a component, of one sensor where a key is given; without any only if it `may_lack` them."""
+    """Read the rows of a component, only those of sensor `name` where its column `key` is given.
+
+    Raises InputError when the file is missing or damaged, or has no such row unless it `may_lack` them.
+    """
     path = _component(source, component, segment)
     with _reading(path):
         from pyarrow.parquet import read_table
@@ -39,9 +42,9 @@ def read_rows(
 
 
 class LargeRows:
-    """The rows of one sensor in a component of images; only the row asked for last is held.
+    """The rows of one sensor in a component of images; only the last row read is held.
 
-    Quick when rows are asked for in the file's order; going back reads its part of the file again.
+    Reading in the file's order is fast; going back reads a part of the file again.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class LargeRows:
         key: str,
         name: int,
     ) -> None:
-        """Index the file by time. Raises KeyError naming a column that is not there."""
+        """Index the file by time. Raises KeyError naming a missing column."""
         self._path = _component(source, component, segment)
         with _reading(self._path):
             from pyarrow.parquet import ParquetFile
@@ -72,15 +75,15 @@ class LargeRows:
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._columns = list(columns)
         self._batches: Iterator[Any] = iter(())
-        self._next = len(keys[TIME])  # before any row that is asked for, so the first one opens
+        self._next = len(keys[TIME])  # beyond every row, so the first read opens the file
 
     @property
     def times(self) -> list[int]:
-        """Times of the sensor's rows, in order."""
+        """Times of the sensor's rows, sorted."""
         return sorted(self._row_of)
 
     def at(self, time: int) -> Row | None:
-        """The columns of the row at a time, each an Arrow array of one value; None where there is none."""
+        """Read the row at a time, an Arrow array of one value per column; None without such a row."""
         row = self._row_of.get(time)
         if row is None:
             return None
@@ -104,7 +107,7 @@ class LargeRows:
 
 
 def array_of(row: Row, column: str) -> np.ndarray:
-    """The float matrix that a row holds as a list of values and one of its shape."""
+    """Convert the lists of values and of the shape in a row to a float32 array."""
     values, shape = (row[f"{column}.{part}"].flatten() for part in ("values", "shape"))
     return np.asarray(values.to_numpy(zero_copy_only=False), np.float32).reshape(shape.to_pylist())
 
@@ -125,7 +128,7 @@ def _no_row(path: Path, name: int) -> InputError:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Around what reads a file. Raises InputError where pyarrow is missing or the file is damaged."""
+    """Turn a missing pyarrow and a damaged file into InputErrors."""
     try:
         from pyarrow import ArrowInvalid
     except ImportError:

@@ -1,6 +1,6 @@
-"""Foreign clips brought into the form of this library: videos and folders of images become segments.
+"""Videos and folders of images become segments in the library's layout.
 
-Repeated frames are left out, cuts end a segment, and the frame rate is reduced so that neighbours differ
+Repeated frames are dropped, cuts start a new segment, and the frame rate is reduced until neighbours differ
 enough to show motion.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from moduv.datasets.aspects import Window, centre_window, differs, usual_aspect
 from moduv.engine.errors import InputError
 from moduv.engine.files import sha256, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
-from moduv.frames.aspects import Window, centre_window, differs, usual_aspect
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import resize_image, write_image
@@ -42,21 +42,20 @@ from moduv.frames.video import (
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """How foreign frames are taken over."""
+    """How clips become segments."""
 
     field_of_view: float = 0.0
     """Horizontal field of view in degrees, for clips without `cam.json`; 0: such clips are refused."""
     every: int = 1
-    """Take every n-th frame, so that neighbours differ enough to show motion; 0: as many as that takes
-    is measured for each clip."""
+    """Keep every n-th frame; 0: measure n for each clip, so that neighbours differ by `motion`."""
     motion: float = 0.01
-    """With `every` 0: the optical flow that neighbours are to differ by, in shares of the width."""
+    """Optical flow between neighbours for `every` 0, in shares of the width."""
     max_width: int = 0
-    """Shrink frames that are wider, pixels; 0: never."""
+    """Shrink wider frames to this width, pixels; 0: never."""
     keep_stills: bool = False
-    """Keep frames that repeat the one before."""
+    """Keep frames that repeat the previous one."""
     one_aspect: bool = False
-    """Crop clips whose aspect is not that of most frames to that one, around their middle."""
+    """Crop clips around their centre to the aspect of most frames."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.max_width < 0 or self.motion <= 0:
@@ -68,7 +67,7 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class _Import:
-    """What decides the imported frames."""
+    """What the imported frames depend on."""
 
     config: ImportConfig
     files: dict[str, int]
@@ -78,22 +77,20 @@ class _Import:
 
 
 def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
-    """Bring clips into the library's layout.
+    """Import clips into the library's layout.
+
+    Packets, images and whole clips that do not decode are skipped and logged.
 
     Args:
-        source: a video file, or a folder below which videos lie, or folders whose images are the
-            frames of one clip each in the order of their names. `cam.json` with `intrinsic_mat` (rows
-            divided by width and height) lies beside the images, or beside a video as
-            `<video>.cam.json`, where the camera is known.
+        source: a video, or a folder of videos, or of folders whose images, in the order of their names,
+            are the frames of one clip each. The camera, where known, is `cam.json` beside the images or
+            `<video>.cam.json`: `intrinsic_mat`, rows divided by width and height.
         out: receives `clips/<name>/NNNNNN.jpg`, `cam.json`, `times.json` (seconds, of videos) and
             `splits/train_files.txt`.
         config: field of view, frame rate and size.
 
-    What does not decode is left out and said: packets of a video, images of a folder, whole clips.
-
     Raises:
-        InputError: when there is no clip of three frames, no clip decodes, or a clip's intrinsics are
-            unknown.
+        InputError: when no clip has three frames or decodes, or a clip's intrinsics are unknown.
     """
     import_sources([source], out, config)
 
@@ -101,26 +98,27 @@ def import_folder(source: Path, out: Path, config: ImportConfig) -> None:
 def import_sources(
     sources: Sequence[Path], out: Path, config: ImportConfig, skip: Path | None = None
 ) -> None:
-    """`import_folder` of several videos and folders; see there.
+    """Import several videos and folders, see `import_folder`.
 
-    Clips below `skip`, or `out`, do not count: they were made by an earlier run.
+    Clips below `skip`, by default `out`, are the outputs of an earlier run and ignored.
     """
     clips = name_clips(sources, skip or out)
     files = {name: clip_size(clip) for name, clip in clips.items()}
-    cameras = {name: _hash(_known_camera(clip)) for name, clip in clips.items()}
+    known = {name: _known_camera(clip) for name, clip in clips.items()}
+    cameras = {name: sha256(path)[:16] if path.is_file() else "" for name, path in known.items()}
     stage = Stage("frames import", out, _Import(config, files, cameras))
     stage.run(lambda: _import(clips, out, config))
 
 
 def name_clips(sources: Sequence[Path], skip: Path | None = None) -> dict[str, Path]:
-    """Every clip below the sources by the name of its segment.
+    """Map segment names to all clips below the sources.
 
     Args:
         sources: videos and folders.
-        skip: a folder of outputs, whose clips do not count unless a source lies in it.
+        skip: a folder of outputs, whose clips are ignored unless a source lies in it.
 
     Raises:
-        InputError: when a source is missing, holds no clip, or two clips would have one name.
+        InputError: when a source is missing or holds no clip, or two clips share a name.
     """
     named: dict[str, Path] = {}
     for source in sources:
@@ -150,7 +148,7 @@ def _without_outputs(clips: list[Path], source: Path, skip: Path | None) -> list
 
 
 def clip_size(clip: Path) -> int:
-    """Bytes of a video, images of a folder."""
+    """Return the bytes of a video, or the number of images in a folder."""
     return len(clip_images(clip)) if clip.is_dir() else clip.stat().st_size
 
 
@@ -193,7 +191,7 @@ def _look(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str,
     left_out: dict[str, str] = {}
     for name, clip in clips.items():
         if not clip.is_dir():
-            decoder(clip)  # that it is missing is not the clip's fault
+            decoder(clip)  # a missing decoder is not the clip's fault
         try:
             height, width = next(read_clip(clip))[1].shape[:2]
             sizes[name] = width, height
@@ -230,7 +228,8 @@ def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
         return dict.fromkeys(clips, config.every)
     measured = []
     for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip"):
-        frames = without_stills(read_clip(clip, _silent, grey_width=FLOW_WIDTH))
+        # Broken packets are logged when the frames are written.
+        frames = without_stills(read_clip(clip, lambda _: None, grey_width=FLOW_WIDTH))
         measured.append(usual_motion(frames, config.motion))
     counts = [count_frames(clip) for clip in clips.values()]
     strides = dict(zip(clips, choose_strides(measured, counts, config.motion), strict=True))
@@ -252,7 +251,7 @@ def _chosen(clip: Path, stride: int, config: ImportConfig) -> Iterator[tuple[int
 
 @dataclass(frozen=True)
 class _Shape:
-    """What becomes of a clip's frames, and of its camera with them."""
+    """How a clip's frames and its camera are cropped and resized."""
 
     known: Path
     """The camera's file, where there is one."""
@@ -260,7 +259,7 @@ class _Shape:
     config: ImportConfig
 
     def frame(self, image: np.ndarray) -> np.ndarray:
-        """The kept part of an image (H, W, 3), shrunk to the largest width."""
+        """Crop an image (H, W, 3) and shrink it to the largest width."""
         left, top, width, height = self._window(image)
         image, widest = image[top : top + height, left : left + width], self.config.max_width
         if not widest or width <= widest:
@@ -268,7 +267,7 @@ class _Shape:
         return resize_image(image, round(height * widest / width), widest)
 
     def camera(self, image: np.ndarray) -> Intrinsics:
-        """The camera of what `frame` makes of images like this one."""
+        """Return the camera of an image (H, W, 3) after `frame`."""
         height, width = image.shape[:2]
         if self.known.is_file():
             found = Intrinsics.from_cam_json(self.known, width, height)
@@ -313,15 +312,6 @@ def _write_segment(
 
 def _known_camera(clip: Path) -> Path:
     return clip / "cam.json" if clip.is_dir() else clip.with_name(clip.name + ".cam.json")
-
-
-def _hash(path: Path) -> str:
-    """A short hash of a file's content; empty where there is none."""
-    return sha256(path)[:16] if path.is_file() else ""
-
-
-def _silent(_: str) -> None:
-    """Says nothing of broken packets: writing the frames says it."""
 
 
 def _name(clip: Path, source: Path) -> str:

@@ -6,22 +6,15 @@ The tables are read as they are: plain JSON, linked by tokens. A devkit is not n
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, write_json, write_npz
-from moduv.frames.layouts import rotation_of
-from moduv.frames.prepare.common import (
-    BACKGROUND,
-    MOVING,
+from moduv.datasets.prepare import (
     MOVING_SPEED,
-    STATIC,
     PrepareConfig,
-    in_image,
     prepare,
     required,
     write_camera,
@@ -29,6 +22,9 @@ from moduv.frames.prepare.common import (
     write_points,
     write_poses,
 )
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json, write_npz
+from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, pose_of
 
 CAMERA, LIDAR = "CAM_FRONT", "LIDAR_TOP"
 DOWNLOAD = (
@@ -53,7 +49,7 @@ Row = dict[str, Any]
 def prepare_nuscenes(
     source: Path, out: Path, config: PrepareConfig, version: str = "v1.0-trainval"
 ) -> None:
-    """Prepare nuScenes.
+    """Prepare the front camera of nuScenes.
 
     Args:
         source: folder with `samples/`, `sweeps/` and the version's tables.
@@ -78,6 +74,7 @@ class Tables:
     """The tables of a version by name, and their rows by token."""
 
     def __init__(self, folder: Path) -> None:
+        """Read them. Raises InputError naming a missing table or what a row lacks."""
         self.rows: dict[str, list[Row]] = {}
         for name, keys in TABLES.items():
             path = required(folder / f"{name}.json", DOWNLOAD)
@@ -93,7 +90,7 @@ class Tables:
             self.annotations[row["sample_token"]].append(row)
 
     def get(self, table: str, token: str) -> Row:
-        """A row. Raises InputError when the tables do not belong together."""
+        """Return the row of a token. Raises InputError when the tables do not belong together."""
         row = self._by_token[table].get(token)
         if row is None:
             raise InputError(
@@ -102,12 +99,12 @@ class Tables:
         return row
 
     def channel(self, row: Row) -> str:
-        """The sensor of a row of `sample_data`."""
+        """Return the sensor's channel of a row of `sample_data`."""
         sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]
         return str(self.get("sensor", sensor)["channel"])
 
     def pose(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
-        """Sensor to vehicle and vehicle to world, both (4, 4), when the row was recorded."""
+        """Return the poses (4, 4) of the sensor on the vehicle and of the vehicle in the world at a row's time."""
         sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])
         return _matrix(sensor), _matrix(self.get("ego_pose", row["ego_pose_token"]))
 
@@ -127,7 +124,7 @@ def _checked(rows: Any, keys: tuple[str, ...], path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of the front camera; lidar and boxes at key frames only."""
+    """A frame of the front camera; only key frames have lidar and boxes."""
 
     file: str
     milliseconds: float
@@ -153,12 +150,9 @@ def _scene(tables: Tables, scene: Row) -> Scene:
     rows = [row for row in tables.of_sample[first["token"]] if tables.channel(row) == CAMERA]
     if not rows:
         raise InputError(f"scene {scene['name']}: its first sample has no {CAMERA}; {DOWNLOAD}")
-    row, chain = rows[0], []
-    while True:
-        chain.append(row)
-        if not row["next"]:
-            break
-        row = tables.get("sample_data", row["next"])
+    chain = rows[:1]
+    while chain[-1]["next"]:
+        chain.append(tables.get("sample_data", chain[-1]["next"]))
     frames = tuple(_frame(tables, row) for row in chain)
     sensor = tables.get("calibrated_sensor", chain[0]["calibrated_sensor_token"])
     return Scene(frames, sensor, int(chain[0]["width"]), int(chain[0]["height"]))
@@ -181,14 +175,8 @@ def _frame(tables: Tables, row: Row) -> Frame:
         )
         for box in tables.annotations[row["sample_token"]]
     )
-    return Frame(
-        frame.file,
-        frame.milliseconds,
-        to_world,
-        np.linalg.inv(to_world @ to_vehicle) @ world_from_lidar,
-        scan["filename"],
-        boxes,
-    )
+    camera_from_lidar = np.linalg.inv(to_world @ to_vehicle) @ world_from_lidar
+    return replace(frame, camera_from_lidar=camera_from_lidar, lidar=scan["filename"], boxes=boxes)
 
 
 def _speed(tables: Tables, box: Row) -> float:
@@ -213,11 +201,9 @@ def _prepare_scene(job: tuple[Path, Path, Scene, PrepareConfig]) -> list[int]:
     write_poses(front / "odometry.txt", [frame.world_from_vehicle for frame in scene.frames])
     for index, frame in enumerate(scene.frames):
         image = required(source / frame.file, DOWNLOAD)
-        name = f"{index:06d}"
-        rgb = front / "rgb"
-        write_frame(image, rgb / f"original/{name}.jpg", rgb / f"downsample/{name}.jpg", config)
+        write_frame(image, front / "rgb", f"{index:06d}.jpg", config)
         if config.points and frame.camera_from_lidar is not None:
-            _write_truth(source, front, name, frame, scene, matrix)
+            _write_truth(source, front, f"{index:06d}", frame, scene, matrix)
     return list(range(len(scene.frames)))
 
 
@@ -231,19 +217,30 @@ def _write_truth(
     if raw.size % 5:
         raise InputError(f"{scan}: is no list of five numbers a point; {DOWNLOAD}")
     points = np.column_stack([raw.reshape(-1, 5)[:, :3], np.ones(raw.size // 5)]).astype(np.float64)
-    seen = in_image((points @ frame.camera_from_lidar.T)[:, :3], matrix, scene.width, scene.height)
-    inside = (seen[:, 0] > 0) & (seen[:, 3] > 1)  # nearer than a metre is the vehicle itself
+    seen, inside = _project((points @ frame.camera_from_lidar.T)[:, :3], matrix, scene)
     labels = np.full(len(points), BACKGROUND, np.uint8)
     for box_from_lidar, half, moves in frame.boxes:
         within = (np.abs((points @ box_from_lidar.T)[:, :3]) <= half).all(1)
         labels[within] = MOVING if moves else STATIC
-    write_points(front / f"depth/{name}.npy", seen[inside, 1:])
+    write_points(front / f"depth/{name}.npy", seen[inside])
     write_npz(front / f"mask/{name}.npz", motion_label=labels[inside])
 
 
+def _project(points: np.ndarray, matrix: np.ndarray, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 3) of the camera as (column, row, metres), and which of them the image shows, (N,)."""
+    depth = points[:, 2]
+    ahead = depth > 1  # nearer than a metre is the vehicle itself
+    seen = points[:, :2] / np.where(ahead, depth, 1.0)[:, None]
+    pixels = seen * matrix[[0, 1], [0, 1]] + matrix[:2, 2]
+    inside = ahead & ((pixels >= 0) & (pixels < (scene.width, scene.height))).all(1)
+    return np.column_stack([pixels, depth]), inside
+
+
 def _matrix(row: Row) -> np.ndarray:
-    """The pose (4, 4) that a row's `rotation` (w, x, y, z) and `translation` describe."""
-    pose = np.eye(4)
-    pose[:3, :3] = rotation_of(np.array(row["rotation"], np.float64))
-    pose[:3, 3] = row["translation"]
-    return pose
+    """The pose (4, 4) that a row describes."""
+    try:
+        return pose_of(row["rotation"], row["translation"])
+    except (TypeError, ValueError):
+        raise InputError(
+            f"row {row['token']!r}: 'rotation' and 'translation' are no pose; {DOWNLOAD}"
+        ) from None

@@ -1,4 +1,8 @@
-"""What the converters share: true objects, which images are wanted, what is ignored, the COCO file."""
+"""What ground truths share: the objects of images as a COCO file; depths and motion labels of frames.
+
+Objects come from the data sets' annotations, see `write_truth`; depths and motion labels lie in the layouts
+that preparations and the street world write, see `read_truth`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,12 @@ from pycocotools import mask as coco
 from moduv import __version__
 from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.files import write_json
+from moduv.engine.files import read_npz, write_json
 from moduv.engine.log import say
+from moduv.frames import layouts
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
+from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, UNLABELLED
 from moduv.frames.splits import read_split
 from moduv.instances import rle
 from moduv.instances.coco import CATEGORIES
@@ -28,15 +36,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class TruthConfig:
-    """What every converter lets its user choose; the defaults ignore nothing that is annotated."""
+    """Which annotated objects and images count; by default all."""
 
     min_width: float = 0.0
     min_height: float = 0.0
-    """Objects whose box is narrower or lower, in pixels of the full image, need not be found."""
+    """Objects with a narrower or lower box, in pixels of the full image, are ignored."""
     min_area: float = 0.0
-    """Nor need those that cover fewer pixels."""
+    """Objects that cover fewer pixels are ignored."""
     empty_images: bool = True
-    """Keep images in which there is no object to be found; what is detected there is wrong."""
+    """Keep images without any object that counts; every detection there is wrong."""
 
     def __post_init__(self) -> None:
         if min(self.min_width, self.min_height, self.min_area) < 0:
@@ -45,32 +53,32 @@ class TruthConfig:
 
 @dataclass(frozen=True)
 class TrueObject:
-    """An object, or a region in which detections are not judged."""
+    """An object, or a region in which detections are ignored."""
 
     box: Box
     name: str
-    """What its data set calls it."""
+    """Its category in the data set."""
     mask: Rle | None = None
     area: float | None = None
-    """Pixels; None: of the mask, or of the box."""
+    """Pixels; None: the area of the mask, or of the box."""
     ignore: bool = False
     moving: bool | None = None
 
 
 @dataclass(frozen=True)
 class TrueImage:
-    """An image with everything that is known of it."""
+    """An annotated image."""
 
     file_name: str
     """`<segment>/NNNNNN.jpg` where the data set has segments, its path below its folder elsewhere."""
     size: Size | None
     objects: tuple[TrueObject, ...]
     id: int | None = None
-    """The data set's own number, where it has one; images are counted from 1 elsewhere."""
+    """The data set's own id; None: images are counted from 1."""
 
 
 def check_names(wanted: Iterable[str], known: Iterable[str], source: str) -> None:
-    """Raise InputError for a wanted category that is none of the known, nor the first part of one."""
+    """Raise InputError for a wanted category that is neither known nor a family of known ones."""
     known = list(known)
     for name in wanted:
         if not any(is_of_family(other, name) for other in known):
@@ -80,13 +88,13 @@ def check_names(wanted: Iterable[str], known: Iterable[str], source: str) -> Non
             )
 
 
-def is_of_family(name: str, family: str) -> bool:
-    """Whether a category is a family, or one of it as `vehicle.car` is of `vehicle`."""
-    return name == family or name.startswith(f"{family}.")
+def is_of_family(name: str, *families: str) -> bool:
+    """Test whether a category is one of the families or belongs to one, as `vehicle.car` to `vehicle`."""
+    return any(name == family or name.startswith(f"{family}.") for family in families)
 
 
 class Selection:
-    """The images that a split file names; all of them where there is none.
+    """The images that a split file names; without a file, all images.
 
     Lines are `<segment> <frame>`, or a path or name of an image, with or without its suffix. Folders
     that a line leaves out match any: `000369` names `training/image_2/000369.png`.
@@ -103,7 +111,7 @@ class Selection:
         return self.split is None or not self._names.isdisjoint(_endings(_parts(file_name)))
 
     def reaches(self, folder: str) -> bool:
-        """Whether any image of a folder may be wanted."""
+        """Test whether any image of a folder may be wanted."""
         return self.split is None or not self._folders.isdisjoint(
             ["", *_endings(PurePosixPath(folder).parts)]
         )
@@ -131,22 +139,24 @@ def _endings(parts: tuple[str, ...]) -> list[str]:
 def write_truth(
     out: Path, images: Iterable[TrueImage], config: TruthConfig, selection: Selection, source: str
 ) -> list[str]:
-    """Write class-agnostic ground truth as COCO JSON, atomically, and say what is in it.
+    """Write class-agnostic ground truth as COCO JSON, atomically, and log its counts.
 
-    Annotations have `category_id` 1, `name` (of the data set's category), `moving` where it is known,
-    and `iscrowd` and `ignore` 1 for regions that are not judged: those of the data set, and objects
-    below the smallest size. Where objects have masks, one without is ignored and its box stands for it.
+    Annotations have `category_id` 1, `name` (the data set's category), `moving` where known, and
+    `iscrowd` and `ignore` 1 for ignored regions: those of the data set, and objects below the smallest
+    size. Where objects have masks, one without a mask is ignored within its box.
 
     Args:
         out: the file to write.
-        images: with their objects, in the order in which they are to be written.
-        source: where they come from; kept in the file's `info`.
+        images: annotated images, written in this order.
+        config: which objects and images count.
+        selection: images outside it are left out.
+        source: the data set, written to the file's `info`.
 
     Returns:
         The names of the images written.
 
     Raises:
-        InputError: when there is no image, or no object to be found in any.
+        InputError: when no image is left, or none has an object that counts.
     """
     kept = [image for image in images if image.file_name in selection]
     if not kept:
@@ -229,6 +239,97 @@ def _filled_box(box: Box, image: TrueImage) -> Rle:
 
 
 def box_of_mask(mask: Rle) -> Box:
-    """The box around a mask's pixels."""
+    """Return the box around a mask's pixels."""
     left, top, width, height = coco.toBbox(mask).tolist()
     return left, top, width, height
+
+
+@dataclass(frozen=True)
+class FrameTruth:
+    """Depths and motion labels of a frame of height x width pixels."""
+
+    height: int
+    width: int
+    points: np.ndarray | None
+    """(N, 3): row, column, metres."""
+    labels: np.ndarray | None
+    """(H, W): 0 background, 1 moving, 2 static, 3 unlabelled."""
+
+
+def motion_labels(instances: np.ndarray, ids: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Label each pixel 0 background, 1 moving or 2 static.
+
+    Args:
+        instances: (H, W), the object's id at each pixel, 0 for background.
+        ids: (N,), the objects of the clip.
+        moving: (N,), whether each moves.
+    """
+    kinds = [instances == 0, np.isin(instances, ids[moving.astype(bool)])]
+    return np.select(kinds, [BACKGROUND, MOVING], STATIC)
+
+
+def read_truth(root: Path, frame: FrameRef) -> FrameTruth | None:
+    """Read the depth and motion labels of a frame; None where a real data set has neither.
+
+    Args:
+        root: the street world's `truth` folder, or the data folder of a prepared real data set.
+        frame: the frame.
+
+    Raises:
+        InputError: when a file is damaged or does not belong to the frame.
+    """
+    if layouts.layout_of(root, frame.segment).name == "folder":
+        truth = read_npz(frame.file(root, ".npz"), ("depth", "instances", "ids", "moving"))
+        depth = truth["depth"].astype(np.float32)
+        labels = motion_labels(truth["instances"], truth["ids"], truth["moving"])
+        return FrameTruth(depth.shape[0], depth.shape[1], points_of_map(depth), labels)
+    points = layouts.depth_points(root, frame.segment, frame.index)
+    known = layouts.motion_labels(root, frame.segment, frame.index)
+    if points is None and known is None:
+        return None
+    height, width = read_image(frame.image_path(root)).shape[:2]
+    try:
+        if known is not None and known.ndim == 1:
+            known = _labels_at_points(known, points, height, width)
+        if points is not None:
+            points = points[inside_image(points, height, width)]
+    except InputError as error:
+        raise InputError(f"{root}: frame {frame.line()}: {error}") from None
+    return FrameTruth(height, width, points, known)
+
+
+def _labels_at_points(
+    labels: np.ndarray, points: np.ndarray | None, height: int, width: int
+) -> np.ndarray:
+    """Labels (N,) of depth points as labels (H, W) that are unknown elsewhere."""
+    if points is None or len(points) != len(labels):
+        raise InputError(
+            f"{len(labels)} motion labels do not belong to the frame's depth points; prepare it again."
+        )
+    inside = inside_image(points, height, width)
+    rows, columns = points[inside, :2].astype(int).T
+    image = np.full((height, width), UNLABELLED, np.uint8)
+    image[rows, columns] = labels[inside]
+    return image
+
+
+def inside_image(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Find the points (N, 3) of (row, column, metres) in an image of height x width pixels, (N,) bool.
+
+    Raises InputError when most lie beyond it, as those of another frame or in another order do.
+    """
+    rows, columns = np.asarray(points)[:, :2].astype(int).T
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    beyond = int((~inside).sum())
+    if 2 * beyond > len(points):
+        raise InputError(
+            f"{beyond} of the {len(points)} depth points lie beyond the frame of {height} x {width} "
+            "pixels; check that they belong to it and their order."
+        )
+    return inside
+
+
+def points_of_map(depth: np.ndarray) -> np.ndarray:
+    """Convert a dense depth (H, W) in metres to points (H·W, 3) of (row, column, metres)."""
+    rows, columns = np.indices(depth.shape)
+    return np.stack([rows.ravel(), columns.ravel(), depth.ravel()], axis=1).astype(np.float64)

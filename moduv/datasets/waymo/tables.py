@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from moduv.engine.errors import InputError
-from moduv.frames.prepare.waymo_frame import (
+from moduv.datasets.waymo.frame import (
     FRONT,
     TOP,
     Camera,
@@ -20,7 +19,8 @@ from moduv.frames.prepare.waymo_frame import (
     SolidBox,
     range_image_points,
 )
-from moduv.frames.prepare.waymo_parquet import TIME, LargeRows, Row, array_of, read_rows
+from moduv.datasets.waymo.parquet import TIME, LargeRows, Row, array_of, read_rows
+from moduv.engine.errors import InputError
 
 CAMERA_NAME, LASER_NAME = "key.camera_name", "key.laser_name"
 IMAGE = "[CameraImageComponent].image"
@@ -30,14 +30,14 @@ Frame = TypeVar("Frame")
 
 
 def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
-    """The front camera's frames of a segment, in order of time.
+    """Yield the front camera's frames of a segment in order of time.
 
     Args:
         source: folder of the components, e.g. `camera_image/<segment>.parquet`.
-        points: also read the roof's lidar and its boxes, where their components are there.
+        points: also read the roof's lidar and its boxes, where their components exist.
 
     Raises:
-        InputError: naming a component that is missing or a column that is not there.
+        InputError: naming a missing component or column.
     """
     return _whole(source, segment, _frames(source, segment, points=points))
 
@@ -59,17 +59,17 @@ def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]
 
 
 def read_table_labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
-    """What is annotated in the front camera's frames of a segment, in order of time.
+    """Yield the annotations of the front camera's frames of a segment in order of time.
 
-    Frames are numbered by the component `vehicle_pose`, which has all of them. Boxes are known of all
-    frames, since the tables do not tell an empty frame from one that was not annotated.
+    Frames are numbered by the component `vehicle_pose`, which has all of them. All frames count as
+    annotated with boxes, since the tables do not distinguish an empty frame from one without annotation.
 
     Args:
         source: folder of the components.
         component: camera_box or camera_segmentation.
 
     Raises:
-        InputError: naming a component that is missing or does not belong to the others.
+        InputError: naming a component that is missing or does not match the others.
     """
     return _whole(source, segment, _labels(source, segment, component))
 
@@ -115,7 +115,7 @@ def _box(row: Row) -> LabelledBox:
     x, y, width, height = (
         float(row[f"{prefix}box.{key}"]) for key in ("center.x", "center.y", "size.x", "size.y")
     )
-    return LabelledBox(int(row[f"{prefix}type"]), (x, y), (width, height))
+    return LabelledBox(int(row[f"{prefix}type"]), (x - width / 2, y - height / 2, width, height))
 
 
 def _camera(source: Path, segment: str) -> Camera:

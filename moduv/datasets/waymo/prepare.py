@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from moduv.engine.errors import InputError
-from moduv.engine.files import write_npz
-from moduv.engine.log import say
-from moduv.frames.prepare.common import (
+from moduv.datasets.prepare import (
     PrepareConfig,
     prepare,
     write_camera,
@@ -16,9 +13,12 @@ from moduv.frames.prepare.common import (
     write_points,
     write_poses,
 )
-from moduv.frames.prepare.waymo_frame import Camera, DriveFrame, motion_of_points
-from moduv.frames.prepare.waymo_records import read_drive
-from moduv.frames.prepare.waymo_tables import read_tables
+from moduv.datasets.waymo.frame import Camera, DriveFrame, motion_of_points
+from moduv.datasets.waymo.records import read_drive
+from moduv.datasets.waymo.tables import read_tables
+from moduv.engine.errors import InputError
+from moduv.engine.files import write_npz
+from moduv.engine.log import say
 
 DOWNLOAD = (
     "download segments of the Waymo Open Dataset, perception, from waymo.com/open (accept its "
@@ -28,13 +28,13 @@ DOWNLOAD = (
 
 
 def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "train") -> None:
-    """Prepare Waymo Open.
+    """Prepare the front camera of Waymo Open.
 
     Args:
         source: folder of `*.tfrecord` files (v1), or of the components' folders (v2).
         out: receives `<split>/<segment>/FRONT/rgb|depth|mask`, `odometry.txt` and a split file.
         config: size of the shrunken frames; published: 320 x 480.
-        split: first part of the segments' names; one folder can hold several splits.
+        split: first part of the segments' names; one `out` can hold several splits.
 
     Raises:
         InputError: saying what to download when there is nothing to prepare.
@@ -56,7 +56,7 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
 
 
 def segment_name(path: Path) -> str:
-    """The segment of a tfrecord or parquet file, without what Waymo's files add to its name."""
+    """Return the segment's name, `segment-…`, of a tfrecord or parquet file."""
     name = path.stem.removesuffix("_with_camera_labels")
     return name if name.startswith("segment-") else f"segment-{name}"
 
@@ -64,14 +64,12 @@ def segment_name(path: Path) -> str:
 def _prepare_drive(job: tuple[Path, Path, PrepareConfig]) -> list[int]:
     """One segment; it is read again from its start after a kill, frames on disk are kept."""
     path, segment, config = job
-    front, rgb, poses = segment / "FRONT", segment / "FRONT/rgb", []
+    front, poses = segment / "FRONT", []
     for index, frame in enumerate(_read(path, config)):
         if not index:
-            _write_camera(rgb / "cam.json", frame.camera)
+            _write_camera(front / "rgb/cam.json", frame.camera)
         name = f"{index:06d}"
-        write_frame(
-            frame.image, rgb / f"original/{name}.jpg", rgb / f"downsample/{name}.jpg", config
-        )
+        write_frame(frame.image, front / "rgb", f"{name}.jpg", config)
         _write_truth(front / f"depth/{name}.npy", front / f"mask/{name}.npz", frame)
         poses.append(frame.world_from_vehicle)
     write_poses(front / "odometry.txt", poses)

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from moduv.frames.prepare.common import (
-    BACKGROUND,
-    MOVING,
-    MOVING_SPEED,
-    STATIC,
-    UNLABELLED,
-    rotations,
-)
+from moduv.datasets.prepare import MOVING_SPEED
+from moduv.datasets.truth import Box
+from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, UNLABELLED
 
 FRONT, TOP = 1, 1
 """Numbers of the front camera and of the roof's lidar."""
@@ -34,15 +29,15 @@ class Camera:
     height: int
 
     def matrix(self) -> np.ndarray:
-        """K, (3, 3)."""
+        """Return K, (3, 3)."""
         f_u, f_v, c_u, c_v = self.intrinsic[:4]
         return np.array([[f_u, 0, c_u], [0, f_v, c_v], [0, 0, 1]])
 
     def depths(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of points (N, 3) of the vehicle, those in sight.
+        """Project the visible ones of points (N, 3) in the vehicle's coordinates, metres.
 
         Returns:
-            (M, 3) as column, row, metres along the axis, and which points these are, (M,).
+            (M, 3) as column, row, metres along the optical axis, and the points' indices, (M,).
         """
         camera_from_vehicle = np.linalg.inv(self.vehicle_from_camera)
         ahead, left, up = camera_from_vehicle[:3, :3] @ points.T + camera_from_vehicle[:3, 3:]
@@ -89,13 +84,13 @@ class SolidBox:
     """Metres a second over ground; None where it is not known."""
 
     def label(self) -> int:
-        """The motion label of what is inside."""
+        """Return the motion label of the points inside."""
         if self.speed is None:
             return UNLABELLED
         return MOVING if self.speed > MOVING_SPEED else STATIC
 
     def holds(self, points: np.ndarray) -> np.ndarray:
-        """Which points (N, 3) are inside, (N,) bool."""
+        """Test which points (N, 3) are inside, (N,) bool."""
         cosine, sine = np.cos(self.heading), np.sin(self.heading)
         x, y, z = (points - np.array(self.centre)).T
         local = np.stack([cosine * x + sine * y, cosine * y - sine * x, z], 1)
@@ -103,7 +98,7 @@ class SolidBox:
 
 
 def motion_of_points(points: np.ndarray, boxes: Sequence[SolidBox]) -> np.ndarray:
-    """Motion labels (N,) uint8 of points (N, 3): 0 background, 1 moving, 2 static, 3 speed unknown."""
+    """Label points (N, 3), (N,) uint8: 0 background, 1 moving, 2 static, 3 speed unknown."""
     labels = np.full(len(points), BACKGROUND, np.uint8)
     for box in boxes:
         if box.kind != SIGN:  # signs never move, nor could they
@@ -127,18 +122,16 @@ class DriveFrame:
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """A box that Waymo drew in an image, in pixels."""
+    """A box that Waymo drew in an image."""
 
     kind: int
     """0 unknown, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist."""
-    centre: tuple[float, float]
-    size: tuple[float, float]
-    """Width and height."""
+    box: Box
 
 
 @dataclass(frozen=True)
 class FrameLabels:
-    """What is annotated in a frame of the front camera; None where it was not annotated."""
+    """Annotations of a frame of the front camera; None where it was not annotated."""
 
     index: int
     """The frame's number in its drive, as it is prepared."""
@@ -152,7 +145,7 @@ class FrameLabels:
 def range_image_points(
     image: np.ndarray, lidar: Lidar, poses: np.ndarray | None, world_from_vehicle: np.ndarray
 ) -> np.ndarray:
-    """Points (N, 3) of a range image in the vehicle's coordinates at the frame's time, metres.
+    """Convert a range image to points (N, 3) in the vehicle's coordinates at the frame's time, metres.
 
     Args:
         image: (H, W, C), range first; not above 0 where nothing returned.
@@ -170,9 +163,23 @@ def range_image_points(
     if poses is None:
         return points
     pose = poses[hit].astype(np.float64)
-    world = np.einsum("nij,nj->ni", rotations(*pose[:, :3].T), points) + pose[:, 3:]
+    world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
     back = np.linalg.inv(world_from_vehicle)
     return world @ back[:3, :3].T + back[:3, 3]
+
+
+def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Rotations (N, 3, 3) about z, then y, then x, by angles (N,) in radians.
+
+    scipy's `Rotation` takes eight times as long for the pixels of a range image.
+    """
+    (cr, sr), (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in (roll, pitch, yaw))
+    rows = [
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def _directions(height: int, width: int, lidar: Lidar) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""What preparations share: settings, segments that are finished one by one, the files of a frame."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine.config import speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path, read_json, write_json
+from moduv.engine.log import progress, say
+from moduv.engine.parallel import process_map
+from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image, write_image
+from moduv.frames.splits import read_split, write_split
+
+Job = tuple[Any, ...]
+Work = Callable[[Job], list[int]]
+MOVING_SPEED = 1.0
+"""Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
+RECORD = "finished.json"
+"""Beside a segment's frames: the numbers of them, written when the segment is whole."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """How a data set is prepared; the sizes are those that Dynamo-Depth was trained at."""
+
+    height: int = 320
+    width: int = 480
+    """Size of the shrunken frames in pixels."""
+    points: bool = True
+    """Write lidar depths, which evaluation reads and training does not."""
+    workers: int = speed_only(4)
+
+    def __post_init__(self) -> None:
+        if self.height % 32 or self.width % 32 or self.workers < 1:
+            raise InputError(
+                f"prepare: {self.height} x {self.width} with {self.workers} workers; choose sides that "
+                "are multiples of 32 and at least one worker."
+            )
+
+
+def prepare(
+    name: str,
+    out: Path,
+    config: PrepareConfig,
+    jobs: Sequence[Job],
+    segments: Sequence[str],
+    work: Work,
+) -> None:
+    """Run one job per segment and list all frames with both neighbours in a split file.
+
+    Data sets come in pieces: a later call with other segments adds them to the folder and to the split.
+
+    Args:
+        name: the stage's name.
+        out: receives the segments and `splits/all_files.txt`.
+        jobs: pickled for another process.
+        segments: segment of each job; a segment with a `finished.json` is skipped.
+        work: prepares the segment of a job and returns its frame numbers.
+
+    Raises:
+        InputError: when no segment has three frames in a row.
+    """
+    split = out / "splits" / "all_files.txt"
+    records = [out / segment / RECORD for segment in segments]
+
+    def run() -> dict[str, Any]:
+        missing = [(job, r) for job, r in zip(jobs, records, strict=True) if not r.is_file()]
+        done = process_map(functools.partial(_prepare_segment, work), missing, config.workers)
+        for _ in progress(done, desc="prepare", total=len(missing), unit="segment"):
+            pass
+        earlier = read_split(split) if split.is_file() else []
+        frames = [frame for frame in earlier if frame.segment not in set(segments)]
+        for segment, record in zip(segments, records, strict=True):
+            known = set(read_json(record)["frames"])
+            frames += [FrameRef(segment, n) for n in known if {n - 1, n + 1} <= known]
+        if not frames:
+            raise InputError(f"{out}: no segment has three frames in a row; check the download.")
+        write_split(split, sorted(frames))
+        count = len({frame.segment for frame in frames})
+        say(f"  {split}: {len(frames)} frames with neighbours in {count} segments")
+        return {"segments": count, "frames": len(frames)}
+
+    stage = Stage(name, out, config)
+    if not all(path.is_file() for path in (split, *records)):
+        stage.reopen()
+    stage.run(run)
+
+
+def _prepare_segment(work: Work, task: tuple[Job, Path]) -> None:
+    job, record = task
+    write_json(record, {"frames": work(job)})
+
+
+def write_frame(source: Path | bytes, rgb: Path, name: str, config: PrepareConfig) -> None:
+    """Copy a frame's file to `original/<name>` and write it at training size as `downsample/*.jpg`.
+
+    Existing files are kept.
+    """
+    original, small = rgb / "original" / name, (rgb / "downsample" / name).with_suffix(".jpg")
+    if not original.is_file():
+        with atomic_path(original) as temporary:
+            if isinstance(source, bytes):
+                temporary.write_bytes(source)
+            else:
+                shutil.copyfile(source, temporary)
+    if not small.is_file():
+        write_image(small, resize_image(read_image(original), config.height, config.width))
+
+
+def write_points(path: Path, points: np.ndarray) -> None:
+    """Write depth points (N, 3), atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, points)
+
+
+def write_poses(path: Path, poses: Sequence[np.ndarray]) -> None:
+    """Write 4 x 4 matrices, 16 numbers a line, atomically."""
+    with atomic_path(path) as temporary:
+        lines = [" ".join(repr(float(value)) for value in pose.ravel()) for pose in poses]
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def write_camera(path: Path, matrix: np.ndarray, width: int, height: int, **more: Any) -> None:
+    """Write `cam.json`: K with its rows divided by width and height, and the entries of `more`."""
+    normalised = matrix / np.array([[width], [height], [1.0]])
+    write_json(path, {**more, "dim": [height, width], "intrinsic_mat": normalised.tolist()})
+
+
+def required(path: Path, what: str) -> Path:
+    """Return an existing path; raise InputError ending in `what` otherwise."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; {what}")
+    return path

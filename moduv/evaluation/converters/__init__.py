@@ -1,1 +1,0 @@
-"""Ground truth of real data sets in this library's form: class-agnostic COCO JSON, one module a data set."""
