@@ -27,8 +27,7 @@ USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; leave with 2 and one sentence when the input is bad."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    words = [word for word in arguments[:2] if not word.startswith("-")]
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    name = command_of(arguments)
     if name is None:
         lines = [f"  {command:<18} {entry.help}" for command, entry in COMMANDS.items()]
         asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
@@ -98,6 +97,13 @@ def _group() -> Iterator[None]:
 
 def run_command(name: str, arguments: list[str]) -> Any:
     """Parse the options of a command and call its function."""
+    function = load_function(COMMANDS[name].function)
+    values = parse(name, arguments)
+    return function(**{key: values[key] for key in inspect.signature(function).parameters})
+
+
+def parse(name: str, arguments: list[str]) -> dict[str, Any]:
+    """The options of a command; leaves with 2 where they are wrong."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -117,9 +123,13 @@ def run_command(name: str, arguments: list[str]) -> Any:
         config_class = typing.get_type_hints(function)["config"]
         preset = load_preset(config_class, _preset_of(arguments), command.section)
         parser.set_defaults({"config": to_dict(preset)})
-    options = parser.instantiate(parser.parse_args(arguments))
-    values = vars(options)
-    return function(**{key: values[key] for key in inspect.signature(function).parameters})
+    return vars(parser.instantiate(parser.parse_args(arguments)))
+
+
+def command_of(words: list[str]) -> str | None:
+    """The command that a line begins with; the longest name counts."""
+    given = [word for word in words[:2] if not word.startswith("-")]
+    return next((" ".join(given[:n]) for n in (2, 1) if " ".join(given[:n]) in COMMANDS), None)
 
 
 def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
