@@ -35,6 +35,7 @@ NEEDED = {
 }
 """Packages of requirements.txt and the modules they bring."""
 OPTIONAL = {
+    "export": (("onnx", "onnxruntime", "safetensors"), "exporting detectors"),
     "video": (("av",), "reading and writing video files"),
     "waymo": (("pyarrow",), "preparing Waymo Open v2 (parquet)"),
     "notebook": (("ipykernel", "nbclient", "nbformat"), "running demo.ipynb"),
