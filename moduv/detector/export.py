@@ -216,7 +216,9 @@ def write_torchscript(model: PortableDetector, path: Path, facts: dict[str, str]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(model)
-        torch.jit.save(scripted, str(path), _extra_files={FACTS: json.dumps(facts)})
+        # Given a path, torch refuses names that begin with a dot and have no suffix.
+        with path.open("wb") as stream:
+            torch.jit.save(scripted, stream, _extra_files={FACTS: json.dumps(facts)})
 
 
 def write_safetensors(model: MaskRCNN, path: Path, facts: dict[str, str]) -> None:

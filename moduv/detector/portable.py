@@ -111,18 +111,24 @@ class OperatorRoIAlign(nn.Module):
 def resize(image: Tensor, short: float, long: float) -> Tensor:
     """Scale an image (3, H, W) as torchvision's transform does, to a short side or at most a long one.
 
-    The size is computed in double precision, as outside of exported graphs: in single precision it can
-    differ by a pixel.
+    The size is a quotient in double precision, as torchvision's is: in single precision, or with the
+    reciprocal that the exporter writes for number / tensor, it can differ by a pixel.
     """
     shape = torch._shape_as_tensor(image)[-2:].to(torch.float64)
     sides = torch.stack([shape.min(), shape.max()])
     scale = (torch.tensor([short, long], dtype=torch.float64) / sides).min()
     size = torch.floor(shape * scale).to(torch.int64)
-    if torch.jit.is_scripting():
+    # Scripting compiles one branch of this statement, and of no expression.
+    if torch.jit.is_scripting():  # noqa: SIM108
         target = [int(size[0]), int(size[1])]
     else:
-        target = [size[0], size[1]]  # stay in the trace
+        target = _followed(size)
     return functional.interpolate(image[None], size=target, mode="bilinear", align_corners=False)[0]
+
+
+def _followed(size: Tensor) -> list[int]:
+    """The numbers of a size (2,) as tensors, which a trace follows."""
+    return [size[0], size[1]]  # type: ignore[list-item]
 
 
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
