@@ -32,12 +32,12 @@ from moduv.detector.export import (
 )
 from moduv.detector.model import build_detector
 from moduv.detector.portable import PortableDetector, resize
+from moduv.detector.weights import load_detector
 from moduv.engine import checkpoint
 from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
 from moduv.frames.images import read_image, write_image
-from moduv.rounds.demo import open_detector
 from moduv.street.dataset import StreetConfig
 from moduv.street.render import render
 from moduv.street.scene import Scene
@@ -208,7 +208,7 @@ def test_safetensors_load_with_their_library_and_ours(tmp_path: Path) -> None:
     state = safetensors_torch.load_file(path)
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    loaded = open_detector(path, "cpu")
+    loaded = load_detector(path, "cpu").model
     image = [to_input(street_frame(), "uint8")]
     for key, value in model(image)[0].items():
         assert torch.equal(loaded(image)[0][key], value)
@@ -326,6 +326,10 @@ def test_safetensors_that_cannot_be_read_are_named(
     broken.write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"d\.safetensors: not readable"):
         checkpoint.load_weights(broken)
+    foreign = tmp_path / "foreign.safetensors"
+    safetensors_torch.save_file({"a": torch.zeros(1)}, foreign, {"architecture": "{"})
+    with pytest.raises(InputError, match=r"foreign\.safetensors: its 'architecture'"):
+        load_detector(foreign, "cpu")
     imported = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:

@@ -41,6 +41,8 @@ def export(
     check_target(out, format)
     image = _sample(sample)
     path = load_ckpt / WEIGHTS if load_ckpt.is_dir() else load_ckpt
+    if not path.is_file():
+        raise InputError(f"{path}: no such detector; check --load_ckpt or train it first.")
     model = load_detector(path, "cpu").model
     architecture = architecture_of(path, model.state_dict())
     found = export_detector(model, architecture, out, format, image, config)

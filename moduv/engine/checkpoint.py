@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def load(path: str | Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; check the path or train it first.")
     if path.suffix == SAFETENSORS:
-        return _load_safetensors(path)[0]
+        with _safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
@@ -59,7 +61,10 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def metadata(path: str | Path) -> dict[str, str]:
     """What a safetensors file says beside its tensors; nothing for other files."""
     path = Path(path)
-    return _load_safetensors(path)[1] if path.suffix == SAFETENSORS and path.is_file() else {}
+    if path.suffix != SAFETENSORS or not path.is_file():
+        return {}
+    with _safetensors(path) as file:
+        return file.metadata() or {}
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
@@ -95,8 +100,9 @@ def _summary(what: str, keys: list[str]) -> str:
     return f"{len(keys)} {what}: {shown}"
 
 
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises InputError when it is broken or the package is missing."""
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
@@ -106,7 +112,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: not readable as safetensors ({error}); download or export it again."
