@@ -46,8 +46,19 @@ def shell_lines(page: str) -> list[list[str]]:
         except ValueError:  # a quotation that goes on in the next line
             continue
         held = ""
+    variables = dict(re.findall(r"^([A-Z]+)=\"?([^\"\n]*)\"?", text, re.M))
     single = [part for line in lines for part in _parts(line)]
-    return [line for line in single if line]
+    expanded = [[_expanded(word, variables) for word in line] for line in single if line]
+    return [[part for word in line for part in word] for line in expanded]
+
+
+def _expanded(word: str, variables: dict[str, str]) -> list[str]:
+    """A word as the shell would split it."""
+    for name, value in variables.items():
+        if word == f"${name}":
+            return value.split()
+        word = word.replace(f"${name}", value)
+    return [word]
 
 
 def _parts(words: list[str]) -> list[list[str]]:

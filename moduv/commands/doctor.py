@@ -24,6 +24,7 @@ MODULES = {
 }
 """Modules whose name is not that of their package."""
 OPTIONAL = {
+    "export": (("onnx", "onnxruntime", "safetensors"), "exporting detectors"),
     "video": (("av",), "reading and writing video files"),
     "waymo": (("pyarrow",), "preparing Waymo Open v2 (parquet)"),
     "supervision": (("supervision",), "objects as supervision.Detections"),

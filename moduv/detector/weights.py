@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from moduv.detector.config import DetectorConfig
+from moduv.detector.config import DetectorConfig, detector_config
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
@@ -31,8 +34,8 @@ def load_detector(
     """Load a detector, ready to predict.
 
     Args:
-        path: a weights file, official or ours, or the folder of a round. The architecture is that of the
-            `detector.json` beside the weights; without one, the published or the street network's.
+        path: a weights file, official or ours, also as safetensors, or the folder of a round. See
+            `architecture_of` for the network that is built.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
         half: run in half precision, on GPUs.
 
@@ -44,19 +47,30 @@ def load_detector(
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     state = checkpoint.load_weights(file)
-    description = file.parent / ARCHITECTURE
-    if file.name == WEIGHTS and description.is_file():
-        config: str | DetectorConfig = build(
-            DetectorConfig, read_json(description), str(description)
-        )
-    else:
-        config = "paper" if OFFICIAL_KEY in state else "street"
-    model = build_detector(config)
+    model = build_detector(architecture_of(file, state))
     checkpoint.load_strict(model, _without_counters(state), file)
     model.to(chosen)
     if dtype is not None:
         run_in_half(model, dtype)
     return Detector(model)
+
+
+def architecture_of(file: Path, state: Mapping[str, Tensor]) -> DetectorConfig:
+    """The architecture that weights belong to.
+
+    It is what a safetensors file says, then what `detector.json` beside `weights.pth` says; without either, the
+    published or the street network's.
+
+    Args:
+        file: the weights.
+        state: what they hold.
+    """
+    if told := checkpoint.metadata(file).get("architecture"):
+        return build(DetectorConfig, _parsed(told, file), str(file))
+    description = file.parent / ARCHITECTURE
+    if file.name == WEIGHTS and description.is_file():
+        return build(DetectorConfig, read_json(description), str(description))
+    return detector_config("paper" if OFFICIAL_KEY in state else "street")
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -90,6 +104,15 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> None:
         raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
     body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone
     checkpoint.load_strict(body, _without_counters(encoder), path)
+
+
+def _parsed(told: str, file: Path) -> Any:
+    try:
+        return json.loads(told)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file}: its 'architecture' is not readable as JSON ({error}); export it again."
+        ) from None
 
 
 def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:

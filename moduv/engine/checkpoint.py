@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
+
+SAFETENSORS = ".safetensors"
+"""Suffix of files of named tensors, which many libraries read."""
 
 
 def save(path: str | Path, content: Any) -> None:
@@ -22,13 +26,16 @@ def save(path: str | Path, content: Any) -> None:
 
 
 def load(path: str | Path) -> Any:
-    """Read what `save` wrote, on the CPU, refusing pickles that run code.
+    """Read what `save` wrote, or a safetensors file, on the CPU, refusing pickles that run code.
 
     Raises InputError when the file is missing, broken, or holds more than plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; check the path or train it first.")
+    if path.suffix == SAFETENSORS:
+        with _safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
@@ -49,6 +56,15 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
         raise InputError(f"{path}: holds no flat state dict of tensors; give a weights file.")
     return content
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; nothing for other files."""
+    path = Path(path)
+    if path.suffix != SAFETENSORS or not path.is_file():
+        return {}
+    with _safetensors(path) as file:
+        return file.metadata() or {}
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
@@ -82,3 +98,22 @@ def _summary(what: str, keys: list[str]) -> str:
         return ""
     shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
     return f"{len(keys)} {what}: {shown}"
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises InputError when it is broken or the package is missing."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path}: reading it needs the package 'safetensors'; install it with "
+            "pip install -e '.[export]'."
+        ) from None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not readable as safetensors ({error}); download or export it again."
+        ) from None

@@ -81,6 +81,9 @@ COMMANDS = {
     "labels stats": Command("moduv.instances.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.instances.store:check_labels", None, "find broken label files"),
     "demo": Command("moduv.commands.demo:demo", None, "detect in images and videos of your own"),
+    "export": Command(
+        "moduv.commands.export:export", None, "a detector as ONNX, TorchScript or safetensors"
+    ),
     "checkpoints list": Command(
         "moduv.commands.checkpoints:list_checkpoints",
         None,

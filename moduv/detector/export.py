@@ -1,0 +1,341 @@
+"""A detector as one file that runs without this library: ONNX, TorchScript, or named tensors (safetensors)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+from torchvision.ops import box_iou
+
+from moduv.detector.config import DetectorConfig
+from moduv.detector.model import build_detector
+from moduv.detector.portable import PortableDetector, paste
+from moduv.engine import checkpoint
+from moduv.engine.config import build, to_dict
+from moduv.engine.errors import InputError
+from moduv.engine.files import atomic_path
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "torchscript": (),
+    "safetensors": ("safetensors",),
+}
+"""The formats, and the packages that each needs beside the requirements."""
+INPUTS = {"uint8": torch.uint8, "float32": torch.float32}
+MASKS = ("image", "box")
+OUTPUTS = ["boxes", "scores", "masks"]
+OPSET = 17
+"""The oldest ONNX operators that have everything; onnxruntime runs them since version 1.12."""
+FACTS = "moduv.json"
+"""Name of the facts inside a TorchScript archive."""
+SAME = 0.9
+"""IoU from which two boxes are the same detection's. Those of one image overlap by 0.5 at most."""
+
+Run = Callable[[np.ndarray], tuple[Tensor, Tensor, Tensor]]
+"""Boxes, scores and whole masks in an image (H, W, 3) uint8."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What the exported detector takes and gives. Safetensors hold weights alone, whatever is said here."""
+
+    input: str = "uint8"
+    """Type of ONNX's input: `uint8`, or `float32` in [0, 1]; TorchScript takes both."""
+    masks: str = "image"
+    """`image`: masks (N, H, W) at the image's size; `box`: (N, M, M) inside the boxes, a hundredth of the
+    memory where images are large."""
+    box_tolerance: float = 1e-3
+    """Largest difference of a box's edge, in shares of the image's longer side."""
+    score_tolerance: float = 1e-2
+    """Largest difference of a score."""
+    mask_tolerance: float = 0.02
+    """Largest share of a mask that differs."""
+    unmatched: float = 0.05
+    """Largest share of detections that only one of the two finds: which of two boxes of nearly the same score
+    suppresses the other may turn with the last digit."""
+
+    def __post_init__(self) -> None:
+        if self.input not in INPUTS or self.masks not in MASKS:
+            raise InputError(
+                f"export with input {self.input!r} and masks {self.masks!r} is unknown; choose the input "
+                f"from {[*INPUTS]} and the masks from {[*MASKS]}."
+            )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest differences between an exported detector and its source."""
+
+    objects: int
+    """Detections of the source."""
+    unmatched: int = 0
+    """Detections that only one of the two finds."""
+    boxes: float = 0.0
+    """Pixels."""
+    scores: float = 0.0
+    masks: float = 0.0
+    """Share of a mask: 1 - IoU of the probabilities."""
+    side: int = 1
+    """Longer side of the largest image in pixels."""
+
+    def __or__(self, other: Difference) -> Difference:
+        """The difference over the images of both."""
+        return Difference(
+            self.objects + other.objects,
+            self.unmatched + other.unmatched,
+            *(
+                max(getattr(self, k), getattr(other, k))
+                for k in ("boxes", "scores", "masks", "side")
+            ),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference in {self.objects} detections: boxes {self.boxes:.2g} pixels, scores "
+            f"{self.scores:.2g}, masks {self.masks:.2g} of their area; {self.unmatched} found by one only"
+        )
+
+    def exceeds(self, config: ExportConfig) -> bool:
+        """Whether the two are not the same detector."""
+        return (
+            self.boxes > config.box_tolerance * self.side
+            or self.scores > config.score_tolerance
+            or self.masks > config.mask_tolerance
+            or self.unmatched > config.unmatched * self.objects
+        )
+
+
+def export_detector(
+    model: MaskRCNN,
+    architecture: DetectorConfig,
+    path: str | Path,
+    format: str,
+    sample: np.ndarray,
+    config: ExportConfig | None = None,
+) -> Difference:
+    """Write a detector to a file and run the file; it takes its name when it detects what the model does.
+
+    The comparison is made on the sample and on a part of it turned by 90 degrees, which has another size.
+
+    Args:
+        model: the detector; it is left as it is.
+        architecture: what `model` was built from.
+        path: receives the file.
+        format: `onnx`, `torchscript` or `safetensors`.
+        sample: image (H, W, 3) uint8 RGB in which the model detects something.
+        config: what the file takes and gives.
+
+    Raises:
+        InputError: for an unknown format, a missing package, a sample without detections, or a file that
+            detects something else.
+    """
+    config, path = config or ExportConfig(), Path(path)
+    check_target(path, format)
+    facts = _facts(architecture, model, config, format)
+    portable = PortableDetector(model, whole_masks=config.masks == "image")
+    example = to_input(sample, config.input)
+    with atomic_path(path) as temporary:
+        if format == "onnx":
+            write_onnx(portable, temporary, example, facts)
+            run = _onnx_runner(temporary, config)
+        elif format == "torchscript":
+            write_torchscript(portable, temporary, facts)
+            run = _torchscript_runner(temporary, config)
+        else:
+            write_safetensors(model, temporary, facts)
+            run = _reloaded(temporary)
+        found = verify(model, run, sample)
+        if not found.objects:
+            raise InputError(
+                f"{path}: nothing is detected in the sample, so the exported detector cannot be checked; "
+                "give --sample, an image with objects."
+            )
+        if found.exceeds(config):
+            raise InputError(
+                f"{path}: the exported detector is not the same, {found}; nothing is written, export to "
+                "another format or give another --sample."
+            )
+    return found
+
+
+def check_target(path: Path, format: str) -> None:
+    """Raise InputError for a format that does not exist, lacks its packages, or does not suit the path."""
+    if format not in PACKAGES:
+        raise InputError(f"--format {format!r} does not exist; choose one of {[*PACKAGES]}.")
+    missing = [name for name in PACKAGES[format] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"--format {format} needs the package {missing[0]!r}; install it with "
+            "pip install -e '.[export]'."
+        )
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file with --out.")
+    if format == "safetensors" and path.suffix != checkpoint.SAFETENSORS:
+        raise InputError(
+            f"{path}: loaders know the format by the suffix {checkpoint.SAFETENSORS}; end --out with it."
+        )
+
+
+def write_onnx(model: PortableDetector, path: Path, example: Tensor, facts: dict[str, str]) -> None:
+    """Write a graph with images of any size; `example` (3, H, W) decides the input's type only."""
+    import onnx
+
+    sizes = {"image": {1: "height", 2: "width"}, **{name: {0: "objects"} for name in OUTPUTS}}
+    if model.whole_masks:
+        sizes["masks"] |= {1: "height", 2: "width"}
+    with warnings.catch_warnings():
+        # Shapes that stay fixed are those of the network; that this exporter ages is said in docs/export.md.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=OUTPUTS,
+            dynamic_axes=sizes,
+        )
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, facts)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def write_torchscript(model: PortableDetector, path: Path, facts: dict[str, str]) -> None:
+    """Write the detector as a scripted module, with all its branches."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(model)
+        # Given a path, torch refuses names that begin with a dot and have no suffix.
+        with path.open("wb") as stream:
+            torch.jit.save(scripted, stream, _extra_files={FACTS: json.dumps(facts)})
+
+
+def write_safetensors(model: MaskRCNN, path: Path, facts: dict[str, str]) -> None:
+    """Write the flat state dict, torchvision's keys, and the facts as metadata."""
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    contiguous = {key: value.contiguous() for key, value in state.items()}
+    save_file(contiguous, str(path), metadata=facts)
+
+
+def to_input(image: np.ndarray, kind: str) -> Tensor:
+    """An image (H, W, 3) uint8 as the input (3, H, W) of a kind, `uint8` or `float32`."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return tensor if kind == "uint8" else tensor.float() / 255
+
+
+@torch.inference_mode()
+def verify(model: MaskRCNN, run: Run, sample: np.ndarray) -> Difference:
+    """Compare a runner with a model in an image (H, W, 3) uint8 and in a turned part of it."""
+    turned = np.rot90(sample)[: max(1, sample.shape[1] * 3 // 4)]
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        found = Difference(0)
+        for image in (sample, turned):
+            expected = model([to_input(image, "uint8").to(device)])[0]
+            found = found | compare(expected, run(image))
+        return found
+    finally:
+        model.train(was_training)
+
+
+def compare(expected: dict[str, Tensor], found: tuple[Tensor, Tensor, Tensor]) -> Difference:
+    """Compare detections, each with the one at its place; their order does not count.
+
+    Args:
+        expected: torchvision's `boxes` (N, 4) XYXY in pixels, `scores` (N,), `masks` (N, 1, H, W).
+        found: boxes (K, 4), scores (K,), masks (K, H, W).
+    """
+    boxes, scores, masks = (expected[name].cpu() for name in OUTPUTS)
+    side, total = max(masks.shape[-2:]), len(boxes) + len(found[0])
+    if not len(boxes) or not len(found[0]):
+        return Difference(len(boxes), total, side=side)
+    overlap, nearest = box_iou(boxes, found[0]).max(dim=1)
+    pairs = [(i, int(nearest[i])) for i in (overlap > SAME).nonzero()[:, 0].tolist()]
+    result = Difference(len(boxes), total - 2 * len(pairs), side=side)
+    for i, k in pairs:
+        result = result | Difference(
+            0,
+            boxes=float((boxes[i] - found[0][k]).abs().max()),
+            scores=float((scores[i] - found[1][k]).abs()),
+            masks=_mask_difference(masks[i, 0], found[2][k]),
+        )
+    return result
+
+
+def _mask_difference(one: Tensor, other: Tensor) -> float:
+    """1 - IoU of probabilities (H, W); 0 where both are empty."""
+    union = float(torch.maximum(one, other).sum())
+    return 1 - float(torch.minimum(one, other).sum()) / union if union else 0.0
+
+
+def _facts(
+    architecture: DetectorConfig, model: MaskRCNN, config: ExportConfig, format: str
+) -> dict[str, str]:
+    """What a user of the file should know, as text."""
+    transform = model.transform
+    facts: dict[str, Any] = {
+        "architecture": to_dict(architecture),
+        "input_size": {"short_side": architecture.min_size, "long_side_max": architecture.max_size},
+        "normalisation": {
+            "mean": transform.image_mean,
+            "std": transform.image_std,
+            "range": [0, 1],
+        },
+        "colours": "RGB",
+        "classes": ["background", "object"],
+        "score_threshold": model.roi_heads.score_thresh,
+    }
+    if format != "safetensors":
+        facts["masks"] = config.masks
+    return {"format": "pt", **{name: json.dumps(value) for name, value in facts.items()}}
+
+
+def _runner(function: Callable[..., Any], config: ExportConfig) -> Run:
+    """Run an exported function, which takes a tensor (3, H, W)."""
+
+    def run(image: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        boxes, scores, masks = function(to_input(image, config.input))
+        if config.masks == "box":
+            masks = paste(masks, boxes, *image.shape[:2])
+        return boxes, scores, masks
+
+    return run
+
+
+def _onnx_runner(path: Path, config: ExportConfig) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def function(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(x) for x in session.run(OUTPUTS, {"image": image.numpy()})]
+
+    return _runner(function, config)
+
+
+def _torchscript_runner(path: Path, config: ExportConfig) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _runner(torch.jit.load(str(path)), config)
+
+
+def _reloaded(path: Path) -> Run:
+    """Run the network that a safetensors file describes, with its weights."""
+    told = json.loads(checkpoint.metadata(path)["architecture"])
+    model = build_detector(build(DetectorConfig, told, str(path)))
+    checkpoint.load_strict(model, checkpoint.load_weights(path), path)
+    return _runner(PortableDetector(model), ExportConfig())
