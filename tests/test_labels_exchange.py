@@ -353,8 +353,8 @@ def test_ignored_annotations_are_left_out_unless_wanted(labels: Path, tmp_path: 
     content = exported(labels)
     content["annotations"][0]["ignore"] = 1
     coco = save(tmp_path / "edited.json", content)
-    assert [len(found.ids) for found in read_coco(coco)] == [1, 0, 1]
-    assert [len(found.ids) for found in read_coco(coco, ignored=True)] == [2, 0, 1]
+    assert [len(found.instances) for found in read_coco(coco)] == [1, 0, 1]
+    assert [len(found.instances) for found in read_coco(coco, ignored=True)] == [2, 0, 1]
 
 
 def test_commands_export_and_import(

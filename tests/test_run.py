@@ -112,7 +112,7 @@ def test_the_same_command_again_changes_nothing(
     main([*arguments, "--preset", str(tiny)])
     told = capsys.readouterr().out
     assert "round train: finished before" in told
-    assert "[13/13] report: open" in told
+    assert "[13/13] Report: open" in told
     assert (finished / "R3_Final/weights.pth").stat().st_mtime_ns == weights
     assert refused([*arguments, "--preset", "paper"], capsys).count("was started with preset") == 1
 
