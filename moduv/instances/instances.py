@@ -318,23 +318,23 @@ class Instances:
 
 
 def _columns(content: dict[str, Any], count: int, source: str | Path) -> dict[str, np.ndarray]:
-    """What a file says of its objects beside the official keys.
+    """What a file says of its objects beside the official keys; lists about other things are left.
 
-    Raises InputError for a column of another length or of values that are no plain facts.
+    Raises InputError for a known column of another length or of values that are no plain facts.
     """
     columns = {}
-    for key in content.keys() - {"masks", "boxes", "scores"}:
-        values = content[key]
-        if not isinstance(values, list):
+    for key, values in content.items():
+        if key in {"masks", "boxes", "scores"} or not isinstance(values, list):
             continue
-        name = next((name for name, stored in COLUMNS.items() if stored == key), key)
         kinds = {type(value) for value in values}
-        plain = len(kinds) <= 1 and kinds <= {int, float, str, bool}
-        if len(values) != count or not plain or (key == "ids" and not kinds <= {int}):
+        plain = kinds <= {int, float} or kinds in ({str}, {bool})
+        if len(values) == count and plain and (key != "ids" or kinds <= {int}):
+            name = next((name for name, stored in COLUMNS.items() if stored == key), key)
+            columns[name] = np.asarray(values, np.int64 if key == "ids" else None)
+        elif key in {"ids", "track", "name", "moving"}:
             kind = "whole number" if key == "ids" else "value"
             remedy = "import the labels again" if key == "ids" else "correct or remove it"
             raise InputError(f"{source}: {key!r} is not one {kind} per mask; {remedy}.")
-        columns[name] = np.asarray(values)
     return columns
 
 
