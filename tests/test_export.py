@@ -110,7 +110,7 @@ def assert_same(found: Difference) -> None:
     assert found.unmatched <= 0.05 * found.objects
     assert found.boxes < 0.02
     assert found.scores < 1e-3
-    assert found.masks < 2e-3
+    assert found.mask_sum < 2e-3 * found.objects
 
 
 def test_onnx_detects_the_same_in_street_frames_of_any_size(
@@ -377,6 +377,8 @@ def test_differences_are_found_by_place_not_by_order() -> None:
     assert found.boxes == pytest.approx(0.05, abs=1e-5)
     assert found.scores == pytest.approx(0.1, abs=1e-5)
     assert found.masks == pytest.approx(0.25, abs=1e-5)
+    assert found.exceeds(ExportConfig(box_tolerance=1, score_tolerance=1))
+    assert not found.exceeds(ExportConfig(box_tolerance=1, score_tolerance=1, mask_tolerance=0.13))
     lone = compare(expected, (boxes[:1], torch.tensor([0.5]), masks[:1]))
     assert lone.unmatched == 1
     assert lone.exceeds(ExportConfig())
