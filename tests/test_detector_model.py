@@ -56,9 +56,7 @@ def test_official_weights_give_the_official_detections(
     expected = np.load(golden / "waymo_frame.npz")
     extra = json.loads((golden / "waymo_frame.json").read_text())
 
-    found = Detector(model).predictions(
-        [expected["image"]], score_threshold=extra["score_threshold"]
-    )[0]
+    found = Detector(model).predictions([expected["image"]], score=extra["score_threshold"])[0]
 
     assert len(found) == len(expected["boxes"])
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.5)

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -199,6 +199,7 @@ trees = st.recursive(
 mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
 
 
+@settings(deadline=None)
 @given(mappings, mappings)
 def test_merging_keeps_what_is_not_named_and_takes_what_is(base: dict, changes: dict) -> None:
     merged = merge(base, changes)

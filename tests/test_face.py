@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detector_world import HEIGHT, WIDTH, instances_of, write_detectors, write_world
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -136,6 +136,7 @@ boxes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(boxes)
 def test_conversions_return_the_same_objects(placed: list[tuple[int, int, int, int]]) -> None:
     columns = {"track": np.arange(len(placed)), "moving": np.ones(len(placed), int)}
