@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> None:
     """Translate the options into a recipe and train."""
-    from moduv.detector.transforms import Augmentation
+    from moduv.detector.transforms import AugmentationConfig
     from moduv.engine.config import load_preset
     from moduv.frames.splits import read_split
     from moduv.rounds.recipe import RoundConfig, train_round
@@ -64,7 +64,7 @@ def train(options: argparse.Namespace) -> None:
         workers=options.num_workers,
         seed=options.seed,
     )
-    augmentation = Augmentation(
+    augmentation = AugmentationConfig(
         flip=options.flip_aug_rate,
         jitter=options.sjitter_rate,
         jitter_min=options.sjitter_min,

@@ -39,7 +39,7 @@ from moduv.detector.config import PAPER, STREET, DetectorConfig
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.train import detector_step
-from moduv.detector.transforms import GREY, Augmentation, Sample, draw_placement
+from moduv.detector.transforms import GREY, AugmentationConfig, Sample, draw_placement
 from moduv.engine import distributed
 from moduv.engine.loop import StepState
 from moduv.frames.clip import FrameRef
@@ -237,7 +237,10 @@ def print_row(title: str, images: Sequence[int], figures: Sequence[float]) -> No
 
 def compare_samples(size: tuple[int, int], repeat: int) -> None:
     """Print the rows of the data pipeline: whole frames, and shrunk ones as in the final round."""
-    recipes = {"flip": Augmentation(jitter=0.0), "flip, jitter 0.5 to 1": Augmentation()}
+    recipes = {
+        "flip": AugmentationConfig(jitter=0.0),
+        "flip, jitter 0.5 to 1": AugmentationConfig(),
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         refs = write_frames(root, size, 4)
@@ -255,7 +258,7 @@ def compare_steps(
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         refs = write_frames(root, size, max(batches))
-        frames = LabelledFrames(root / "frames", refs, root / "labels", Augmentation())
+        frames = LabelledFrames(root / "frames", refs, root / "labels", AugmentationConfig())
         samples = [frames[(index, index)] for index in range(len(refs))]
     baseline = Training(config, samples[:1], "baseline")
     precisions = {"float32": False}

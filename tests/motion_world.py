@@ -14,7 +14,7 @@ import torch
 from moduv.engine import checkpoint
 from moduv.engine.loop import LoopConfig
 from moduv.motion.phases import PHASES, MotionConfig
-from moduv.motion.train import MotionTraining
+from moduv.motion.train import MotionTrainingConfig
 from moduv.street.dataset import StreetConfig, render_dataset
 
 LOSSES = MotionConfig(
@@ -33,10 +33,10 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _RENDERED[0]
 
 
-def config(steps: int = 2, **changes: object) -> MotionTraining:
+def config(steps: int = 2, **changes: object) -> MotionTrainingConfig:
     loop = LoopConfig(steps=steps, batch_size=2, learning_rate=1e-3, save_every=1, log_every=1)
     loops = dict.fromkeys(PHASES, loop)
-    plain = MotionTraining(
+    plain = MotionTrainingConfig(
         loops, depth_model="street", height=64, width=96, losses=LOSSES, ramp=0.5
     )
     return replace(plain, **changes)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 
 from moduv.commands.cli import main
-from moduv.commands.demo import Demo, run_demo
+from moduv.commands.demo import DemoConfig, run_demo
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
@@ -71,7 +71,7 @@ def test_identities_last_and_differ_between_videos_and_colours_follow_them(
 ) -> None:
     for name in ("a", "b"):
         write_frames(tmp_path / f"in/{name}.mp4", [street()] * 4)
-    run_demo(weights, tmp_path / "in", tmp_path / "all", Demo(batch_size=3))
+    run_demo(weights, tmp_path / "in", tmp_path / "all", DemoConfig(batch_size=3))
     content = detections(tmp_path / "all")
     names = [str(tmp_path / f"in/{name}.mp4") for name in ("a", "b")]
     size = {"width": WIDTH, "height": HEIGHT}
@@ -87,7 +87,7 @@ def test_identities_last_and_differ_between_videos_and_colours_follow_them(
 
     # With the best detection alone, the first video's object is number 1, the second one's number 2.
     best, second = sorted((a["score"] for a in content["annotations"][:100]), reverse=True)[:2]
-    run_demo(weights, tmp_path / "in", tmp_path / "best", Demo(threshold=(best + second) / 2))
+    run_demo(weights, tmp_path / "in", tmp_path / "best", DemoConfig(threshold=(best + second) / 2))
     for name, identity in (("a", 1), ("b", 2)):
         for _, picture in read_clip(tmp_path / f"best/{name}.mp4"):
             changed = np.abs(picture.astype(int) - street()).max(-1) > 60
@@ -99,7 +99,7 @@ def test_identities_last_and_differ_between_videos_and_colours_follow_them(
 
 def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
     write_frames(tmp_path / "cut.mp4", [street()] * 3 + [255 - street()] * 3)
-    run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", Demo())
+    run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", DemoConfig())
     found = [{item["track_id"] for item in frame} for frame in shown(detections(tmp_path / "out"))]
     assert found[0] & found[2]
     assert found[3] & found[5]
@@ -109,7 +109,7 @@ def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
 def test_a_turned_video_is_shown_upright(weights: Path, tmp_path: Path) -> None:
     write_frames(tmp_path / "phone.mp4", [np.rot90(street(), -1)] * 3)
     turn_by_metadata(tmp_path / "phone.mp4")
-    run_demo(weights, tmp_path / "phone.mp4", tmp_path / "out", Demo(threshold=1.0))
+    run_demo(weights, tmp_path / "phone.mp4", tmp_path / "out", DemoConfig(threshold=1.0))
     content = detections(tmp_path / "out")
     assert {(i["height"], i["width"]) for i in content["images"]} == {(HEIGHT, WIDTH)}
     ((_, picture), *_) = read_clip(tmp_path / "out/phone.mp4")
@@ -134,7 +134,7 @@ def test_folders_of_images_and_videos_are_walked(weights: Path, tmp_path: Path) 
     write_frames(source / "b/two.mkv", [street()] * 2)
     out = source / "overlays"
     for _ in range(2):  # a second run does not take the first one's overlays for images
-        run_demo(weights, source, out, Demo(batch_size=3))
+        run_demo(weights, source, out, DemoConfig(batch_size=3))
         names = {path.name for path in out.iterdir()}
         assert names == {"a-one.png", "a-two.JPG", "b-one.mp4", "b-two.mkv.mp4", "detections.json"}
     content = detections(out)
@@ -151,7 +151,7 @@ def test_batches_change_nothing(weights: Path, tmp_path: Path) -> None:
     """Frames that share a batch are found the same objects; near-equal scores may change places."""
     write_frames(tmp_path / "drive.mp4", [street(seed) for seed in range(5)])
     for size in (1, 3):
-        run_demo(weights, tmp_path / "drive.mp4", tmp_path / str(size), Demo(batch_size=size))
+        run_demo(weights, tmp_path / "drive.mp4", tmp_path / str(size), DemoConfig(batch_size=size))
     one, three = (detections(tmp_path / name)["annotations"] for name in ("1", "3"))
     assert len(one) > 100
     pairs = [pair for number in range(1, 6) for pair in matched(one, three, number)]
@@ -187,7 +187,7 @@ def test_broken_files_are_all_named_and_the_others_are_done(
     for name in ("broken.jpg", "other.png"):
         (source / name).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"broken\.jpg: .*\(and 2 more, named above\)"):
-        run_demo(weights, source, out, Demo())
+        run_demo(weights, source, out, DemoConfig())
     assert {path.name for path in out.iterdir()} == {"whole.mp4", "detections.json"}
     assert len(detections(out)["images"]) == 2
     told = capsys.readouterr().out
@@ -201,16 +201,16 @@ def test_detections_of_an_earlier_run_outlast_one_that_finds_nothing(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "a.png", street())
-    run_demo(weights, tmp_path / "a.png", tmp_path / "out", Demo())
+    run_demo(weights, tmp_path / "a.png", tmp_path / "out", DemoConfig())
     before = (tmp_path / "out/detections.json").read_bytes()
     (tmp_path / "t.txt").write_text("no image")
     capsys.readouterr()
     with pytest.raises(InputError, match=r"t\.txt: the file is truncated or no image; replace it"):
-        run_demo(weights, tmp_path / "t.txt", tmp_path / "out", Demo())
+        run_demo(weights, tmp_path / "t.txt", tmp_path / "out", DemoConfig())
     assert capsys.readouterr().out == ""  # neither a summary of nothing nor the sentence twice
     assert (tmp_path / "out/detections.json").read_bytes() == before
     with pytest.raises(InputError):
-        run_demo(weights, tmp_path / "t.txt", tmp_path / "new", Demo())
+        run_demo(weights, tmp_path / "t.txt", tmp_path / "new", DemoConfig())
     assert not (tmp_path / "new").exists()
 
 
@@ -271,17 +271,17 @@ def test_what_would_overwrite_or_is_missing_is_refused(weights: Path, tmp_path: 
     write_image(tmp_path / "in/a.png", np.zeros((40, 60, 3), np.uint8))
     before = (tmp_path / "in/a.png").read_bytes()
     with pytest.raises(InputError, match=r"a\.png: the overlay would replace it"):
-        run_demo(weights, tmp_path / "in", tmp_path / "in", Demo())
+        run_demo(weights, tmp_path / "in", tmp_path / "in", DemoConfig())
     assert (tmp_path / "in/a.png").read_bytes() == before
     write_image(tmp_path / "in/b/c.png", np.zeros((40, 60, 3), np.uint8))
     write_image(tmp_path / "in/b-c.png", np.zeros((40, 60, 3), np.uint8))
     with pytest.raises(InputError, match="another file's overlay"):
-        run_demo(weights, tmp_path / "in", tmp_path / "out", Demo())
+        run_demo(weights, tmp_path / "in", tmp_path / "out", DemoConfig())
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image"):
-        run_demo(weights, tmp_path / "empty", tmp_path / "out", Demo())
+        run_demo(weights, tmp_path / "empty", tmp_path / "out", DemoConfig())
     with pytest.raises(InputError, match="no such image, video or folder"):
-        run_demo(weights, tmp_path / "none", tmp_path / "out", Demo())
+        run_demo(weights, tmp_path / "none", tmp_path / "out", DemoConfig())
     assert not (tmp_path / "out").exists()
 
 
@@ -330,7 +330,7 @@ def test_videos_without_pyav_name_the_package(
     write_image(tmp_path / "in/a.png", street())
     monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
     with pytest.raises(InputError, match=r"drive\.mp4: video files need PyAV; install it with pip"):
-        run_demo(weights, tmp_path / "in", tmp_path / "out", Demo())
+        run_demo(weights, tmp_path / "in", tmp_path / "out", DemoConfig())
     assert (tmp_path / "out/a.png").is_file()
 
 

@@ -20,7 +20,7 @@ from moduv.detector.crops import CropMasks
 from moduv.detector.data import LabelledFrames
 from moduv.detector.heads import CropTransform
 from moduv.detector.model import build_detector
-from moduv.detector.transforms import Augmentation
+from moduv.detector.transforms import AugmentationConfig
 from moduv.instances.crops import Crop
 
 SIZE = (40, 60)
@@ -121,7 +121,7 @@ def test_images_of_8_bits_are_scaled() -> None:
 def test_losses_and_gradients_are_those_of_full_size_masks(tmp_path: Path, objects: int) -> None:
     refs = write_world(tmp_path, 3)[:1]
     labels = tmp_path / "labels" if objects else None
-    dataset = LabelledFrames(tmp_path / "frames", refs, labels, Augmentation())
+    dataset = LabelledFrames(tmp_path / "frames", refs, labels, AugmentationConfig())
     images, targets = dataset.collate([dataset[(0, 7)]])
     dense = [{**target, "masks": target["masks"].dense()} for target in targets]
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def test_losses_and_gradients_are_those_of_full_size_masks(tmp_path: Path, objec
 
 def test_samples_of_workers_are_those_of_one_process(tmp_path: Path) -> None:
     refs = write_world(tmp_path)
-    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", Augmentation())
+    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", AugmentationConfig())
     batches = [[(0, 3), (1, 4)], [(3, 5), (2, 6)]]
     loader = DataLoader(
         dataset,  # type: ignore[arg-type]

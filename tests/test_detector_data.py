@@ -18,7 +18,7 @@ from moduv.detector.crops import CropMasks
 from moduv.detector.data import LabelledFrames, labelled_frame
 from moduv.detector.transforms import (
     GREY,
-    Augmentation,
+    AugmentationConfig,
     Canvas,
     LabelledFrame,
     Placement,
@@ -33,7 +33,7 @@ from moduv.instances.crops import Crop
 from moduv.instances.instances import Instances
 from moduv.instances.store import write_labels
 
-PLAIN = Augmentation(flip=0.0, jitter=0.0)
+PLAIN = AugmentationConfig(flip=0.0, jitter=0.0)
 integer_box = st.tuples(
     st.integers(0, WIDTH - 30), st.integers(0, HEIGHT - 30), st.integers(4, 30), st.integers(4, 30)
 ).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
@@ -63,7 +63,7 @@ def test_flip_mirrors_boxes_with_the_image(
     boxes: list[tuple[int, int, int, int]], seed: int
 ) -> None:
     frame = frame_of(boxes)
-    config = Augmentation(flip=1.0, jitter=0.0)
+    config = AugmentationConfig(flip=1.0, jitter=0.0)
     image, target = augment(frame, config, np.random.default_rng(seed), no_other)
     assert torch.equal(image, torch.from_numpy(frame.image[:, ::-1].copy()).permute(2, 0, 1))
     expected = [(WIDTH - right, top, WIDTH - left, bottom) for left, top, right, bottom in boxes]
@@ -76,7 +76,7 @@ def test_flip_mirrors_boxes_with_the_image(
 def test_scale_jitter_keeps_size_and_agreement_of_boxes_and_masks(
     boxes: list[tuple[int, int, int, int]], factor: float, flip: float, seed: int
 ) -> None:
-    config = Augmentation(flip=flip, jitter_min=factor, jitter_max=factor)
+    config = AugmentationConfig(flip=flip, jitter_min=factor, jitter_max=factor)
     image, target = augment(frame_of(boxes), config, np.random.default_rng(seed), no_other)
     assert image.shape == (3, HEIGHT, WIDTH)
     assert target["masks"].dense().shape == (len(target["boxes"]), HEIGHT, WIDTH)
@@ -91,7 +91,7 @@ def test_scale_jitter_keeps_size_and_agreement_of_boxes_and_masks(
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.2, 0.95), st.integers(0, 10**6))
 def test_the_canvas_around_a_shrunken_frame_is_grey(factor: float, seed: int) -> None:
-    config = Augmentation(jitter_min=factor, jitter_max=factor)
+    config = AugmentationConfig(jitter_min=factor, jitter_max=factor)
     white = LabelledFrame(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), np.zeros((0, 4)), [], (1, 1))
     image, target = augment(white, config, np.random.default_rng(seed), no_other)
     content = (image == 255).all(dim=0)
@@ -101,7 +101,7 @@ def test_the_canvas_around_a_shrunken_frame_is_grey(factor: float, seed: int) ->
 
 
 def test_a_shrunken_frame_lies_anywhere_on_the_canvas() -> None:
-    config = Augmentation(flip=0.0, jitter_min=0.5, jitter_max=0.5)
+    config = AugmentationConfig(flip=0.0, jitter_min=0.5, jitter_max=0.5)
     frame = frame_of([(0, 0, 20, 20)])
     corners = [
         augment(frame, config, np.random.default_rng(seed), no_other)[1]["boxes"][0, :2].tolist()
@@ -113,7 +113,7 @@ def test_a_shrunken_frame_lies_anywhere_on_the_canvas() -> None:
 
 
 def test_jitter_follows_its_probability_and_range() -> None:
-    config = Augmentation(flip=0.0, jitter=0.5, jitter_min=0.5, jitter_max=0.8)
+    config = AugmentationConfig(flip=0.0, jitter=0.5, jitter_min=0.5, jitter_max=0.8)
     frame = frame_of([(0, 0, 100, 50)])
     widths = np.array(
         [
@@ -139,7 +139,7 @@ def test_enlarged_frames_are_cropped_and_boxes_fit_what_is_left() -> None:
 
 def test_too_small_and_hidden_objects_are_no_targets() -> None:
     boxes = [(10, 10, 50, 50), (60, 10, 64, 14)]
-    config = Augmentation(flip=0.0, jitter_min=0.25, jitter_max=0.25)
+    config = AugmentationConfig(flip=0.0, jitter_min=0.25, jitter_max=0.25)
     _, target = augment(frame_of(boxes), config, np.random.default_rng(0), no_other)
     assert len(target["boxes"]) == 1
 
@@ -187,18 +187,18 @@ def enabled_options() -> list[tuple[str, str, str]]:
 
 
 def test_every_option_of_the_augmentation_is_known_here() -> None:
-    assert {field.name for field in fields(Augmentation)} == {*OFF, *BOUNDS}
+    assert {field.name for field in fields(AugmentationConfig)} == {*OFF, *BOUNDS}
 
 
 @pytest.mark.parametrize(("preset", "section", "option"), enabled_options())
 def test_every_option_that_a_preset_enables_changes_samples(
     preset: str, section: str, option: str
 ) -> None:
-    config = build(Augmentation, read_preset(preset)[section]["augmentation"], section)
+    config = build(AugmentationConfig, read_preset(preset)[section]["augmentation"], section)
     without = replace(config, **{option: OFF[option]})
     frame, other = frame_of([(10, 10, 60, 60)]), frame_of([(80, 20, 120, 60), (0, 0, 30, 30)])
 
-    def sample(settings: Augmentation, seed: int) -> torch.Tensor:
+    def sample(settings: AugmentationConfig, seed: int) -> torch.Tensor:
         return augment(frame, settings, np.random.default_rng(seed), lambda _: other)[0]
 
     # An option without effect takes no part in a sample: the same seed then gives the same one.
@@ -226,7 +226,7 @@ def test_no_mask_is_made_at_the_size_of_a_large_frame() -> None:
     boxes = [(x, y, x + 200, y + 150) for x, y in zip(lefts, tops, strict=True)]
     labels = instances_of(boxes, height, width)
     image = np.zeros((height, width, 3), np.uint8)
-    config = Augmentation(flip=1.0, jitter_min=0.9, jitter_max=0.9)
+    config = AugmentationConfig(flip=1.0, jitter_min=0.9, jitter_max=0.9)
     tracemalloc.start()
     augment(labelled_frame(image, labels, "a.json"), config, rng, no_other)
     _, peak = tracemalloc.get_traced_memory()
@@ -236,7 +236,7 @@ def test_no_mask_is_made_at_the_size_of_a_large_frame() -> None:
 
 def test_a_sample_depends_on_its_seed_only(tmp_path: Path) -> None:
     refs = write_world(tmp_path)
-    rich = Augmentation(jitter_min=0.3, paste=1.0)
+    rich = AugmentationConfig(jitter_min=0.3, paste=1.0)
     first = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich)
     second = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", rich, cache_bytes=0)
     second[(2, 5)]
@@ -290,4 +290,4 @@ def test_labels_of_a_rounded_aspect_are_accepted(tmp_path: Path) -> None:
 
 def test_ranges_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match="jitter_min"):
-        Augmentation(jitter_min=0.8, jitter_max=0.5)
+        AugmentationConfig(jitter_min=0.8, jitter_max=0.5)

@@ -16,7 +16,7 @@ from moduv.detector.config import DetectorConfig
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.train import detector_step
-from moduv.detector.transforms import Augmentation
+from moduv.detector.transforms import AugmentationConfig
 from moduv.engine import checkpoint
 from moduv.engine.loop import StepState
 
@@ -41,7 +41,7 @@ def detector() -> MaskRCNN:
 
 def samples(root: Path, count: int = 2) -> list:
     refs = write_world(root, count + 1)[:count]
-    dataset = LabelledFrames(root / "frames", refs, root / "labels", Augmentation(jitter=0.0))
+    dataset = LabelledFrames(root / "frames", refs, root / "labels", AugmentationConfig(jitter=0.0))
     return [dataset[(index, 7 + index)] for index in range(count)]
 
 
@@ -83,7 +83,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import moduv.detector.train as training
 from moduv.detector.config import PRESETS
-from moduv.detector.transforms import Augmentation
+from moduv.detector.transforms import AugmentationConfig
 from moduv.engine import distributed
 from moduv.engine.loop import LoopConfig
 from moduv.frames.clip import FrameRef
@@ -93,7 +93,7 @@ distributed.start()
 PRESETS["street"] = FROZEN
 # Frozen layers of random numbers are as good as others to compare with.
 loop = LoopConfig(steps=3, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
-settings = training.DetectorTraining(loop, detector="street", augmentation=Augmentation(jitter=0.5))
+settings = training.DetectorTraining(loop, detector="street", augmentation=AugmentationConfig(jitter=0.5))
 build = training.start_detector
 def start(config):
     import torch

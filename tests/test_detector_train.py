@@ -16,12 +16,12 @@ from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
 from moduv.detector.train import (
-    DetectorTraining,
+    DetectorTrainingConfig,
     detector_step,
     start_detector,
     train_detector,
 )
-from moduv.detector.transforms import Augmentation
+from moduv.detector.transforms import AugmentationConfig
 from moduv.detector.weights import load_detector
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
@@ -32,7 +32,7 @@ from moduv.frames.images import read_image, write_image
 from moduv.instances import rle
 from moduv.instances.instances import Predictions
 
-SHORT = DetectorTraining(
+SHORT = DetectorTrainingConfig(
     LoopConfig(steps=4, batch_size=2, learning_rate=1e-3, save_every=2, log_every=1),
     detector="street",
 )
@@ -51,7 +51,7 @@ def detector() -> MaskRCNN:
 
 def test_a_few_steps_on_two_frames_lower_every_loss(tmp_path: Path) -> None:
     refs = write_world(tmp_path, 3)[:2]
-    plain = Augmentation(flip=0.0, jitter=0.0)
+    plain = AugmentationConfig(flip=0.0, jitter=0.0)
     dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", plain)
     batch = dataset.collate([dataset[(0, 0)], dataset[(1, 0)]])
     model = start_detector(SHORT)
@@ -76,7 +76,7 @@ def test_a_few_steps_on_two_frames_lower_every_loss(tmp_path: Path) -> None:
 
 def test_half_precision_hardly_changes_the_losses(tmp_path: Path) -> None:
     refs = write_world(tmp_path, 3)[:2]
-    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", Augmentation())
+    dataset = LabelledFrames(tmp_path / "frames", refs, tmp_path / "labels", AugmentationConfig())
     batch = dataset.collate([dataset[(0, 0)], dataset[(1, 0)]])
     model = start_detector(SHORT)
     losses = []
@@ -150,10 +150,10 @@ def test_frames_without_any_object_can_be_trained_on(tmp_path: Path) -> None:
 
 def test_the_paper_recipe_asks_for_its_backbone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'backbone_weights' is not set"):
-        start_detector(DetectorTraining(SHORT.loop))
+        start_detector(DetectorTrainingConfig(SHORT.loop))
     absent = str(tmp_path / "moco.pth.tar")
     with pytest.raises(InputError, match=r"moco\.pth\.tar.* bash scripts/0_download_ckpts\.sh"):
-        start_detector(DetectorTraining(SHORT.loop, backbone_weights=absent))
+        start_detector(DetectorTrainingConfig(SHORT.loop, backbone_weights=absent))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

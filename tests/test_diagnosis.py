@@ -17,17 +17,17 @@ from moduv.frames.images import read_image, write_image
 from moduv.instances import rle
 from moduv.instances.instances import Instances
 from moduv.runs.diagnosis import (
+    DiagnosisLimits,
     FrameFigures,
-    Limits,
     MotionFigures,
+    frame_problems,
     inspect_frames,
     inspect_motion,
-    judge_frames,
-    judge_labels,
-    judge_motion,
+    label_problems,
+    motion_problems,
 )
 
-LIMITS = Limits(triplets=3)
+LIMITS = DiagnosisLimits(triplets=3)
 GOOD = FrameFigures(triplets=900, moving_pairs=0.8, flow=0.01, dark=0.0, plain=0.0)
 
 
@@ -47,7 +47,7 @@ def test_a_driving_camera_by_day_is_suitable(tmp_path: Path) -> None:
     figures = inspect_frames(tmp_path, write_clip(tmp_path, step=4), LIMITS)
     assert figures.triplets == 4
     assert figures.flow == pytest.approx(4 / 320, rel=0.1)
-    assert judge_frames(figures, LIMITS) == []
+    assert frame_problems(figures, LIMITS) == []
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_driving_camera_by_day_is_suitable(tmp_path: Path) -> None:
 )
 def test_unsuitable_clips_are_told_apart(tmp_path: Path, clip: dict, sentence: str) -> None:
     figures = inspect_frames(tmp_path, write_clip(tmp_path, **clip), LIMITS)
-    reasons = judge_frames(figures, LIMITS)
+    reasons = frame_problems(figures, LIMITS)
     assert reasons
     assert any(re.search(sentence, reason) for reason in reasons)
 
 
 def test_too_few_frames_are_counted() -> None:
-    (reason,) = judge_frames(replace(GOOD, triplets=48), Limits())
+    (reason,) = frame_problems(replace(GOOD, triplets=48), DiagnosisLimits())
     assert reason.startswith("only 48 frames have both neighbours, and stage 1 needs 150")
 
 
@@ -93,18 +93,18 @@ def test_collapsed_masks_and_depth_are_recognised(
     tmp_path: Path, share: float, relief: float, sentence: str
 ) -> None:
     frames = write_outputs(tmp_path, 0.9, share, relief)
-    reasons = judge_motion(inspect_motion(tmp_path, frames, 0.5), Limits())
+    reasons = motion_problems(inspect_motion(tmp_path, frames, 0.5), DiagnosisLimits())
     assert [sentence in reason for reason in reasons] == ([True] if sentence else [])
 
 
 def test_motion_figures_do_not_hide_behind_each_other() -> None:
     figures = MotionFigures(covered=0.8, masked_frames=1.0, relief=0.0)
-    assert len(judge_motion(figures, Limits())) == 2
+    assert len(motion_problems(figures, DiagnosisLimits())) == 2
 
 
 def test_empty_label_sets_are_named() -> None:
-    assert judge_labels(20, 900, "L1", Limits()) == []
-    (reason,) = judge_labels(3, 900, "L1", Limits())
+    assert label_problems(20, 900, "L1", DiagnosisLimits()) == []
+    (reason,) = label_problems(3, 900, "L1", DiagnosisLimits())
     assert reason.startswith("L1 has 3 instances in 900 frames")
 
 

@@ -27,7 +27,7 @@ from moduv.engine import checkpoint
 from moduv.engine.config import build, load_preset, merge, preset_names, read_preset, speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
-from moduv.engine.log import Whole, progress_bar, read_log, whole_run
+from moduv.engine.log import RunProgress, progress_bar, read_log, run_progress
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
 from moduv.engine.parallel import process_map
 from moduv.engine.stages import OtherSettings, Stage, read_manifest
@@ -549,7 +549,7 @@ def test_bars_tell_where_in_the_run_they_are(capsys: pytest.CaptureFixture[str])
         left.append(seconds)
         return "9 min"
 
-    with whole_run(Whole("[2/13]", words)):
+    with run_progress(RunProgress("[2/13]", words)):
         bar = progress_bar(range(4), desc="motion", delay=0, mininterval=0, miniters=1)
         for _ in bar:
             time.sleep(0.01)

@@ -13,14 +13,16 @@ from detector_world import HEIGHT, WIDTH, predict, write_detectors, write_world
 
 import moduv.rounds.labelling as labelling
 from moduv.detector.weights import load_detector
-from moduv.engine.files import read_json
+from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
+from moduv.frames.splits import write_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import read_labels
 from moduv.rounds.large2small import AggregatedLabelsConfig
-from moduv.rounds.moving2mobile import MobileLabelsConfig
+from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
 from moduv.runs.heldout import HeldOut
+from moduv.runs.measure import label_sets
 
 MERGE = AggregatedLabelsConfig(large_score=0.05, small_score=0.05)
 PICK = MobileLabelsConfig(score_threshold=0.1)
@@ -131,3 +133,32 @@ def test_empty_label_files_get_back_their_size(run: Path, tmp_path: Path) -> Non
     assert [labels.size for labels in held.labels("L1")] == [(HEIGHT, WIDTH)] * 2
     assert [labels.size for labels in held.confident("large", 1.0)] == [(HEIGHT, WIDTH)] * 2
     assert read_labels(tmp_path / "L1", held.frames[0]).size is None
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.6])
+def test_held_out_labels_follow_the_settings_of_the_training_labels(
+    run: Path, tmp_path: Path, threshold: float
+) -> None:
+    """The manifest of a label set knows how it was made; no preset is named a second time."""
+    write_detectors(tmp_path, "R1_M2M")
+    write_split(tmp_path / "split.txt", held_out(run, tmp_path, 4).frames)
+    settings = MobileLabelsConfig(score_threshold=threshold, nested=0.4)
+    made = tmp_path / "L1_pseudo_labels"
+    mobile_labels(run / "frames", tmp_path / "split.txt", tmp_path / "R1_M2M", made, settings)
+    held = held_out(run, tmp_path / "evaluation", 4)
+    measured = label_sets(tmp_path, tmp_path / "motion_val", held)
+    assert list(measured) == ["L1"]  # the others were not made
+    for frame, labels in zip(held.frames, measured["L1"], strict=True):
+        assert labels.masks == read_labels(made, frame).masks
+
+
+def test_label_sets_of_other_makers_are_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_detectors(tmp_path, "R1_M2M")
+    write_json(
+        tmp_path / "L1_pseudo_labels/manifest.json", {"stage": "labels import", "config": {}}
+    )
+    held = held_out(run, tmp_path / "evaluation", 2)
+    assert label_sets(tmp_path, tmp_path / "motion_val", held) == {}
+    assert "L1: not measured, because 'labels import' made" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from moduv.engine.log import read_log
 from moduv.engine.stages import read_manifest
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
-from moduv.motion.predict import MotionPrediction, predict_motion
+from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.runs.watch import train_stage1
 
 HEIGHT, WIDTH, FOCAL = 48, 80, 60.0
@@ -94,7 +94,7 @@ def test_the_learned_focal_length_reaches_the_outputs(
         for phase in ("2_motion_init", "3_mask_init")
     ]
     assert len({entry["focal_factor"] for log in flow for entry in log}) == 1
-    predict_motion(withheld, split, tmp_path / "motion", tmp_path / "out", MotionPrediction())
+    predict_motion(withheld, split, tmp_path / "motion", tmp_path / "out", MotionPredictionConfig())
     frame = FrameRef("train/clip_0000", 1)
     inv_K = read_npz(frame.file(tmp_path / "out", ".npz"), ("inv_K",))["inv_K"]
     guessed = Intrinsics.from_field_of_view(50, 160, 96).resized(96, 64)

@@ -13,7 +13,7 @@ from torch import nn
 from moduv.depth.weights import save_modules
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, PHASES
-from moduv.motion.predict import MotionPrediction, predict_motion
+from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.motion.train import ramp_steps, synchronise_batch_norm
 
 GRADIENTS = """
@@ -94,7 +94,9 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
         assert torch.equal(value, final_weights(out)[key]), key
     predict = ["-m", "moduv.commands.cli", "motion", "predict", *common, "--weights", out, "--out"]
     launch(2, *predict, tmp_path / "two")
-    predict_motion(street, split, out, tmp_path / "one", MotionPrediction(batch_size=16, half=True))
+    predict_motion(
+        street, split, out, tmp_path / "one", MotionPredictionConfig(batch_size=16, half=True)
+    )
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))
     assert len(files) == 8
     for file in files:

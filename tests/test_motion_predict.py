@@ -22,7 +22,7 @@ from moduv.motion import predict
 from moduv.motion.fields import mask_and_depth
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, MotionConfig
-from moduv.motion.predict import MotionPrediction, predict_motion
+from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.runs.watch import train_stage1
 
 
@@ -47,8 +47,8 @@ def test_a_wrong_data_folder_is_refused_and_blocks_nothing(
 ) -> None:
     split, out = street / "splits/train_files.txt", tmp_path / "out"
     with pytest.raises(InputError, match=r"nowhere: has no image of the 8 frames .*000001\.jpg"):
-        predict_motion(tmp_path / "nowhere", split, trained, out, MotionPrediction())
-    predict_motion(street, split, trained, out, MotionPrediction())
+        predict_motion(tmp_path / "nowhere", split, trained, out, MotionPredictionConfig())
+    predict_motion(street, split, trained, out, MotionPredictionConfig())
     assert len(outputs(out)) == 8
 
 
@@ -61,13 +61,13 @@ def test_absent_frames_and_clip_edges_are_counted_apart(
     split = tmp_path / "split.txt"
     numbers = (0, 1, 2, 5, 77)  # of a clip of six frames
     write_split(split, [FrameRef("train/clip_0000", number) for number in numbers])
-    predict_motion(street, split, trained, tmp_path / "out", MotionPrediction())
+    predict_motion(street, split, trained, tmp_path / "out", MotionPredictionConfig())
     assert "2 frames, 0 finished before, 2 at clip edges and 1 without" in capsys.readouterr().out
     results = read_manifest(tmp_path / "out")["results"]
     assert results == {"frames": 2, "edges": 2, "absent": 1}
     write_split(split, [FrameRef("train/clip_0000", number) for number in (0, 5)])
     with pytest.raises(InputError, match="none of its 2 frames has both neighbours"):
-        predict_motion(street, split, trained, tmp_path / "edges", MotionPrediction())
+        predict_motion(street, split, trained, tmp_path / "edges", MotionPredictionConfig())
 
 
 def test_a_frame_that_was_not_written_is_no_success(
@@ -82,9 +82,9 @@ def test_a_frame_that_was_not_written_is_no_success(
         predict, "write_npz", lambda path, **arrays: path.stem == "000002" or write(path, **arrays)
     )
     with pytest.raises(InputError, match=r"000002\.npz: was not written, nor were 1 others of 8"):
-        predict_motion(street, split, trained, out, MotionPrediction())
+        predict_motion(street, split, trained, out, MotionPredictionConfig())
     monkeypatch.undo()
-    predict_motion(street, split, trained, out, MotionPrediction())
+    predict_motion(street, split, trained, out, MotionPredictionConfig())
     assert len(outputs(out)) == 8
 
 
@@ -164,8 +164,8 @@ def test_the_weights_folder_of_a_training_stands_for_the_training(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     split = street / "splits/train_files.txt"
-    predict_motion(street, split, trained, tmp_path / "out", MotionPrediction())
-    predict_motion(street, split, trained / "weights", tmp_path / "out", MotionPrediction())
+    predict_motion(street, split, trained, tmp_path / "out", MotionPredictionConfig())
+    predict_motion(street, split, trained / "weights", tmp_path / "out", MotionPredictionConfig())
     assert "finished before, kept" in capsys.readouterr().out
 
 
@@ -176,7 +176,7 @@ def test_weights_that_cannot_be_used_are_explained(
     def refused(weights: Path) -> str:
         split = street / "splits/train_files.txt"
         with pytest.raises(InputError) as error:
-            predict_motion(street, split, weights, tmp_path / "out", MotionPrediction())
+            predict_motion(street, split, weights, tmp_path / "out", MotionPredictionConfig())
         return str(error.value)
 
     assert "neither a finished training of stage 1 nor an official" in refused(tmp_path / "none")
@@ -207,9 +207,9 @@ def test_workers_change_nothing_and_half_precision_little(
 ) -> None:
     split = street / "splits/train_files.txt"
     plain, threads, half = (
-        MotionPrediction(batch_size=3),
-        MotionPrediction(batch_size=3, workers=2),
-        MotionPrediction(batch_size=3, bf16=True),
+        MotionPredictionConfig(batch_size=3),
+        MotionPredictionConfig(batch_size=3, workers=2),
+        MotionPredictionConfig(batch_size=3, bf16=True),
     )
     for name, settings in (("plain", plain), ("threads", threads), ("half", half)):
         predict_motion(street, split, trained, tmp_path / name, settings)
@@ -239,5 +239,5 @@ def test_a_broken_frame_is_named_by_the_workers_too(
     write_split(split, [FrameRef("train/clip_0000", index) for index in range(1, 5)])
     with pytest.raises(InputError, match=r"^\S*000003\.jpg: the image is"):
         predict_motion(
-            tmp_path / "data", split, trained, tmp_path / "out", MotionPrediction(workers=2)
+            tmp_path / "data", split, trained, tmp_path / "out", MotionPredictionConfig(workers=2)
         )

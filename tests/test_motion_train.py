@@ -25,8 +25,8 @@ from moduv.frames.splits import write_split
 from moduv.motion import losses, train
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES
-from moduv.motion.predict import MotionPrediction, predict_motion
-from moduv.motion.train import MotionTraining
+from moduv.motion.predict import MotionPredictionConfig, predict_motion
+from moduv.motion.train import MotionTrainingConfig
 from moduv.runs.watch import train_stage1
 
 # --- initial weights --------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: s
 
 
 def test_the_seed_decides_the_order_of_every_phase() -> None:
-    def seeds(settings: MotionTraining) -> list[int]:
+    def seeds(settings: MotionTrainingConfig) -> list[int]:
         return [train.phase_loop(settings, phase).seed for phase in PHASES.values()]
 
     assert seeds(config()) == [0, 0, 0, 0]  # as it always was
@@ -190,7 +190,7 @@ def test_real_clips_are_explained_better_after_training(shared: Path, tmp_path: 
     errors = [e["photometric"] for e in read_log(tmp_path / "run/1_disp_init/log.jsonl")]
     assert errors[-1] < 0.92 * errors[0], errors
     split = tmp_path / "split.txt"
-    predict_motion(data, split, tmp_path / "run", tmp_path / "outputs", MotionPrediction())
+    predict_motion(data, split, tmp_path / "run", tmp_path / "outputs", MotionPredictionConfig())
     metrics, _ = evaluate_motion_outputs(tmp_path / "outputs", data, frames)
     assert 0 < metrics["depth/abs_rel"] < 1
     assert 0 <= metrics["motion/AP"] <= 1

@@ -22,7 +22,7 @@ from moduv.frames.splits import read_split, write_split
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES
 from moduv.runs import watch as stage1
-from moduv.runs.watch import Look, train_stage1
+from moduv.runs.watch import ValidationWatch, train_stage1
 
 
 def test_validation_is_logged_and_drawn_and_changes_nothing(street: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -128,7 +128,9 @@ def test_held_out_frames_are_seen_through_the_learned_camera(
         "draw_fields",
         lambda fields, batch, index: (drawn.append(batch["K"]), original(fields, batch, index))[1],
     )
-    Look(model, PHASES["fine_tune"], data, frames, tmp_path / "out", config(validate_every=1))(1)
+    ValidationWatch(
+        model, PHASES["fine_tune"], data, frames, tmp_path / "out", config(validate_every=1)
+    )(1)
     expected = 1.5 * guessed.resized(96, 64).fx
     assert drawn[0][0, 0, 0].item() == pytest.approx(expected, rel=1e-5)
     inv_K = read_npz(frames[0].file(tmp_path / "out/validation", ".npz"), ("inv_K",))["inv_K"]

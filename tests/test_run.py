@@ -20,9 +20,9 @@ from moduv.engine.config import read_preset
 from moduv.engine.files import read_json
 from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
-from moduv.runs.diagnosis import Limits
+from moduv.runs.diagnosis import DiagnosisLimits
 from moduv.runs.run import Run, RunConfig, motion_size
-from moduv.runs.schedule import ORDER, Effort, Pace, Part, Plan, duration, follow, read_plan
+from moduv.runs.schedule import ORDER, Effort, Pace, Plan, Task, duration, follow, read_plan
 
 
 def write_video(path: Path, step: int, frames: int = 9, brightness: float = 1.0) -> None:
@@ -281,7 +281,7 @@ def test_outputs_in_the_source_and_other_aspects_do_not_stop_a_run(
     wide = cv2.resize(noise, (400, 160), interpolation=cv2.INTER_CUBIC)
     for index in range(6):
         write_image(source / f"upright/{index}.png", wide[:, 4 * index : 4 * index + 96])
-    config = RunConfig(limits=Limits(triplets=8))
+    config = RunConfig(limits=DiagnosisLimits(triplets=8))
     run = Run([source], source / "out", str(tiny), 60.0, 1, False, False, config)
     frames = {part.name: part.work for part in run.parts()}["frames"]
     told = frames()
@@ -321,7 +321,7 @@ def test_a_plan_is_kept_for_the_same_clips_only(tmp_path: Path) -> None:
 def test_what_is_left_is_told_with_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
     parts = [
-        Part(name, name, lambda n=name: seen.append(n) or f"{n} told") for name in ("frames", "L0")
+        Task(name, name, lambda n=name: seen.append(n) or f"{n} told") for name in ("frames", "L0")
     ]  # type: ignore[misc]
     follow(parts, effortless(frames=10, L0=40), lambda: 50)
     told = capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ import truth_samples as samples
 from truth_samples import CROWD, SCENE, SIGN
 
 from moduv.commands.cli import COMMANDS, load_function, main
-from moduv.commands.detect import Detection, detect_images
+from moduv.commands.detect import DetectionConfig, detect_images
 from moduv.datasets.coco import CocoTruth, convert_coco
 from moduv.datasets.kitti import KittiTruth, convert_kitti
 from moduv.datasets.nuscenes.truth import NuImagesTruth, convert_nuimages
@@ -347,7 +347,7 @@ def test_waymo_frames_are_named_as_they_are_prepared(tmp_path: Path) -> None:
     prepare_waymo(source, data, PrepareConfig(height=32, width=64, workers=1), split="val")
     convert_waymo(source, out, WAYMO, write_frames=tmp_path / "split.txt")
     assert read_split(tmp_path / "split.txt") == [FrameRef(samples.SEGMENT, n) for n in SCENE]
-    detect_images(weights(tmp_path), data, out, tmp_path / "found", Detection())
+    detect_images(weights(tmp_path), data, out, tmp_path / "found", DetectionConfig())
     metrics = evaluate(out, tmp_path / "found/detections.json")
     assert metrics["count/images"] == len(SCENE)
     assert metrics["count/predictions"] > 0
@@ -552,15 +552,15 @@ def test_detections_are_found_again_after_a_kill(
     source = samples.write_kitti_objects(tmp_path / "source")
     truth, out, model = tmp_path / "truth.json", tmp_path / "found", weights(tmp_path)
     convert_kitti(source, truth, KittiTruth())
-    detect_images(model, source, truth, out, Detection(batch_size=2))
+    detect_images(model, source, truth, out, DetectionConfig(batch_size=2))
     before = (out / "detections.json").read_bytes()
     assert evaluate(truth, out / "detections.json")["count/predictions"] > 0
     for path in (out / "manifest.json", out / "parts/000001.json"):
         path.unlink()
     kept = (out / "parts/000000.json").stat().st_mtime_ns
-    detect_images(model, source, truth, out, Detection(batch_size=2))
+    detect_images(model, source, truth, out, DetectionConfig(batch_size=2))
     assert (out / "detections.json").read_bytes() == before
     assert (out / "parts/000000.json").stat().st_mtime_ns == kept
     (source / "training/image_2/000001.png").unlink()
     with pytest.raises(InputError, match=r"000001\.png: no such image"):
-        detect_images(model, source, truth, tmp_path / "again", Detection())
+        detect_images(model, source, truth, tmp_path / "again", DetectionConfig())

@@ -19,7 +19,7 @@ from moduv.engine.log import progress, say
 from moduv.engine.parallel import bounded_map
 from moduv.frames.clip import IMAGE_SUFFIXES
 from moduv.frames.images import read_image, write_image
-from moduv.frames.video import VIDEO_SUFFIXES, Timed, read_clip, told_frames
+from moduv.frames.video import VIDEO_SUFFIXES, Timed, nominal_frame_count, read_clip
 from moduv.frames.video_writer import frame_rate, write_video
 from moduv.instances.coco import CATEGORIES
 from moduv.instances.instances import Instances
@@ -32,7 +32,7 @@ DETECTIONS = "detections.json"
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoConfig:
     """How images and videos are shown, and what detects."""
 
     threshold: float = 0.5
@@ -77,10 +77,10 @@ def demo(
         patience: frames for which an object of a video is remembered while it is not detected.
     """
     tracks = TrackConfig(patience=patience)
-    run_demo(load_ckpt, input, out, Demo(vis_conf_thrd, batch_size, device, half, tracks))
+    run_demo(load_ckpt, input, out, DemoConfig(vis_conf_thrd, batch_size, device, half, tracks))
 
 
-def run_demo(checkpoint_path: Path, source: Path, out: Path, config: Demo) -> None:
+def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig) -> None:
     """Detect mobile objects in images and videos.
 
     Args:
@@ -195,7 +195,7 @@ class _Run:
     """The work on all files, one after the other."""
 
     detector: Detector
-    config: Demo
+    config: DemoConfig
     detections: _Detections
     alone: bool = False
     """Whether there is a single file; what is wrong with it need not be said twice."""
@@ -246,7 +246,10 @@ class _Run:
         begin = time.monotonic()
         try:
             frames = progress(
-                self._followed(path, seen), desc=path.name, total=told_frames(path), unit="frame"
+                self._followed(path, seen),
+                desc=path.name,
+                total=nominal_frame_count(path),
+                unit="frame",
             )
             count = write_video(
                 target, bounded_map(_draw_followed, frames, _drawers()), frame_rate(path)

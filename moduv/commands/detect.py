@@ -25,7 +25,7 @@ PART = 100
 
 
 @dataclass(frozen=True)
-class Detection:
+class DetectionConfig:
     """How images are gone through; every detection above the detector's own low score is kept."""
 
     batch_size: int = speed_only(1)
@@ -38,7 +38,9 @@ class Detection:
             raise InputError("detect: use at least one image a batch and one worker.")
 
 
-def detect_images(weights: Path, images: Path, truth: Path, out: Path, config: Detection) -> None:
+def detect_images(
+    weights: Path, images: Path, truth: Path, out: Path, config: DetectionConfig
+) -> None:
     """Detect mobile objects in the images of a ground truth.
 
     Under torchrun every process takes its share.
@@ -59,7 +61,7 @@ def detect_images(weights: Path, images: Path, truth: Path, out: Path, config: D
 
 
 def _detect(
-    weights: Path, images: Path, truth: Path, out: Path, config: Detection
+    weights: Path, images: Path, truth: Path, out: Path, config: DetectionConfig
 ) -> dict[str, Any]:
     entries = read_ground_truth(truth).images
     files = [(entry["id"], image_file(images, entry)) for entry in entries]
@@ -100,7 +102,7 @@ def image_file(root: Path, entry: dict[str, Any]) -> Path:
 
 
 def _results(
-    detector: Detector, parts: Sequence[Sequence[tuple[Any, Path]]], config: Detection
+    detector: Detector, parts: Sequence[Sequence[tuple[Any, Path]]], config: DetectionConfig
 ) -> Iterator[list[dict[str, Any]]]:
     """The COCO results of each image, in order.
 

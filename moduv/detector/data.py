@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from moduv.datasets.aspects import ASPECT_TOLERANCE
-from moduv.detector.transforms import Augmentation, LabelledFrame, Sample, Target, augment
+from moduv.detector.transforms import AugmentationConfig, LabelledFrame, Sample, Target, augment
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
@@ -37,7 +37,7 @@ class LabelledFrames:
         frames_root: str | Path,
         frames: Sequence[FrameRef],
         label_root: str | Path | None,
-        augmentation: Augmentation,
+        augmentation: AugmentationConfig,
         *,
         cache_bytes: int = 1 << 29,
     ) -> None:

@@ -14,7 +14,7 @@ from torchvision.models.detection import MaskRCNN
 from moduv.detector.config import detector_config
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
-from moduv.detector.transforms import Augmentation, Target
+from moduv.detector.transforms import AugmentationConfig, Target
 from moduv.detector.weights import ARCHITECTURE, WEIGHTS, load_backbone
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import speed_only, to_dict
@@ -25,7 +25,7 @@ from moduv.frames.clip import FrameRef
 
 
 @dataclass(frozen=True)
-class DetectorTraining:
+class DetectorTrainingConfig:
     """A recipe: which network, from which start, how long, with which augmentation."""
 
     loop: LoopConfig
@@ -33,7 +33,7 @@ class DetectorTraining:
     """Preset of the architecture, `paper` or `street`."""
     backbone_weights: str | None = None
     """MoCo-v2 checkpoint that the ResNet-50 starts from; the street detector starts from nothing."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     cache_bytes: int = speed_only(1 << 29)
     """Memory for decoded frames, per loading process."""
 
@@ -42,7 +42,7 @@ def train_detector(
     frames_root: str | Path,
     label_root: str | Path | None,
     refs: Sequence[FrameRef],
-    config: DetectorTraining,
+    config: DetectorTrainingConfig,
     run_dir: str | Path,
 ) -> MaskRCNN:
     """Train a detector from its start on labelled frames; resumes exactly after a kill.
@@ -76,7 +76,7 @@ def train_detector(
     return model
 
 
-def start_detector(config: DetectorTraining) -> MaskRCNN:
+def start_detector(config: DetectorTrainingConfig) -> MaskRCNN:
     """The untrained detector of a recipe; its fresh parts depend on the seed only.
 
     Raises InputError when a pre-trained backbone is needed and missing, saying what fetches it.

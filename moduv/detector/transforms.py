@@ -32,7 +32,7 @@ Sample = tuple[Tensor, Target]
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class AugmentationConfig:
     """Random changes of a training frame. The defaults are the published ones of the final round."""
 
     flip: float = 0.5
@@ -186,7 +186,7 @@ def place_objects(
 
 def augment(
     frame: LabelledFrame,
-    config: Augmentation,
+    config: AugmentationConfig,
     rng: np.random.Generator,
     other: Callable[[np.random.Generator], LabelledFrame],
 ) -> Sample:

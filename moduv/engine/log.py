@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Whole:
+class RunProgress:
     """The run of many parts that bars belong to."""
 
     part: str
@@ -27,11 +27,11 @@ class Whole:
     """What is left of the run, in words, from the seconds that are left of the bar."""
 
 
-_whole: Whole | None = None
+_whole: RunProgress | None = None
 
 
 @contextmanager
-def whole_run(whole: Whole) -> Iterator[None]:
+def run_progress(whole: RunProgress) -> Iterator[None]:
     """Let the bars inside also tell how far the whole run is."""
     global _whole
     before, _whole = _whole, whole
@@ -41,7 +41,7 @@ def whole_run(whole: Whole) -> Iterator[None]:
         _whole = before
 
 
-class _PartBar(terminal_tqdm):
+class _RunBar(terminal_tqdm):
     """A bar that also tells the part and what is left of the run."""
 
     @property
@@ -63,10 +63,10 @@ def progress_bar(iterable: Iterable[Item] | None = None, **options: Any) -> Any:
     if _whole is None:
         return tqdm(iterable, **options)
     form = "{part} {l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    return _PartBar(iterable, bar_format=form + " run: {run_left} left", **options)
+    return _RunBar(iterable, bar_format=form + " run: {run_left} left", **options)
 
 
-def speaks() -> bool:
+def is_reporting() -> bool:
     """Whether this process tells what goes on: where torchrun started several, the first does."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
@@ -83,13 +83,13 @@ def progress(
         unit=unit,
         mininterval=interval,
         smoothing=0.1,
-        disable=not speaks(),
+        disable=not is_reporting(),
     )
 
 
 def say(message: str) -> None:
     """Print a line for the user without tearing a progress bar, once whatever the number of processes."""
-    if not speaks():
+    if not is_reporting():
         return
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()

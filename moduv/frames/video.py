@@ -276,11 +276,11 @@ def count_frames(path: Path) -> int:
     """Frames of a folder, or of a video as its file says them; those that decode where it does not."""
     if path.is_dir():
         return len(clip_images(path))
-    told = told_frames(path)
+    told = nominal_frame_count(path)
     return told or sum(not isinstance(piece, InputError) for piece in _read_video(path, FLOW_WIDTH))
 
 
-def told_frames(path: Path) -> int | None:
+def nominal_frame_count(path: Path) -> int | None:
     """Frames of a video as its file says them; None where it does not."""
     av = decoder(path)
     try:

@@ -28,7 +28,7 @@ from moduv.motion.weights import TrainedMotion, find_trained
 
 
 @dataclass(frozen=True)
-class MotionPrediction:
+class MotionPredictionConfig:
     """How stage 1 is applied."""
 
     batch_size: int = speed_only(8)
@@ -44,7 +44,7 @@ class MotionPrediction:
 
 
 def predict_motion(
-    data: Path, split: Path, weights: Path, out: Path, config: MotionPrediction
+    data: Path, split: Path, weights: Path, out: Path, config: MotionPredictionConfig
 ) -> None:
     """Write `mot_mask`, `depth`, `inv_K` and `pose` of the frames of a split.
 
@@ -65,7 +65,7 @@ def predict_motion(
 
 
 def _predict(
-    data: Path, split: Path, trained: TrainedMotion, out: Path, config: MotionPrediction
+    data: Path, split: Path, trained: TrainedMotion, out: Path, config: MotionPredictionConfig
 ) -> dict[str, Any]:
     frames, absent, edges = find_triplets(split, data)
     # Shared before looking at the disk: other processes may already be writing what is theirs.
@@ -104,7 +104,7 @@ def _check_complete(frames: list[FrameRef], out: Path) -> None:
 
 
 def predict_frames(
-    model: DynamoDepth, triplets: Triplets, losses: MotionConfig, config: MotionPrediction
+    model: DynamoDepth, triplets: Triplets, losses: MotionConfig, config: MotionPredictionConfig
 ) -> Iterator[tuple[FrameRef, dict[str, np.ndarray]]]:
     """Motion mask (h, w), depth (h, w), inverse intrinsics (4, 4) and poses (2, 4, 4) of every triplet.
 
@@ -134,7 +134,7 @@ def predict_frames(
             )
 
 
-def _batches(triplets: Triplets, starts: range, config: MotionPrediction) -> Iterator[Batch]:
+def _batches(triplets: Triplets, starts: range, config: MotionPredictionConfig) -> Iterator[Batch]:
     """Collated triplets, decoded ahead where there are workers."""
 
     def collated(start: int) -> Batch:
@@ -149,7 +149,7 @@ def _batches(triplets: Triplets, starts: range, config: MotionPrediction) -> Ite
 
 @torch.inference_mode()
 def _forward(
-    model: DynamoDepth, batch: Batch, losses: MotionConfig, config: MotionPrediction
+    model: DynamoDepth, batch: Batch, losses: MotionConfig, config: MotionPredictionConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks and depths (B, h, w) and poses (B, 2, 4, 4) of a batch of triplets."""
     device = distributed.device()

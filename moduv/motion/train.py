@@ -35,7 +35,7 @@ PUBLISHED_EPOCH = 8000
 
 
 @dataclass(frozen=True)
-class MotionTraining:
+class MotionTrainingConfig:
     """Everything that can be set in stage 1."""
 
     loops: dict[str, LoopConfig]
@@ -84,7 +84,11 @@ WatchPhase = Callable[[DynamoDepth, Phase], Watch]
 
 
 def train_motion(
-    data: Path, split: Path, out: Path, config: MotionTraining, watch: WatchPhase | None = None
+    data: Path,
+    split: Path,
+    out: Path,
+    config: MotionTrainingConfig,
+    watch: WatchPhase | None = None,
 ) -> None:
     """Train depth, ego-motion, flow and motion mask on raw clips.
 
@@ -103,14 +107,14 @@ def train_motion(
 
 
 def _train(
-    data: Path, split: Path, out: Path, config: MotionTraining, watch: WatchPhase | None
+    data: Path, split: Path, out: Path, config: MotionTrainingConfig, watch: WatchPhase | None
 ) -> dict[str, Any]:
     frames, absent, edges = find_triplets(split, data)
     say(
         f"  {len(frames)} triplets; left out: {edges} frames that lack a neighbour, {absent} without "
         "an image"
     )
-    guessed = _tell_cameras(data, frames, config)
+    guessed = _report_cameras(data, frames, config)
     triplets = Triplets(
         data,
         frames,
@@ -133,7 +137,7 @@ def _train(
     return {**results, "focal_factor": factor}
 
 
-def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
+def _make_networks(config: MotionTrainingConfig, guessed: bool) -> DynamoDepth:
     """Networks with their initial weights, ready to be trained; `guessed`: some cameras are assumed."""
     torch.manual_seed(config.seed)
     model = DynamoDepth(config.depth_model)
@@ -143,7 +147,7 @@ def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
     if config.losses.flow_parametrisation == "residual":
         decoder = model.motion_dec
         if isinstance(decoder, MotionFieldDecoder):
-            decoder.quieten()  # its noise would hide the ego flow that it is added to
+            decoder.silence()  # its noise would hide the ego flow that it is added to
     if config.learn_focal and guessed:
         model.camera = LearnedCamera()
     device = distributed.device()
@@ -156,7 +160,7 @@ def _make_networks(config: MotionTraining, guessed: bool) -> DynamoDepth:
     return model
 
 
-def _tell_cameras(data: Path, frames: list[FrameRef], config: MotionTraining) -> bool:
+def _report_cameras(data: Path, frames: list[FrameRef], config: MotionTrainingConfig) -> bool:
     """Say where intrinsics are only assumed; whether there are such segments."""
     segments = {frame.segment for frame in frames}
     unknown = {segment for segment in segments if not has_intrinsics(data, segment)}
@@ -176,7 +180,7 @@ def _train_phase(
     triplets: Triplets,
     phase: Phase,
     run_dir: Path,
-    config: MotionTraining,
+    config: MotionTrainingConfig,
     watch: WatchPhase | None = None,
 ) -> None:
     """Train the modules of one phase; a finished phase is loaded."""
@@ -223,7 +227,7 @@ def or_uncompiled(model: nn.Module, work: Callable[[], dict[str, Tensor]]) -> di
         return work()
 
 
-def phase_loop(config: MotionTraining, phase: Phase) -> LoopConfig:
+def phase_loop(config: MotionTrainingConfig, phase: Phase) -> LoopConfig:
     """The loop of a phase; without a seed of its own, it draws from the training's, if that has one."""
     loop = config.loops[phase.name]
     if loop.seed or not config.seed:
@@ -232,7 +236,7 @@ def phase_loop(config: MotionTraining, phase: Phase) -> LoopConfig:
     return replace(loop, seed=int(sequence.generate_state(1)[0]))
 
 
-def ramp_steps(config: MotionTraining, loop: LoopConfig, total: int) -> float:
+def ramp_steps(config: MotionTrainingConfig, loop: LoopConfig, total: int) -> float:
     """Steps until the ramped terms have their full weight.
 
     Args:

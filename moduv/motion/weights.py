@@ -16,7 +16,7 @@ from moduv.engine.log import say
 from moduv.engine.stages import MANIFEST, read_manifest
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, MotionConfig
-from moduv.motion.train import WEIGHTS, MotionTraining
+from moduv.motion.train import WEIGHTS, MotionTrainingConfig
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_trained(folder: Path) -> TrainedMotion:
 
 
 def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
-    config = build(MotionTraining, manifest["config"], f"{folder}/manifest.json")
+    config = build(MotionTrainingConfig, manifest["config"], f"{folder}/manifest.json")
     return TrainedMotion(
         folder / WEIGHTS,
         (folder,),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moduv.detector.train import DetectorTraining, train_detector
+from moduv.detector.train import DetectorTrainingConfig, train_detector
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.stages import Stage
@@ -19,7 +19,7 @@ from moduv.instances.store import labelled, read_labels
 
 
 @dataclass(frozen=True)
-class RoundConfig(DetectorTraining):
+class RoundConfig(DetectorTrainingConfig):
     """A round's recipe: how the detector is trained, and on which frames."""
 
     skip_empty: bool = False

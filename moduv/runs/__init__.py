@@ -1,1 +1,1 @@
-"""Whole runs: the chain of stages, measuring, report."""
+"""Whole runs: the chain of stages, own videos, measuring, the report's content."""

@@ -23,7 +23,7 @@ FLOW_WIDTH = 320
 
 
 @dataclass(frozen=True)
-class Limits:
+class DiagnosisLimits:
     """Figures from which on clips are called unsuitable."""
 
     triplets: int = 150
@@ -76,7 +76,7 @@ class MotionFigures:
 
 
 def inspect_frames(
-    data: Path, frames: Sequence[FrameRef], limits: Limits, *, samples: int = 120
+    data: Path, frames: Sequence[FrameRef], limits: DiagnosisLimits, *, samples: int = 120
 ) -> FrameFigures:
     """Look at pairs of neighbours spread over a split.
 
@@ -147,7 +147,7 @@ def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> 
     )
 
 
-def judge_frames(figures: FrameFigures, limits: Limits) -> list[str]:
+def frame_problems(figures: FrameFigures, limits: DiagnosisLimits) -> list[str]:
     """Why nothing can be learned from the frames: a sentence a reason, each with its figure."""
     reasons = []
     if figures.triplets < limits.triplets:
@@ -174,7 +174,7 @@ def judge_frames(figures: FrameFigures, limits: Limits) -> list[str]:
     return reasons
 
 
-def judge_motion(figures: MotionFigures, limits: Limits) -> list[str]:
+def motion_problems(figures: MotionFigures, limits: DiagnosisLimits) -> list[str]:
     """Why no labels can be made of stage 1's outputs."""
     reasons = []
     if figures.relief < limits.relief:
@@ -195,7 +195,7 @@ def judge_motion(figures: MotionFigures, limits: Limits) -> list[str]:
     return reasons
 
 
-def judge_labels(instances: int, frames: int, name: str, limits: Limits) -> list[str]:
+def label_problems(instances: int, frames: int, name: str, limits: DiagnosisLimits) -> list[str]:
     """Why a detector cannot be trained on a label set."""
     if instances >= limits.labels * frames:
         return []

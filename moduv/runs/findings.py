@@ -58,7 +58,7 @@ class Findings:
         """All that the run found: label sets and detections above `score`."""
         return {name: s for name, s in self.layers(score).items() if name != "truth"}
 
-    def telling(self, score: float) -> list[FrameRef]:
+    def representative_frames(self, score: float) -> list[FrameRef]:
         """One frame of each clip, those with most moving and parked objects first.
 
         Without truth, those with most labels of the last round.

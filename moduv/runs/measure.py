@@ -127,7 +127,7 @@ def _measure(
         for name, step in DETECTORS.items()
         if (folder(run, step.name) / MANIFEST).is_file()
     }
-    sets = _label_sets(run, motion, held_out)
+    sets = label_sets(run, motion, held_out)
     for name, weights in finished.items():
         held_out.detect([weights])
         if annotations is not None:
@@ -148,7 +148,7 @@ def _measure(
     return {"frames": len(frames)}
 
 
-def _label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Instances]]:
+def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Instances]]:
     """L0, L1 and L2 of the held-out frames, made as those of the training frames were.
 
     The settings are those in the manifest of each label set. A set that is not there, or that something

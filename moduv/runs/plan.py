@@ -17,7 +17,7 @@ from moduv.datasets.clips import name_clips
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
-from moduv.detector.train import DetectorTraining, detector_step
+from moduv.detector.train import DetectorTrainingConfig, detector_step
 from moduv.detector.transforms import LabelledFrame, augment
 from moduv.engine import distributed
 from moduv.engine.config import load_preset, read_preset
@@ -31,7 +31,7 @@ from moduv.motion.fields import mask_and_depth
 from moduv.motion.losses import compute_losses
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import PHASES, Phase
-from moduv.motion.train import MotionTraining
+from moduv.motion.train import MotionTrainingConfig
 from moduv.rounds.recipe import RoundConfig
 from moduv.runs.chains import ROUNDS
 from moduv.runs.schedule import Effort
@@ -70,7 +70,7 @@ def missing_weights(preset: str) -> list[str]:
     return sorted({name for name in named if not Path(name).is_file()})
 
 
-def look_at_clips(
+def survey_clips(
     sources: Sequence[Path], every: int, max_width: int, out: Path | None = None
 ) -> Clips:
     """Count the frames of all clips and time the first ones of the first clip that decodes.
@@ -109,7 +109,7 @@ def estimate(preset: str, clips: Clips) -> dict[str, Effort]:
 
     Every network is built and run a few times on noise of the sizes it will see.
     """
-    motion = load_preset(MotionTraining, preset, "motion")
+    motion = load_preset(MotionTrainingConfig, preset, "motion")
     recipes = {name: load_preset(RoundConfig, preset, name) for name in RECIPES}
     per_step, per_frame = _time_motion(motion)
     training = {name: _time_detector(recipe, clips) for name, recipe in recipes.items()}
@@ -134,7 +134,7 @@ def estimate(preset: str, clips: Clips) -> dict[str, Effort]:
     return efforts
 
 
-def _time_motion(config: MotionTraining) -> tuple[dict[str, float], float]:
+def _time_motion(config: MotionTrainingConfig) -> tuple[dict[str, float], float]:
     """Seconds of a training step of every phase, and of one frame's prediction."""
     device = distributed.device()
     model = DynamoDepth(config.depth_model).to(device)
@@ -153,13 +153,13 @@ def _time_motion(config: MotionTraining) -> tuple[dict[str, float], float]:
 
 
 def _motion_step(
-    model: DynamoDepth, batch: dict[str, torch.Tensor], phase: Phase, config: MotionTraining
+    model: DynamoDepth, batch: dict[str, torch.Tensor], phase: Phase, config: MotionTrainingConfig
 ) -> None:
     generator = torch.Generator(distributed.device()).manual_seed(0)
     compute_losses(model, batch, phase, 1.0, config.losses, generator)["loss"].backward()
 
 
-def _noise_triplets(config: MotionTraining, count: int) -> dict[str, torch.Tensor]:
+def _noise_triplets(config: MotionTrainingConfig, count: int) -> dict[str, torch.Tensor]:
     from moduv.frames.camera import Intrinsics
 
     camera = Intrinsics.from_field_of_view(60, config.width, config.height)
@@ -172,7 +172,7 @@ def _noise_triplets(config: MotionTraining, count: int) -> dict[str, torch.Tenso
     return {key: value.to(distributed.device()) for key, value in batch.items()}
 
 
-def _time_detector(recipe: DetectorTraining, clips: Clips) -> tuple[float, float, float]:
+def _time_detector(recipe: DetectorTrainingConfig, clips: Clips) -> tuple[float, float, float]:
     """Seconds of a training step, seconds of one frame's prediction, bytes of the training state."""
     device = distributed.device()
     model = build_detector(recipe.detector).to(device).train()

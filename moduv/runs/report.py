@@ -100,7 +100,7 @@ def report_run(
     )
     rows = [
         picture_grid(pictures.layers(frame), columns=8, width=config.width // 2)
-        for frame in findings.telling(config.score)[:OVERVIEW_ROWS]
+        for frame in findings.representative_frames(config.score)[:OVERVIEW_ROWS]
     ]
     write_image(out / "overview.jpg", np.vstack(rows))
     say(f"report: {written}")
@@ -116,7 +116,7 @@ def build_report(
     """Everything on the page."""
     found = findings.found(config.score)
     described = describe_sets(found)
-    telling = findings.telling(config.score)
+    telling = findings.representative_frames(config.score)
     timings = {
         name: float(read_manifest(path).get("seconds", 0.0))
         for name, path in stage_folders(run).items()

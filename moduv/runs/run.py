@@ -25,7 +25,7 @@ from moduv.frames.splits import hold_out, read_split, write_split
 from moduv.instances.exported import export_labels
 from moduv.labels.initial import InitialConfig
 from moduv.motion.phases import PHASES
-from moduv.motion.train import MotionTraining
+from moduv.motion.train import MotionTrainingConfig
 from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
 from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import (
@@ -39,15 +39,15 @@ from moduv.runs.chains import (
     folder,
 )
 from moduv.runs.diagnosis import (
-    Limits,
+    DiagnosisLimits,
+    frame_problems,
     inspect_frames,
     inspect_motion,
-    judge_frames,
-    judge_labels,
-    judge_motion,
+    label_problems,
+    motion_problems,
 )
-from moduv.runs.plan import estimate, look_at_clips, missing_weights
-from moduv.runs.schedule import Part, Plan, follow, read_plan
+from moduv.runs.plan import estimate, missing_weights, survey_clips
+from moduv.runs.schedule import Plan, Task, follow, read_plan
 
 AUTO = "auto"
 Config = TypeVar("Config")
@@ -61,7 +61,7 @@ class RunConfig:
     """Frames that are wider are shrunk, pixels."""
     score: float = 0.5
     """Detections above it are counted."""
-    limits: Limits = field(default_factory=Limits)
+    limits: DiagnosisLimits = field(default_factory=DiagnosisLimits)
 
 
 def run_videos(
@@ -133,19 +133,19 @@ class Run:
     insist: bool
     config: RunConfig
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Task]:
         """All steps in order."""
         results = {"motion": self._motion, "motion_outputs": self._outputs}
         rounds = [
-            Part(step.name, step.title, partial(results.get(step.name, self._step), step))
+            Task(step.name, step.title, partial(results.get(step.name, self._step), step))
             for step in ROUNDS
         ]
         return [
-            Part("frames", "Frames", self._frames),
+            Task("frames", "Frames", self._frames),
             *rounds,
-            Part("detections", "Detections", self._detections),
-            Part("evaluation", "Evaluation on held-out frames", self._evaluation),
-            Part("report", "Report", self._report),
+            Task("detections", "Detections", self._detections),
+            Task("evaluation", "Evaluation on held-out frames", self._evaluation),
+            Task("report", "Report", self._report),
         ]
 
     @property
@@ -197,7 +197,7 @@ class Run:
                     write_split(path, part)
         distributed.barrier()
         figures = inspect_frames(self.data, frames, self.config.limits)
-        self._object(judge_frames(figures, self.config.limits))
+        self._refuse_unless_insisted(frame_problems(figures, self.config.limits))
         return (
             f"{figures.triplets} frames with neighbours, usual flow {figures.flow:.1%} of the width"
         )
@@ -220,7 +220,7 @@ class Run:
         return len(read_split(self.everything))
 
     def _motion(self, step: Step) -> str:
-        settings = self._load(MotionTraining, "motion")
+        settings = self._load(MotionTrainingConfig, "motion")
         frame = read_image(read_split(self.split)[0].image_path(self.data))
         height, width = motion_size((settings.height, settings.width), frame.shape[:2])
         learn = settings.learn_focal or self.learn_focal
@@ -232,7 +232,7 @@ class Run:
         frames = [f for f in read_split(self.split) if f.file(out, ".npz").is_file()]
         threshold = self._load(InitialConfig, "initial_labels").motion_threshold
         figures = inspect_motion(out, frames, threshold)
-        self._object(judge_motion(figures, self.config.limits))
+        self._refuse_unless_insisted(motion_problems(figures, self.config.limits))
         return f"{figures.covered:.1%} of the pixels move, in {figures.masked_frames:.0%} of the frames"
 
     def _step(self, step: Step) -> str:
@@ -242,7 +242,9 @@ class Run:
             return f"loss {_last(out, 'loss')}"
         results = read_manifest(out)["results"]
         instances, frames = int(results["instances"]), int(results["frames"])
-        self._object(judge_labels(instances, frames, step.title, self.config.limits))
+        self._refuse_unless_insisted(
+            label_problems(instances, frames, step.title, self.config.limits)
+        )
         return f"{instances} instances, {instances / max(1, frames):.2f} a frame"
 
     def _detections(self) -> str:
@@ -279,7 +281,7 @@ class Run:
             self._perform(EVALUATION[2], score=self.config.score)
         return f"open {self.out / 'report.html'}"
 
-    def _object(self, reasons: list[str]) -> None:
+    def _refuse_unless_insisted(self, reasons: list[str]) -> None:
         """Stop, or go on where the user insists."""
         if not reasons:
             return
@@ -337,7 +339,7 @@ def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: R
     if earlier is not None and earlier.is_for(preset, clips, every):
         return earlier
     say("calibrating …")
-    seen = look_at_clips(sources, every, config.max_width, out)
+    seen = survey_clips(sources, every, config.max_width, out)
     efforts = estimate(preset, seen)
     return Plan(preset, clips, every, seen.frames, seen.height, seen.width, efforts)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moduv.engine import distributed
 from moduv.engine.files import read_json, write_json
-from moduv.engine.log import Whole, say, whole_run
+from moduv.engine.log import RunProgress, run_progress, say
 from moduv.runs.chains import ROUNDS
 
 PLAN = "plan.json"
@@ -97,7 +97,7 @@ def read_plan(out: Path) -> Plan | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class Task:
     """One step of a run."""
 
     name: str
@@ -107,7 +107,7 @@ class Part:
     """Does it, or finds it done; returns what is worth telling."""
 
 
-def follow(parts: Sequence[Part], plan: Plan, kept_frames: Callable[[], int]) -> None:
+def follow(parts: Sequence[Task], plan: Plan, kept_frames: Callable[[], int]) -> None:
     """Do all parts with one display: where in the run, what is left of it, and what came out.
 
     Args:
@@ -128,7 +128,7 @@ def follow(parts: Sequence[Part], plan: Plan, kept_frames: Callable[[], int]) ->
 
         done = duration(start - begin)
         say(f"{where} {part.title}: {done} done, about {left(0.0)} left")
-        with whole_run(Whole(where, left)):
+        with run_progress(RunProgress(where, left)):
             told = part.work()
         pace.add(planned, time.monotonic() - start)
         say(f"{where} {part.title}: {told}")

@@ -23,13 +23,13 @@ from moduv.frames.images import write_image
 from moduv.motion.fields import MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import Phase
-from moduv.motion.predict import MotionPrediction, predict_frames
-from moduv.motion.train import MotionTraining, train_motion
+from moduv.motion.predict import MotionPredictionConfig, predict_frames
+from moduv.motion.train import MotionTrainingConfig, train_motion
 from moduv.visual.drawing import draw_depth, draw_flow, draw_motion, picture_grid
 
 
 def train_stage1(
-    data: Path, split: Path, out: Path, config: MotionTraining, validation: Path | None = None
+    data: Path, split: Path, out: Path, config: MotionTrainingConfig, validation: Path | None = None
 ) -> None:
     """Train depth, ego-motion, flow and motion mask on raw clips.
 
@@ -52,12 +52,12 @@ def train_stage1(
     told: set[str] = set()
 
     def watch(model: DynamoDepth, phase: Phase) -> Watch:
-        return Look(model, phase, data, chosen, out, config, told)
+        return ValidationWatch(model, phase, data, chosen, out, config, told)
 
     train_motion(data, split, out, config, watch)
 
 
-def _held_out(data: Path, validation: Path, config: MotionTraining) -> list[FrameRef]:
+def _held_out(data: Path, validation: Path, config: MotionTrainingConfig) -> list[FrameRef]:
     """The frames to look at. Raises InputError now for what would only end a later phase."""
     for name, loop in config.loops.items():
         if config.validate_every % loop.log_every:
@@ -71,7 +71,7 @@ def _held_out(data: Path, validation: Path, config: MotionTraining) -> list[Fram
 
 
 @dataclass
-class Look:
+class ValidationWatch:
     """One phase's watch: predicts held-out frames, measures and draws them.
 
     What is wrong with the held-out frames or their truth is said once and never ends the training.
@@ -82,7 +82,7 @@ class Look:
     data: Path
     frames: list[FrameRef]
     out: Path
-    config: MotionTraining
+    config: MotionTrainingConfig
     told: set[str] = field(default_factory=set)
     """What has been said; shared by the phases."""
 
@@ -130,7 +130,7 @@ class Look:
 
     def _measure(self, triplets: Triplets) -> dict[str, float]:
         scratch = self.out / "validation"
-        found = predict_frames(self.model, triplets, self.config.losses, MotionPrediction())
+        found = predict_frames(self.model, triplets, self.config.losses, MotionPredictionConfig())
         for frame, arrays in found:
             write_npz(frame.file(scratch, ".npz"), **arrays)
         truth = self.data / "truth" if (self.data / "truth").is_dir() else self.data

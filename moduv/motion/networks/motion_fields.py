@@ -36,7 +36,7 @@ class MotionFieldDecoder(nn.Module):
             self.add_module(f"refine_motion_redu{level}", nn.Conv2d(2 * width, outputs, 1))
 
     @torch.no_grad()
-    def quieten(self, factor: float = 0.01) -> None:
+    def silence(self, factor: float = 0.01) -> None:
         """Shrink what every layer adds to the field, so that an untrained decoder says almost nothing."""
         for name, parameter in self.named_parameters():
             if "redu" in name or "residual" in name:
