@@ -1,7 +1,7 @@
 """The data sets that the library knows.
 
 To add one, write `moduv/datasets/<name>.py` (a package beyond 400 lines) with up to two functions and name
-them in `DATASETS`. Commands, their help and the tests of all data sets follow from that entry.
+them in `DATASETS`. Commands and their help follow from that entry.
 
 - `prepare_…(source, out, config: PrepareConfig, …)` collects a job a segment and hands them to
   `prepare.prepare`, which writes frames in one of `frames.layouts.LAYOUTS`. Its settings are the preset
