@@ -67,7 +67,7 @@ def run(
 
 
 def run_steps(
-    steps: Sequence[str], run: str | Path, data: str | Path, preset: str = "street"
+    steps: Sequence[str], run: str | Path, data: str | Path, preset: str = "paper"
 ) -> None:
     """Run steps of the chain on prepared frames, as the numbered scripts do; finished ones are kept.
 
@@ -83,7 +83,8 @@ def run_steps(
     data, kinds = Path(data), ("train", "val")
     splits = {kind: data / "splits" / f"{kind}_files.txt" for kind in kinds}
     known = {kind: data / "annotations" / f"{kind}.json" for kind in kinds}
-    annotations = {kind: path for kind, path in known.items() if path.is_file()}
+    # Held-out frames may be without ground truth; the upper bound cannot.
+    annotations = {k: path for k, path in known.items() if k == "train" or path.is_file()}
     place = Place(Path(run), data, splits, annotations, Path(run))
     chain = (RENDER, *MODUV)
     for step in select(chain, steps):

@@ -11,6 +11,14 @@ moduv_help() {
     done
 }
 
+# Refuse an interpreter that is too old.
+moduv_check_python() {
+    if ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "moduv needs Python 3.10 or newer; set MODUV_PYTHON to one." >&2
+        return 2
+    fi
+}
+
 moduv_environment() {
     local extras="${1:-}" venv="${MODUV_VENV:-.venv}" python="${MODUV_PYTHON:-python3}" stamp wanted
     if [[ -n "${MODUV_ENVIRONMENT:-}" ]]; then
@@ -21,10 +29,7 @@ moduv_environment() {
         export MODUV_ENVIRONMENT=ready
         return
     fi
-    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-        echo "moduv needs Python 3.10 or newer; set MODUV_PYTHON to one." >&2
-        return 2
-    fi
+    moduv_check_python "$python"
     stamp="$venv/.moduv-installed"
     wanted="$(cat requirements.txt pyproject.toml | cksum) ${extras:-plain}"
     if [[ ! -f "$stamp" ]] || { [[ "$(cat "$stamp")" != "$wanted" ]] && [[ "$(cat "$stamp")" != "${wanted% *} [dev]" ]]; }; then

@@ -50,7 +50,14 @@ if ! [[ "$GPUS" =~ ^[1-9][0-9]*$ ]]; then
     echo "moduv: error: GPUS is '$GPUS'; give the number of processes, 1 or more." >&2
     exit 2
 fi
-[[ -n "$DRY_RUN" ]] || moduv_environment
+# A dry run needs nothing installed.
+if [[ -n "$DRY_RUN" ]]; then
+    python="${MODUV_PYTHON:-python3}"
+    moduv_check_python "$python"
+else
+    moduv_environment
+    python=python
+fi
 
 # Keep freed memory for the next training step instead of giving it back to the system: on a CPU a fifth
 # faster with glibc, without effect elsewhere.
@@ -59,7 +66,7 @@ export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8589934592}"
 
 # Run steps of the chain, whose folders and inputs `moduv/runs/chains.py` knows.
 steps() {
-    python3 -m moduv.runs.chains "$@" --run "$SAVE" --data "$DATA" --train "$TRAIN" --val "$VAL" \
+    "$python" -m moduv.runs.chains "$@" --run "$SAVE" --data "$DATA" --train "$TRAIN" --val "$VAL" \
         --preset "$PRESET" --processes "$GPUS" --report "out/$NAME" ${TRUTH:+--truth "$TRUTH"} \
         --true-labels "$DATA/annotations/train.json" ${DRY_RUN:+--dry-run}
 }

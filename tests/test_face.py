@@ -112,6 +112,9 @@ def test_initial_labels_take_intrinsics_or_their_inverse() -> None:
     assert [one.boxes.tolist() for one in found] == [[[10, 5, 30, 25]]] * 3
     with pytest.raises(InputError, match="give K or inv_K"):
         moduv.initial_labels(mask, depth)
+    normalised = K / np.array([[60], [40], [1]])
+    with pytest.raises(InputError, match="multiply its rows by width and height"):
+        moduv.initial_labels(mask, depth, normalised)
     with pytest.raises(InputError, match="cannot be inverted"):
         moduv.initial_labels(mask, depth, np.diag([50.0, 0, 1]))
     with pytest.raises(TypeError):
@@ -148,6 +151,9 @@ def test_conversions_return_the_same_objects(placed: list[tuple[int, int, int, i
     assert np.array_equal(dense.boxes, found.boxes)
     fitted = moduv.Instances.from_dense(found.decode())
     assert np.array_equal(fitted.boxes, found.boxes)
+    again = moduv.Instances.from_coco(found.to_coco(), found.size)
+    assert again.masks == found.masks
+    assert np.array_equal(again.boxes, found.boxes)
     results = found.to_coco(3)
     assert [entry["image_id"] for entry in results] == [3] * len(placed)
     assert [entry["area"] for entry in results] == found.areas().tolist()
@@ -185,7 +191,8 @@ def test_supervision_knows_the_same_objects() -> None:
     back = moduv.Instances.from_supervision(detections)
     assert back.masks == found.masks
     assert back.columns["name"].tolist() == ["a", "b"]
-    assert len(moduv.Instances.from_supervision(found[[]].to_supervision(), (HEIGHT, WIDTH))) == 0
+    nothing = moduv.Instances.from_supervision(found[[]].to_supervision())
+    assert len(moduv.Instances.concatenate([found, nothing.with_columns(name=[])])) == 2
 
 
 def test_predictions_become_instances() -> None:

@@ -15,9 +15,11 @@ import pytest
 import yaml
 
 from moduv.engine.config import read_preset
+from moduv.engine.pipeline import Place, options, select
 from moduv.frames.splits import read_split
 from moduv.instances.store import read_labels
 from moduv.rounds.supervised import true_labels
+from moduv.runs.chains import MODUV, folder
 from moduv.street.dataset import StreetConfig, render_dataset
 
 REPOSITORY = Path(__file__).parents[1]
@@ -102,6 +104,39 @@ def test_wrong_options_are_one_sentence(options: tuple[str, ...], sentence: str)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupted_stage_ends_with_its_own_sentence(tmp_path: Path) -> None:
+    """An interrupt reaches the stage and the chain alike; the chain waits for the stage to end."""
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import sys, time\n"
+        "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1)\n    print('kept', flush=True)\n    sys.exit(130)\n"
+    )
+    words = "from moduv.engine import pipeline\nimport sys\n"
+    words += f"sys.exit(pipeline._wait_for([sys.executable, {str(stage)!r}]))"
+    command = [sys.executable, "-c", words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as chain:
+        assert chain.stdout is not None
+        assert chain.stdout.readline() == "ready\n"
+        os.killpg(chain.pid, signal.SIGINT)
+        printed, error = chain.communicate(timeout=60)
+    assert (chain.returncode, printed, error) == (130, "kept\n", "")
+
+
+def test_the_upper_bound_of_version_0_1_is_found(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert folder(run, "supervised") == run / "supervised"
+    (run / "yardstick").mkdir(parents=True)
+    assert folder(run, "supervised") == run / "yardstick"
+    place = Place(run, tmp_path, {"train": tmp_path / "t"})
+    (step,) = select(MODUV, ["supervised"])
+    assert options(step, MODUV, place)["out"] == run / "yardstick"
+    (run / "supervised").mkdir()
+    assert folder(run, "supervised") == run / "supervised"
 
 
 def stand_in(folder: Path, name: str, body: str) -> Path:

@@ -65,8 +65,7 @@ class Detector:
         """
         if isinstance(images, list | tuple):
             decoded = ([as_image(i) for i in batch] for batch in batches(images, batch_size))
-            found = [one for batch in decoded for one in self.predictions(batch)]
-            return [one.to_instances(score) for one in found]
+            return [one.to_instances(score) for batch in decoded for one in self.predictions(batch)]
         return self.predictions([as_image(images)])[0].to_instances(score)  # type: ignore[arg-type]
 
     def predictions(

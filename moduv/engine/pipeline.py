@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import signal
 import subprocess
 import sys
 import typing
@@ -51,6 +53,14 @@ class Step:
     """The option that names its output."""
     shared: bool = True
     """Whether several processes may share it."""
+    former: str = ""
+    """Folder of its output in runs of version 0.1, where it had another name."""
+
+    def output(self, run: Path) -> Path:
+        """The folder of its output in a run."""
+        former = run / self.former
+        earlier = self.former and former.is_dir() and not (run / self.folder).is_dir()
+        return former if earlier else run / self.folder
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def select(chain: Sequence[Step], names: Iterable[str]) -> list[Step]:
 
 def options(step: Step, chain: Sequence[Step], place: Place) -> dict[str, Path]:
     """The options of a step's command that the chain fills in."""
-    folders = {other.name: place.run / other.folder for other in chain}
+    folders = {other.name: other.output(place.run) for other in chain}
     named = {option: place.value(option, step.on) for option in step.takes}
     filled = {option: path for option, path in named.items() if path is not None}
     filled |= {option: folders[source] for option, source in step.reads.items()}
@@ -142,10 +152,22 @@ def execute(lines: Iterable[Sequence[str]]) -> int:
     names = {"python": [sys.executable], "moduv": [sys.executable, "-m", "moduv.cli"]}
     for line in lines:
         print("+", *line, flush=True)
-        code = subprocess.run([*names[line[0]], *line[1:]], check=False).returncode
+        code = _wait_for([*names[line[0]], *line[1:]])
         if code:
             return code if code > 0 else 128 - code
     return 0
+
+
+def _wait_for(command: Sequence[str]) -> int:
+    """Run a command to its end; an interrupt reaches it as well, and it ends with its own sentence."""
+    with subprocess.Popen(command) as child:
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            while True:
+                with contextlib.suppress(KeyboardInterrupt):
+                    return child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def load_function(path: str) -> Callable[..., Any]:

@@ -44,12 +44,13 @@ def from_supervision(detections: Any, size: tuple[int, int] | None = None) -> In
     """
     if detections.mask is None and len(detections):
         raise ValueError("the detections have no masks; segment them first")
-    masks = np.zeros((0, *(size or (0, 0))), bool) if detections.mask is None else detections.mask
     columns = {name: np.asarray(values) for name, values in detections.data.items()}
     if detections.tracker_id is not None:
         columns["track"] = detections.tracker_id
     scores = detections.confidence
-    return Instances.from_dense(masks, detections.xyxy, scores, columns=columns)
+    if detections.mask is None:
+        return Instances([], np.zeros((0, 4)), scores, size, columns)
+    return Instances.from_dense(detections.mask, detections.xyxy, scores, columns=columns)
 
 
 def to_torchvision(found: Instances) -> dict[str, Tensor]:

@@ -193,7 +193,9 @@ class Instances:
         ]
         return replace(self, masks=masks, boxes=self.boxes_at(height, width), size=(height, width))
 
-    def to_coco(self, image_id: int, size: tuple[int, int] | None = None) -> list[dict[str, Any]]:
+    def to_coco(
+        self, image_id: int = 1, size: tuple[int, int] | None = None
+    ) -> list[dict[str, Any]]:
         """COCO results: `bbox` [x, y, width, height], `score` (1 without scores), RLE `segmentation`.
 
         Args:
@@ -216,6 +218,15 @@ class Instances:
             }
             for box, area, mask, score in zip(*columns, strict=True)
         ]
+
+    @classmethod
+    def from_coco(
+        cls, annotations: Sequence[dict[str, Any]], size: tuple[int, int] | None = None
+    ) -> Instances:
+        """See `moduv.instances.masks.coco_instances`."""
+        from moduv.instances import masks
+
+        return masks.coco_instances(annotations, size)
 
     def to_supervision(self) -> Any:
         """See `moduv.instances.convert.to_supervision`."""

@@ -102,7 +102,7 @@ def coco_instances(
     Raises:
         InputError: when an annotation has no mask, or a broken one.
     """
-    boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
+    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     masks = []
     for annotation, box in zip(annotations, boxes, strict=True):

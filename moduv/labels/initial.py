@@ -70,8 +70,8 @@ def initial_labels(
     Args:
         motion_mask: (H, W) in [0, 1].
         depth: (H, W), along the optical axis.
-        K: (3, 3) or (4, 4), intrinsics for pixels of that size. A matrix whose focal length is below one
-            pixel is taken for the inverse, which motion outputs hold.
+        K: (3, 3) or (4, 4), intrinsics for pixels of that size. The inverse, which motion outputs
+            hold, is recognised by its focal length below one pixel.
         image: (h, w, 3) uint8 RGB of any size; `snap` needs it.
         config: parameters; None: the published ones.
         inv_K: the inverse intrinsics, in place of K.
@@ -106,6 +106,11 @@ def _inverse_intrinsics(K: np.ndarray | None, source: str) -> np.ndarray:
             f"{source}: 'K' is no finite (3, 3) or (4, 4) matrix; give intrinsics in pixels."
         )
     if abs(K[0, 0]) < 1:
+        if K[0, 2] > 0:
+            raise InputError(
+                f"{source}: the focal length in 'K' is {K[0, 0]:g}, as of intrinsics divided by the image's "
+                "size; multiply its rows by width and height."
+            )
         return K
     try:
         return np.linalg.inv(K.astype(np.float64))

@@ -63,7 +63,7 @@ def _label_split(
             f"{motion}: has no motion output for the {len(frames)} frames of {split}; "
             "run the motion stage first."
         )
-    label_motion_frames(known, motion, out, config, data)
+    label_motion_frames(distributed.shard(known), motion, out, config, data)
     distributed.barrier()
     numbers = statistics(out, known)
     say(
@@ -78,12 +78,10 @@ def label_motion_frames(
 ) -> None:
     """Write L0 of frames that have motion outputs; finished files are kept.
 
-    Under torchrun every process takes its share.
-
     Raises:
         InputError: naming a broken motion output, when the other frames are labelled.
     """
-    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    todo = [frame for frame in frames if not is_labelled(out, frame)]
     jobs = [(frame, motion, out, config, data) for frame in todo]
     finished = process_map(_label_motion_frame, jobs, config.workers, chunk=8)
     errors = [e for e in progress(finished, desc="L0", total=len(jobs), unit="frame") if e]

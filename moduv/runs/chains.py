@@ -50,6 +50,7 @@ SUPERVISED = (
     Step(
         *("supervised", "round final", "supervised", "Supervised"),
         reads={"labels": "true_labels"},
+        former="yardstick",
     ),
 )
 """The same detector and budget on ground truth: how far better labels could lead."""
@@ -84,17 +85,12 @@ FRAMES = "frames"
 """Folder of imported frames, of runs on the user's own clips."""
 DETECTIONS = "Final_pseudo_labels"
 """Folder of what the final detector finds on all frames of such a run."""
-FORMER = {"supervised": "yardstick"}
-"""Folders of runs that were made with version 0.1."""
 
 
 def folder(run: Path, name: str) -> Path:
     """The output folder of a step in a run, by the step's name."""
     (step,) = select(MODUV, [name])
-    former = run / FORMER.get(name, "")
-    if name in FORMER and former.is_dir() and not (run / step.folder).is_dir():
-        return former
-    return run / step.folder
+    return step.output(run)
 
 
 def stage_folders(run: Path) -> dict[str, Path]:

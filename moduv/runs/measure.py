@@ -6,11 +6,13 @@ L2 are compared where no detector was trained.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moduv.engine import distributed
 from moduv.engine.config import build, speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
@@ -105,8 +107,26 @@ def measure_run(
     inputs += [path for path in detectors if path.is_dir()]
     inputs += [path for path in labels if (path / MANIFEST).is_file()]
     stage = Stage("measure", out, config, tuple(inputs), data)
-    stage.run(lambda: _measure(run, data, split, annotations, out, config))
+    _remove_measures_of_0_1(out)
+    # One process measures; the others wait for it.
+    stage.run(
+        lambda: (
+            _measure(run, data, split, annotations, out, config) if distributed.is_main() else None
+        )
+    )
     print_table(read_json(out / "metrics.json"))
+
+
+def _remove_measures_of_0_1(out: Path) -> None:
+    """Let a run that version 0.1 measured be measured again: it could take other label settings."""
+    manifest = read_manifest(out)
+    older = manifest.get("stage") == "measure" and str(manifest.get("moduv")).startswith("0.1.")
+    # Every process must have looked before one of them removes what there is to see.
+    distributed.barrier()
+    if older and distributed.is_main():
+        say(f"measure: {out} is of version {manifest['moduv']} and is made again")
+        shutil.rmtree(out)
+    distributed.barrier()
 
 
 def _measure(

@@ -266,9 +266,7 @@ class Run:
     def _evaluation(self) -> str:
         motion, evaluation, _ = EVALUATION
         self._perform(motion)
-        if distributed.is_main():
-            self._perform(evaluation)
-        distributed.barrier()
+        self._perform(evaluation)
         final = read_json(folder(self.out, "evaluation") / "metrics.json")[FINAL]
         again = final["labels/consistency"]
         found = (
