@@ -1,4 +1,4 @@
-"""The official checkpoints: what each is, where its authors publish it, whether it is still the same file."""
+"""The official checkpoints: list, download and verify them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CATALOGUE = read_catalogue()
 
 
 def choose(names: Sequence[str]) -> list[Checkpoint]:
-    """The checkpoints of names and groups. Raises InputError for an unknown word."""
+    """Select checkpoints by name or group. Raises InputError for an unknown word."""
     for name in names:
         if not any(name in (item.name, item.group) for item in CATALOGUE):
             groups = list(dict.fromkeys(item.group for item in CATALOGUE))
@@ -63,7 +63,7 @@ def choose(names: Sequence[str]) -> list[Checkpoint]:
 
 
 def list_checkpoints(folder: Path = FOLDER) -> None:
-    """Print what official checkpoints there are, where they are published, and which are here.
+    """List the official checkpoints, their sources, and which are present.
 
     Args:
         folder: where they lie.
@@ -94,7 +94,7 @@ def state(item: Checkpoint, folder: Path = FOLDER) -> str:
 def fetch_checkpoints(
     names: list[str] | None = None, folder: Path = FOLDER, source: str = ""
 ) -> None:
-    """Fetch official checkpoints; those that are here are verified and kept.
+    """Download official checkpoints; verify and keep those that are present.
 
     Args:
         names: names and groups as `moduv checkpoints list` shows them; what the preset `paper` starts
@@ -127,7 +127,7 @@ def fetch_checkpoints(
 
 
 def verify_checkpoints(names: list[str] | None = None, folder: Path = FOLDER) -> None:
-    """Compare the checkpoints that are here with their record; those without one are recorded.
+    """Compare the checkpoints that are present with their recorded hashes; record new ones.
 
     Args:
         names: names and groups; all that are here, where none is given.
@@ -159,7 +159,7 @@ def _way(item: Checkpoint, access: str = "") -> str:
 
 
 def verify(item: Checkpoint, folder: Path) -> None:
-    """Compare a checkpoint's files with what is known of them, and record what is not.
+    """Compare a checkpoint's files with their recorded hashes, and record new ones.
 
     Raises InputError naming the file that is another one.
     """
@@ -212,7 +212,7 @@ def _take(item: Checkpoint, folder: Path, got: Path, origin: str) -> None:
 def _checked(
     item: Checkpoint, name: str, path: Path, folder: Path, origin: str | Path
 ) -> dict[str, Any]:
-    """Size and hash of a file, when nothing that is known of it says otherwise."""
+    """Size and hash of a file. Raises InputError if they contradict the record."""
     with path.open("rb") as stream:
         if not stream.read(4).startswith(BEGINNINGS):
             raise InputError(f"{origin}: {name} is no PyTorch checkpoint; fetch it again.")

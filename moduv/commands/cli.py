@@ -25,7 +25,7 @@ USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; leave with 2 and one sentence when the input is bad."""
+    """Run one command; exit with code 2 and one sentence if the input is bad."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = command_of(arguments)
     if name is None:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
-    """Run `work`; what the user can mend becomes one sentence and exit code 2.
+    """Run `work`; turn errors that the user can fix into one sentence and exit code 2.
 
     An interrupt becomes exit code 130; `resumes` says whether `work` then goes on where it was when
     it is run again.
@@ -72,9 +72,9 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
 
 @contextlib.contextmanager
 def _group() -> Iterator[None]:
-    """The process group that torchrun describes; a single process has none, and loads no torch for it.
+    """Join the process group that torchrun describes; a single process joins none and does not load torch.
 
-    Of its failures the first is told: the same happens in the others, or only follows from it.
+    Only the first failure is reported: the others are the same, or follow from it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -103,7 +103,7 @@ def run_command(name: str, arguments: list[str]) -> Any:
 
 
 def parse(name: str, arguments: list[str]) -> dict[str, Any]:
-    """The options of a command; leaves with 2 where they are wrong."""
+    """Parse the options of a command; exit with code 2 if they are wrong."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -127,13 +127,13 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def command_of(words: list[str]) -> str | None:
-    """The command that a line begins with; the longest name counts."""
+    """The command at the start of a line; the longest name wins."""
     given = [word for word in words[:2] if not word.startswith("-")]
     return next((" ".join(given[:n]) for n in (2, 1) if " ".join(given[:n]) in COMMANDS), None)
 
 
 def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
-    """Arguments as people type them in the form that the parser takes.
+    """Convert arguments as typed into the parser's form.
 
     Words before the first option become the list `words`; `--some-flag` becomes `--some_flag`, and
     `true` follows where a flag of the function stands alone.

@@ -33,7 +33,7 @@ DETECTIONS = "detections.json"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How images and videos are shown, and what detects."""
+    """Settings of the demo."""
 
     threshold: float = 0.5
     """Detections with a score above it are drawn and followed; the JSON holds all of them."""
@@ -116,7 +116,7 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
 
 
 def find_files(source: Path, out: Path) -> list[Path]:
-    """The file itself, or all images and videos below a folder but not below `out`, sorted.
+    """List the file itself, or all images and videos below a folder except those below `out`, sorted.
 
     Raises InputError when there is none.
     """
@@ -138,7 +138,7 @@ def find_files(source: Path, out: Path) -> list[Path]:
 
 
 def output_names(paths: list[Path], source: Path, out: Path) -> dict[Path, Path]:
-    """Where every file's overlay goes: its path with dashes, videos as mp4.
+    """Map every file to its overlay: the path with dashes, videos as mp4.
 
     Raises InputError when two would go to one place, or one would replace its own source.
     """
@@ -192,7 +192,7 @@ class _Detections:
 
 @dataclass
 class _Run:
-    """The work on all files, one after the other."""
+    """Processes all files, one after the other."""
 
     detector: Detector
     config: DemoConfig
@@ -204,7 +204,7 @@ class _Run:
     next_identity: int = 1
 
     def images(self, names: dict[Path, Path]) -> None:
-        """Draw images; those that cannot be read are left out. Whatever is drawn is also noted."""
+        """Draw images and record their detections; skip those that cannot be read."""
         written: dict[Path, Instances] = {}
 
         def draw(item: tuple[Path, np.ndarray, Instances]) -> None:
@@ -241,7 +241,7 @@ class _Run:
             say(str(error))
 
     def video(self, path: Path, target: Path) -> None:
-        """Draw a video; one that does not decode to its end leaves nothing."""
+        """Draw a video; if it does not decode to its end, write nothing."""
         seen: list[tuple[float | None, Instances]] = []
         begin = time.monotonic()
         try:

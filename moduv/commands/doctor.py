@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, what is missing, and which preset suits them."""
+"""Check the installation and the machine, and propose a preset."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ INSTALL = "run pip install -e . in the repository again"
 
 
 class Problem(str):
-    """A sentence about something that is needed and broken."""
+    """A sentence about a required part that is broken."""
 
 
 def doctor(ckpts: Path = Path("ckpts")) -> None:
-    """Look at the installation and the machine, and propose a preset.
+    """Check the installation and the machine, and propose a preset.
 
     Args:
         ckpts: folder of the official checkpoints.
@@ -75,7 +75,7 @@ def doctor(ckpts: Path = Path("ckpts")) -> None:
 
 
 def _findings(look: Callable[[], Iterator[str]]) -> Iterator[str]:
-    """What a look finds; without torch some cannot look, which is said once, by the packages."""
+    """Yield the findings of a check. Without torch some checks cannot run; the packages report that once."""
     try:
         yield from look()
     except (ImportError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Label sets to look at: overlays of chosen frames, one by one or on a contact sheet."""
+"""Draw label sets: overlays of chosen frames, one by one or on a contact sheet."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def show_labels(
 
 
 def _check_size(out: Path, count: int, picture: np.ndarray, columns: int, width: int) -> None:
-    """Refuse a sheet of such pictures (H, W, 3), before they are drawn, where it would be too large."""
+    """Raise InputError if a sheet of such pictures (H, W, 3) would be too large."""
     height, across = grid_size(count, picture.shape, columns=columns, width=width)
     if max(height, across) > LARGEST:
         raise InputError(

@@ -40,7 +40,7 @@ def start() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether no other process has failed before this one; a process asks once, when it fails."""
+    """Check whether this process is the first to fail; call it once, on failure."""
     if _store is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMEDIES = {
     errno.EDQUOT: "cannot be written, your share of the disk is full; make room and run the command again",
     errno.ENAMETOOLONG: "is a name too long for this disk; choose a shorter one",
 }
-"""What the system refuses about files for reasons that the user can mend, and how."""
+"""Errors of the file system that the user can fix, and how."""
 
 
 class InputError(Exception):
@@ -27,7 +27,7 @@ class InputError(Exception):
 
 
 def refusal(error: OSError) -> str | None:
-    """One sentence that names the path and the remedy; None for errors that are not the user's to mend."""
+    """One sentence with the path and the remedy; None for errors that the user cannot fix."""
     remedy = REMEDIES.get(error.errno or 0)
     if remedy is None:
         return None

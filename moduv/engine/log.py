@@ -1,4 +1,4 @@
-"""What a run tells: progress bars, JSON lines, and wandb for those who use it."""
+"""Progress bars, JSON lines and wandb."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The run of many parts that bars belong to."""
+    """The run that progress bars belong to."""
 
     part: str
     """Which part the bars are of, e.g. `[2/13]`."""
@@ -32,7 +32,7 @@ _whole: RunProgress | None = None
 
 @contextmanager
 def run_progress(whole: RunProgress) -> Iterator[None]:
-    """Let the bars inside also tell how far the whole run is."""
+    """Make progress bars inside also show the progress of the run."""
     global _whole
     before, _whole = _whole, whole
     try:
@@ -42,7 +42,7 @@ def run_progress(whole: RunProgress) -> Iterator[None]:
 
 
 class _RunBar(terminal_tqdm):
-    """A bar that also tells the part and what is left of the run."""
+    """A bar that also shows the step and the remaining time of the run."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def progress_bar(iterable: Iterable[Item] | None = None, **options: Any) -> Any:
 
 
 def is_reporting() -> bool:
-    """Whether this process tells what goes on: where torchrun started several, the first does."""
+    """Check whether this process reports progress: under torchrun, only the first does."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 

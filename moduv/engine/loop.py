@@ -71,7 +71,7 @@ class StepState:
 
 
 class Sampled(Protocol):
-    """A data set whose samples draw all randomness from the seed they are asked with."""
+    """A data set whose samples draw all randomness from the seed in their index."""
 
     def __len__(self) -> int: ...
 
@@ -224,7 +224,7 @@ def fit(
 
 
 def _spread(config: LoopConfig, label: str) -> LoopConfig:
-    """The loop as the processes share it; told where it is another one."""
+    """Adapt the loop to the number of processes, and report changes."""
     shared = spread(config, distributed.world_size())
     if shared != config:
         say(

@@ -1,4 +1,4 @@
-"""Stages that run once: a manifest beside every output says what made it and that it is whole."""
+"""Stages that run once: a manifest beside every output records what made it and that it is complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DECISIVE = ("stage", "config", "inputs")
 
 
 class OtherSettings(InputError):
-    """An output is there that was made otherwise.
+    """An output exists that was made with other settings or inputs.
 
     Attributes:
         difference: what differs, in words.
@@ -40,7 +40,7 @@ class OtherSettings(InputError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the way: its output folder, its settings and the files or stages it reads.
+    """A stage: its output folder, its settings, and the files or stages it reads.
 
     Inputs that are folders of other stages are identified by their manifest, files by their content.
     `data` is the folder of the frames: an input where a stage of ours made it, and otherwise the user's,
@@ -54,7 +54,7 @@ class Stage:
     data: Path | None = None
 
     def run(self, work: Callable[[], dict[str, Any] | None]) -> None:
-        """Do `work` unless this very stage is finished; then write the manifest.
+        """Run `work` unless the stage is finished; then write the manifest.
 
         `work` must itself skip what an earlier, killed run has finished. What it returns is kept in
         the manifest as results.
@@ -99,14 +99,14 @@ class Stage:
         say(f"{self.name}: finished in {seconds:.0f} s")
 
     def reopen(self) -> None:
-        """Let a finished stage run again, because there is more for it to do than there was."""
+        """Let a finished stage run again because its input has grown."""
         if distributed.is_main() and (self.out / MANIFEST).is_file():
             self._compare(read_json(self.out / MANIFEST), self.identity(), self.out / MANIFEST)
             (self.out / MANIFEST).replace(self.out / f".{MANIFEST}")
         distributed.barrier()
 
     def identity(self) -> dict[str, Any]:
-        """What decides the output: stage, settings, inputs. How many workers make it does not."""
+        """What determines the output: stage, settings, inputs; not the number of workers."""
         inputs: dict[str, str] = {}
         for number, path in enumerate(self.inputs, 1):
             name = path.name if path.name not in inputs else f"{path.name} {number}"
@@ -121,7 +121,7 @@ class Stage:
         }
 
     def _keep_for_resuming(self, started: Path, identity: dict[str, Any], seconds: float) -> None:
-        """Remember an interrupted stage; one that has produced nothing leaves nothing behind."""
+        """Record an interrupted stage; if it has produced nothing, leave nothing behind."""
         write_json(started, {**identity, "seconds": seconds})
         bookkeeping = {started, self.out / "config.yaml"}
         if not any(path.is_file() and path not in bookkeeping for path in self.out.rglob("*")):
@@ -181,7 +181,7 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Name of the processor, if known."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -189,7 +189,7 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    """Physical memory, where the system tells it."""
+    """Physical memory, if known."""
     try:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

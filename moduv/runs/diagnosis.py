@@ -1,4 +1,4 @@
-"""Can anything be learned from these clips? Figures of frames, motion masks and labels, and what they mean.
+"""Diagnose whether anything can be learned from clips: statistics of frames, motion masks and labels.
 
 Stage 1 learns depth from a camera that moves and motion from what moves otherwise. Where one of them is
 missing, the run says so in a sentence with the figure, before hours of training tell it in a worse way.
@@ -24,7 +24,7 @@ FLOW_WIDTH = 320
 
 @dataclass(frozen=True)
 class DiagnosisLimits:
-    """Figures from which on clips are called unsuitable."""
+    """Thresholds beyond which clips are unsuitable."""
 
     triplets: int = 150
     """Fewest frames with both neighbours."""
@@ -50,7 +50,7 @@ class DiagnosisLimits:
 
 @dataclass(frozen=True)
 class FrameFigures:
-    """What the frames of a split look like."""
+    """Statistics of the frames of a split."""
 
     triplets: int
     moving_pairs: float
@@ -65,7 +65,7 @@ class FrameFigures:
 
 @dataclass(frozen=True)
 class MotionFigures:
-    """What stage 1 says of the frames of a split."""
+    """Statistics of the motion outputs of a split."""
 
     covered: float
     """Mean share of moving pixels."""
@@ -78,7 +78,7 @@ class MotionFigures:
 def inspect_frames(
     data: Path, frames: Sequence[FrameRef], limits: DiagnosisLimits, *, samples: int = 120
 ) -> FrameFigures:
-    """Look at pairs of neighbours spread over a split.
+    """Measure pairs of neighbouring frames spread over a split.
 
     Args:
         data: folder of the segments.
@@ -126,7 +126,7 @@ def textured_share(grey: np.ndarray) -> float:
 
 
 def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> MotionFigures:
-    """Read motion outputs and see whether masks or depth have collapsed.
+    """Measure motion outputs, to detect collapsed masks or depth.
 
     Args:
         root: `<segment>/NNNNNN.npz` with mot_mask and depth.
@@ -148,7 +148,7 @@ def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> 
 
 
 def frame_problems(figures: FrameFigures, limits: DiagnosisLimits) -> list[str]:
-    """Why nothing can be learned from the frames: a sentence a reason, each with its figure."""
+    """Reasons why nothing can be learned from the frames, each with its measured value."""
     reasons = []
     if figures.triplets < limits.triplets:
         reasons.append(
@@ -175,7 +175,7 @@ def frame_problems(figures: FrameFigures, limits: DiagnosisLimits) -> list[str]:
 
 
 def motion_problems(figures: MotionFigures, limits: DiagnosisLimits) -> list[str]:
-    """Why no labels can be made of stage 1's outputs."""
+    """Reasons why no labels can be made from the motion outputs."""
     reasons = []
     if figures.relief < limits.relief:
         reasons.append(
@@ -196,7 +196,7 @@ def motion_problems(figures: MotionFigures, limits: DiagnosisLimits) -> list[str
 
 
 def label_problems(instances: int, frames: int, name: str, limits: DiagnosisLimits) -> list[str]:
-    """Why a detector cannot be trained on a label set."""
+    """Reasons why a detector cannot be trained on a label set."""
     if instances >= limits.labels * frames:
         return []
     return [

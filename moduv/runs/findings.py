@@ -1,4 +1,4 @@
-"""What a measured run found on held-out frames, frame by frame, beside the truth where there is one."""
+"""What a measured run found on held-out frames, beside the ground truth if there is one."""
 
 from __future__ import annotations
 

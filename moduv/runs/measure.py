@@ -1,4 +1,4 @@
-"""What a run has learned, on held-out frames: motion, label sets and detectors in one table.
+"""Measure a run on held-out frames: motion, label sets and detectors in one table.
 
 Labels are made on the held-out frames exactly as they were on the training frames, so that L0, L1 and
 L2 are compared where no detector was trained.
@@ -118,7 +118,7 @@ def measure_run(
 
 
 def _remove_measures_of_0_1(out: Path) -> None:
-    """Let a run that version 0.1 measured be measured again: it could take other label settings."""
+    """Remove measurements of version 0.1, which could use other label settings, so that they are repeated."""
     manifest = read_manifest(out)
     older = manifest.get("stage") == "measure" and str(manifest.get("moduv")).startswith("0.1.")
     # Every process must have looked before one of them removes what there is to see.

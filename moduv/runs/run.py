@@ -55,7 +55,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a preset says of whole runs."""
+    """Settings of a whole run."""
 
     max_width: int = 1920
     """Frames that are wider are shrunk, pixels."""
@@ -74,7 +74,7 @@ def run_videos(
     dry_run: bool = False,
     insist: bool = False,
 ) -> None:
-    """Train a detector of mobile objects on clips without labels; the same command continues.
+    """Train a detector of mobile objects on clips without labels; the same command continues an interrupted run.
 
     Args:
         sources: video files, and folders of videos or of folders of frames.
@@ -280,7 +280,7 @@ class Run:
         return f"open {self.out / 'report.html'}"
 
     def _refuse_unless_insisted(self, reasons: list[str]) -> None:
-        """Stop, or go on where the user insists."""
+        """Raise InputError with the reasons, or only warn if the user insists."""
         if not reasons:
             return
         if self.insist:
@@ -294,7 +294,7 @@ class Run:
 
 
 def motion_size(preset: tuple[int, int], frame: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of stage 1's input: about the preset's area in about the frames' aspect.
+    """Height and width of stage 1's input: about the preset's area at about the frames' aspect ratio.
 
     Both are multiples of 32, which the networks' pyramids ask for.
     """
@@ -317,7 +317,7 @@ def learned_from(out: Path) -> bool:
 
 
 def _preset(wanted: str, out: Path) -> tuple[str, str]:
-    """The preset of the run and why it is this one; a run that is continued keeps its own."""
+    """Choose the preset and say why; a continued run keeps its own."""
     plan = read_plan(out) if learned_from(out) else None
     before = plan.preset if plan else wanted
     if AUTO not in (wanted, before) and before != wanted:
@@ -331,7 +331,7 @@ def _preset(wanted: str, out: Path) -> tuple[str, str]:
 
 
 def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: RunConfig) -> Plan:
-    """The plan of the run; that of an earlier call where it is for the same clips."""
+    """Plan the run; reuse the plan of an earlier call for the same clips."""
     clips = {name: clip_size(clip) for name, clip in name_clips(sources, out).items()}
     earlier = read_plan(out)
     if earlier is not None and earlier.is_for(preset, clips, every):

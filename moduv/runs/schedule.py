@@ -1,4 +1,4 @@
-"""What a run will take, and how far it is: its plan, kept beside it, and the display while it is followed."""
+"""The plan of a run, stored beside it, and the display while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = 86400.0
 
 @dataclass(frozen=True)
 class Effort:
-    """What a step of the run costs."""
+    """The cost of a step."""
 
     seconds: float
     bytes: float = 0.0
@@ -31,7 +31,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps' efforts, and what they were reckoned from."""
+    """The cost of every step, and what it was estimated from."""
 
     preset: str
     clips: dict[str, int]
@@ -48,7 +48,7 @@ class Plan:
         return sum(effort.seconds for effort in self.efforts.values())
 
     def of(self, frames: int) -> Plan:
-        """The plan for another number of frames: those that were really kept."""
+        """The plan scaled to another number of frames."""
         factor = frames / max(1, self.frames)
         efforts = {
             name: replace(effort, seconds=effort.seconds * factor, bytes=effort.bytes * factor)
@@ -59,11 +59,11 @@ class Plan:
         return replace(self, frames=frames, efforts=efforts)
 
     def is_for(self, preset: str, clips: dict[str, int], every: int) -> bool:
-        """Whether it was made for these clips and settings."""
+        """Check that the plan was made for these clips and settings."""
         return (self.preset, self.clips, self.every) == (preset, clips, every)
 
     def show(self) -> None:
-        """Print what every step costs."""
+        """Print the cost of every step."""
         say(
             f"  {len(self.clips)} clips, up to {self.frames} frames of {self.width} x {self.height} pixels"
         )
@@ -78,14 +78,14 @@ class Plan:
             )
 
     def save(self, out: Path) -> None:
-        """Keep it beside the run."""
+        """Write the plan beside the run."""
         if distributed.is_main():
             write_json(out / PLAN, asdict(self), indent=1)
         distributed.barrier()
 
 
 def read_plan(out: Path) -> Plan | None:
-    """The plan of an earlier call; None where there is none, or one of another form."""
+    """Read the plan of an earlier call; None if there is none or its form is unknown."""
     if not (out / PLAN).is_file():
         return None
     content = read_json(out / PLAN)
@@ -108,7 +108,7 @@ class Task:
 
 
 def follow(parts: Sequence[Task], plan: Plan, kept_frames: Callable[[], int]) -> None:
-    """Do all parts with one display: where in the run, what is left of it, and what came out.
+    """Run all steps with one display: position in the run, remaining time, and results.
 
     Args:
         kept_frames: how many frames there are, once the first part is done; the plan only knows how
@@ -122,7 +122,7 @@ def follow(parts: Sequence[Task], plan: Plan, kept_frames: Callable[[], int]) ->
         planned, start = plan.efforts[part.name].seconds, time.monotonic()
 
         def left(of_bar: float, planned: float = planned, later: float = later) -> str:
-            """What is left of the run, given what is left of the bar on display, both in seconds."""
+            """Remaining seconds of the run, given those of the current bar."""
             spent = time.monotonic() - start  # noqa: B023
             return duration(max(of_bar, planned * pace.factor - spent) + later * pace.factor)
 
@@ -138,27 +138,27 @@ def follow(parts: Sequence[Task], plan: Plan, kept_frames: Callable[[], int]) ->
 
 @dataclass
 class Pace:
-    """How fast the machine is beside its calibration, which ran on idle networks."""
+    """The ratio of measured to planned time."""
 
     expected: float = 0.0
     spent: float = 0.0
 
     def add(self, expected: float, spent: float) -> None:
-        """Count a part, unless it was found finished."""
+        """Add a step's times, unless it was already finished."""
         if spent > 0.2 * expected:
             self.expected += expected
             self.spent += spent
 
     @property
     def factor(self) -> float:
-        """By what planned seconds are to be multiplied; 1 until enough is known."""
+        """Factor for planned seconds; 1 until enough was measured."""
         if self.expected <= 30:
             return 1.0
         return min(4.0, max(0.25, self.spent / self.expected))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
