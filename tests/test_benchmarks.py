@@ -63,7 +63,7 @@ def test_the_looped_ground_plane_is_the_same_plane(motion: ModuleType) -> None:
 
 def test_both_ways_to_a_sample_have_the_same_objects(detector: ModuleType, tmp_path: Path) -> None:
     refs = detector.write_frames(tmp_path, (128, 192), 2)
-    places = (tmp_path / "frames", refs, tmp_path / "labels", detector.Augmentation())
+    places = (tmp_path / "frames", refs, tmp_path / "labels", detector.AugmentationConfig())
     frames, dense = (kind(*places) for kind in (detector.LabelledFrames, detector.DenseFrames))
     for seed in range(6):
         (image, target), (same_image, same) = frames[(seed % 2, seed)], dense[(seed % 2, seed)]
@@ -79,7 +79,7 @@ def test_both_modes_of_a_detector_step_have_the_same_losses(
 ) -> None:
     refs = detector.write_frames(tmp_path, (128, 192), 1)
     frames = detector.LabelledFrames(
-        tmp_path / "frames", refs, tmp_path / "labels", detector.Augmentation()
+        tmp_path / "frames", refs, tmp_path / "labels", detector.AugmentationConfig()
     )
     config = replace(PAPER, min_size=96, max_size=144, proposals_train=200, box_hidden=64)
     terms = {
