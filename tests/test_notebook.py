@@ -52,6 +52,7 @@ def assert_drawn(folder: Path) -> None:
     assert (folder / "out/notebook/pictures/6_recall.svg").read_text().count("<rect") > 8
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # other programs may share the cores
 def test_short_run_learns_and_shows_every_stage(
     finished: tuple[Path, nbformat.NotebookNode],
@@ -72,6 +73,7 @@ def test_short_run_learns_and_shows_every_stage(
     assert f"{metrics['Final']['box/AP50']:.3f}" in table
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_finished_runs_and_own_images_are_shown_without_training(
     finished: tuple[Path, nbformat.NotebookNode], tmp_path: Path
