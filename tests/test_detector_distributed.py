@@ -93,7 +93,7 @@ distributed.start()
 PRESETS["street"] = FROZEN
 # Frozen layers of random numbers are as good as others to compare with.
 loop = LoopConfig(steps=3, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
-settings = training.DetectorTraining(loop, detector="street", augmentation=AugmentationConfig(jitter=0.5))
+settings = training.DetectorTrainingConfig(loop, detector="street", augmentation=AugmentationConfig(jitter=0.5))
 build = training.start_detector
 def start(config):
     import torch

@@ -118,7 +118,7 @@ def late(*arguments):
     return find(*arguments)
 predict.find_triplets = late
 distributed.total = lambda count: count  # else the processes would wait for each other
-predict.predict_motion(root, root / "splits/train_files.txt", weights, out, predict.MotionPrediction())
+predict.predict_motion(root, root / "splits/train_files.txt", weights, out, predict.MotionPredictionConfig())
 distributed.stop()
 """
 
