@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,20 @@ def test_what_cannot_become_a_label_is_not_pasted_and_finished_files_are_kept(
     (tmp_path / "train/clip_0000/000003.json").unlink()
     label_frames(*arguments, batch_size=2, workers=1)
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("left", [0, 1, 4])
+def test_what_was_interrupted_ends_with_the_same_bytes(
+    world: Path, tmp_path: Path, left: int
+) -> None:
+    pick = MobileLabelsConfig(score_threshold=middle_score(everything(world, "large")))
+    pick = replace(pick, batch_size=3)
+    given = world / "frames", world / "split.txt", world / "large", tmp_path, pick
+    mobile_labels(*given)
+    whole = {path: path.read_bytes() for path in sorted(tmp_path.rglob("0*.json"))}
+    (tmp_path / "manifest.json").rename(tmp_path / ".manifest.json")
+    for number, path in enumerate(whole):
+        if number != left:
+            path.unlink()
+    mobile_labels(*given)
+    assert {path: path.read_bytes() for path in whole} == whole

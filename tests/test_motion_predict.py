@@ -70,6 +70,25 @@ def test_absent_frames_and_clip_edges_are_counted_apart(
         predict_motion(street, split, trained, tmp_path / "edges", MotionPredictionConfig())
 
 
+@pytest.mark.parametrize("left", [(0,), (2, 3), (1, 4, 7)])
+def test_what_was_interrupted_ends_with_the_same_bytes(
+    street: Path,  # noqa: F811
+    trained: Path,
+    tmp_path: Path,
+    left: tuple[int, ...],
+) -> None:
+    split, out = street / "splits/train_files.txt", tmp_path / "out"
+    settings = MotionPredictionConfig(batch_size=3)
+    predict_motion(street, split, trained, out, settings)
+    whole = {path: path.read_bytes() for path in sorted(out.rglob("*.npz"))}
+    (out / "manifest.json").rename(out / ".manifest.json")
+    for number, path in enumerate(whole):
+        if number not in left:
+            path.unlink()
+    predict_motion(street, split, trained, out, settings)
+    assert {path: path.read_bytes() for path in whole} == whole
+
+
 def test_a_frame_that_was_not_written_is_no_success(
     street: Path,  # noqa: F811
     trained: Path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -75,6 +75,23 @@ def barrier() -> None:
 def shard(items: Sequence[Item]) -> list[Item]:
     """This rank's share: every world-size-th item, so that shards differ by one item at most."""
     return list(items[rank() :: world_size()])
+
+
+def unfinished(
+    items: Sequence[Item], batch_size: int, finished: Callable[[Item], bool]
+) -> list[Item]:
+    """This rank's batches of consecutive items that are not all finished, one after the other.
+
+    A batch that an interrupted run has begun is done again as a whole: what shares a batch shows in the
+    last bits of a network's output, so batches depend on the items alone.
+
+    Raises InputError for a batch size below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; use at least 1.")
+    starts = range(0, len(items), batch_size)
+    batches = shard([items[start : start + batch_size] for start in starts])
+    return [item for batch in batches if not all(map(finished, batch)) for item in batch]
 
 
 def average(values: Tensor) -> Tensor:

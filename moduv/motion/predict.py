@@ -68,8 +68,11 @@ def _predict(
     data: Path, split: Path, trained: TrainedMotion, out: Path, config: MotionPredictionConfig
 ) -> dict[str, Any]:
     frames, absent, edges = find_triplets(split, data)
-    # Shared before looking at the disk: other processes may already be writing what is theirs.
-    todo = [f for f in distributed.shard(frames) if not f.file(out, ".npz").is_file()]
+
+    def finished(frame: FrameRef) -> bool:
+        return frame.file(out, ".npz").is_file()
+
+    todo = distributed.unfinished(frames, config.batch_size, finished)
     left = distributed.total(len(todo))
     say(
         f"  {len(frames)} frames, {len(frames) - left} finished before, {edges} at clip edges and "
@@ -86,7 +89,8 @@ def _predict(
     model = trained.load()
     start = time.monotonic()
     for frame, arrays in predict_frames(model, triplets, trained.losses, config):
-        write_npz(frame.file(out, ".npz"), **arrays)
+        if not finished(frame):
+            write_npz(frame.file(out, ".npz"), **arrays)
     distributed.barrier()
     _check_complete(frames, out)
     if left:

@@ -135,7 +135,7 @@ def label_frames(
         The label set's statistics.
     """
     frames = read_split(split)
-    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    todo = distributed.unfinished(frames, batch_size, lambda frame: is_labelled(out, frame))
     for _ in detect_frames(name, data, todo, detectors, out, select, batch_size, workers):
         pass
     distributed.barrier()
@@ -175,7 +175,7 @@ def detect_frames(
         item: tuple[FrameRef, tuple[np.ndarray, tuple[Predictions, ...]]],
     ) -> tuple[FrameRef, tuple[Predictions, ...]]:
         frame, (image, predictions) = item
-        if select is not None and out is not None:
+        if select is not None and out is not None and not is_labelled(out, frame):
             write_labels(out, frame, select(image, *predictions))
         return frame, predictions
 
