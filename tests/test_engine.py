@@ -67,10 +67,10 @@ def test_json_that_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("{}")
     for path, reason in (("folder.json", "Is a directory"), ("file/a.json", "Not a directory")):
-        with pytest.raises(InputError, match=rf"{path}: not readable \({reason}\); give a JSON"):
+        with pytest.raises(InputError, match=rf"{path}: not readable \({reason}\); give a file"):
             read_json(tmp_path / path)
     refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    monkeypatch.setattr(Path, "read_text", Mock(side_effect=refused))
+    monkeypatch.setattr(Path, "open", Mock(side_effect=refused))
     with pytest.raises(InputError, match=r"file: not readable \(Permission denied\)"):
         read_json(tmp_path / "file")
 

@@ -36,7 +36,7 @@ from moduv.datasets.truth import (
     write_truth,
 )
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, read_text
 from moduv.engine.log import progress
 from moduv.frames.images import read_image
 from moduv.frames.kitti_calibration import CAMERAS, SCANNER, VEHICLE, camera_from_scanner
@@ -134,7 +134,7 @@ def _oxts(path: Path, index: int) -> np.ndarray:
     if path.stem != f"{index:010d}":
         raise InputError(f"{path.parent}: lacks {index:010d}.txt; {DOWNLOAD}")
     try:
-        values = np.array(path.read_text().split()[:6], np.float64)
+        values = np.array(read_text(path).split()[:6], np.float64)
     except ValueError:
         values = np.empty(0)
     if len(values) < 6 or not np.isfinite(values).all() or abs(values[0]) >= 90:
@@ -257,7 +257,7 @@ def _tracking(
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """The words of each line that is not empty, and its number."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from moduv import __version__
 from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_npz, write_json
+from moduv.engine.files import read_npz, read_text, write_json
 from moduv.engine.log import say
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
@@ -118,8 +118,7 @@ class Selection:
 
 
 def _read_names(split: Path) -> list[str]:
-    lines = split.read_text(encoding="utf-8").splitlines() if split.is_file() else []
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in read_text(split).splitlines() if line.strip()]
     if names and all(len(name.split()) == 1 for name in names):
         return names
     return [f"{frame.segment}/{frame.index}" for frame in read_split(split)]

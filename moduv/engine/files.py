@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -11,11 +12,24 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from moduv.engine.errors import InputError
+
+LARGEST_TEXT, LARGEST_ARRAY = 2 << 30, 1 << 29
+"""Bytes beyond which a file is not read."""
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""What files of known codings begin with; the longer ones come first."""
+MEND = "mend the file, or move it away and run the stage that made it again"
+"""What to do about a broken file, whether a user wrote it or a stage did."""
 
 
 @contextlib.contextmanager
@@ -77,21 +91,37 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
         temporary.write_text(json.dumps(content, indent=indent, allow_nan=False))
 
 
+def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
+    """Read a text file, in UTF-8 or with the mark that editors put before UTF-8, UTF-16 and UTF-32.
+
+    Args:
+        path: what a user or another program wrote.
+        largest: bytes beyond which it is not read.
+
+    Raises:
+        InputError: when it is missing, no readable file, larger, or other than text.
+    """
+    path = Path(path)
+    with _decoding(path, "text"), path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        raw = stream.read((size or largest) + 1) if size <= largest else b""
+    if max(size, len(raw)) > largest:
+        raise InputError(f"{path}: has more than {largest >> 20} MiB; give the right file.")
+    coding = next((coding for mark, coding in MARKS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(coding)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"{path}: not readable, it is not UTF-8 text; save the file as UTF-8.")
+    return text
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises InputError when it is missing, broken or no readable file."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; check the path or run the stage that makes it."
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror}); give a JSON file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({error}); delete it and run the stage that makes it again."
-        ) from None
+    text = read_text(path)
+    with _decoding(Path(path), "JSON"):
+        return json.loads(text)
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
@@ -100,29 +130,72 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read `keys` from an npz file, never a pickle.
+def read_npz(
+    path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Read `keys`, and those in `optional` that it holds, from an npz file: real numbers, never a pickle.
 
-    Raises InputError when the file is missing, broken, or lacks one of the keys.
+    Raises InputError when the file is missing, broken, lacks one of the keys, or holds something else.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in keys if key not in archive.files]
-            if missing:
+    with _decoding(path, "npz"), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        held = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+        wanted = [*keys, *(key for key in optional if key in held)]
+        for key in wanted:
+            if key not in held:
                 raise InputError(
-                    f"{path}: lacks the array {missing[0]!r} (it holds {', '.join(archive.files)}); "
-                    "write it again with the stage that makes it."
+                    f"{path}: lacks the array {key!r} (it holds {', '.join(held)!s:.80}); write it again "
+                    "with the stage that makes it."
                 )
-            return {key: archive[key] for key in keys}
+            if archive.getinfo(f"{key}.npy").file_size > LARGEST_ARRAY:
+                raise InputError(
+                    f"{path}: {key!r} has more than {LARGEST_ARRAY >> 20} MiB; {MEND}."
+                )
+        return {key: _read_array(archive.open(f"{key}.npy"), key, path) for key in wanted}
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """Read an npy file of real numbers. Raises InputError when it is missing or something else."""
+    path = Path(path)
+    with _decoding(path, "npy"):
+        return _read_array(path.open("rb"), "its array", path)
+
+
+def _read_array(opened: IO[bytes], name: str, path: Path) -> np.ndarray:
+    with opened as stream:
+        # Memory follows the bytes that are there, not the shape that the header claims.
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name!r} holds {array.dtype!s:.40}, no real numbers; {MEND}.")
+    return array
+
+
+@contextlib.contextmanager
+def _decoding(path: Path, form: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one sentence that names it."""
+    try:
+        yield
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; check the path or run the stage that makes it."
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
         raise InputError(
-            f"{path}: not readable as npz ({error}); delete it and run the stage that makes it again."
+            f"{path}: not readable ({error.strerror or error}); give a file that can be read."
         ) from None
+    # What others wrote can break a decoder in any way: numbers of 5,000 digits, nesting, absurd shapes.
+    except Exception as error:
+        raise InputError(f"{path}: not readable as {form} ({reason_of(error)}); {MEND}.") from None
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one short line."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def sha256(path: str | Path) -> str:

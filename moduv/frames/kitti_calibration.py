@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import read_text
 from moduv.frames.camera import Intrinsics
 
 CAMERAS, SCANNER, VEHICLE = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt", "calib_imu_to_velo.txt"
@@ -78,7 +79,7 @@ def _motion(path: Path) -> np.ndarray:
 
 def _values(path: Path, name: str, count: int) -> np.ndarray:
     """The numbers behind a name. Raises KeyError with the path and the name when they are not there."""
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in read_text(path).splitlines() if path.is_file() else ():
         key, _, rest = line.partition(":")
         if key == name and len(rest.split()) == count:
             try:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, read_npz
+from moduv.engine.files import read_json, read_npy, read_npz
 from moduv.frames import kitti_calibration
 from moduv.frames.camera import Intrinsics
 
@@ -203,11 +203,8 @@ def depth_points(root: str | Path, segment: str, index: int) -> np.ndarray | Non
     path = _truth_path(root, segment, index, layout_of(root, segment).points)
     if path is None:
         return None
-    try:
-        points = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError):
-        points = None
-    if points is None or points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+    points = read_npy(path)
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise InputError(
             f"{path}: is no (N, 3) array of finite depth points; prepare the segment again."
         )
@@ -232,10 +229,7 @@ def motion_labels(root: str | Path, segment: str, index: int) -> np.ndarray | No
 
 def array_of(path: Path, key: str) -> np.ndarray | None:
     """An array of an npz file; None where it lacks it. Raises InputError when the file is damaged."""
-    read_npz(path, ())  # names a file that is none
-    with np.load(path, allow_pickle=False) as archive:
-        known = key in archive.files
-    return read_npz(path, (key,))[key] if known else None
+    return read_npz(path, (), (key,)).get(key)
 
 
 def _truth_path(root: str | Path, segment: str, index: int, template: str) -> Path | None:

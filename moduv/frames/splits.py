@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, read_text
 from moduv.frames.clip import FrameRef
 
 KITTI_CAMERAS = {"l": "image_02", "r": "image_03"}
 """KITTI's split files name the left or right camera of a drive in a third column."""
+LARGEST = 1 << 28
+"""Bytes that a split file may have, millions of frames."""
 
 
 def read_split(path: str | Path) -> list[FrameRef]:
-    """Read a split file. Raises InputError when it is missing, empty or has a line of another form."""
-    path = Path(path)
-    if not path.is_file():
+    """Read a split file.
+
+    Raises InputError when it is missing, empty, or has a line of another form or of a frame elsewhere.
+    """
+    if not Path(path).exists():
         raise InputError(
             f"{path}: no such split file; write one line '<segment> <frame>' per frame."
         )
     frames = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, largest=LARGEST).splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) < 2 or not fields[1].isdigit():
+        # Other scripts have digits, too, but no file is named by them.
+        if len(fields) < 2 or not re.fullmatch("[0-9]{1,18}", fields[1]):
             raise InputError(
-                f"{path}: line {number} is {line!r}; write '<segment> <frame number>'."
+                f"{path}: line {number} is {line!r:.80}; write '<segment> <frame number>'."
             )
-        segment = fields[0]
-        if segment.startswith("/") or ".." in Path(segment).parts:
+        segment = PureWindowsPath(fields[0])  # knows the absolute paths of every system
+        if segment.anchor or ".." in segment.parts or "\\" in fields[0]:
             raise InputError(
-                f"{path}: line {number} leaves the data folder; use a path relative to it."
+                f"{path}: line {number} leaves the data folder ({fields[0]!r:.80}); use a path relative to "
+                "it, with / between folders."
             )
-        if len(fields) > 2 and fields[2] in KITTI_CAMERAS:
-            segment = f"{segment}/{KITTI_CAMERAS[fields[2]]}"
-        frames.append(FrameRef(segment, int(fields[1])))
+        camera = KITTI_CAMERAS.get(fields[2]) if len(fields) > 2 else None
+        frames.append(FrameRef(f"{fields[0]}/{camera}" if camera else fields[0], int(fields[1])))
     if not frames:
         raise InputError(
             f"{path}: the split is empty; write one line '<segment> <frame>' per frame."

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
+from moduv.engine.files import read_json, read_text
 from moduv.engine.log import say
 from moduv.engine.stages import environment, read_manifest
 from moduv.evaluation.agreement import describe_sets, root_areas
@@ -187,5 +187,5 @@ def scores(findings: Findings) -> dict[str, list[float]]:
 def configurations(run: Path) -> str:
     """The resolved settings of every stage, one after the other."""
     files = {name: path / "config.yaml" for name, path in stage_folders(run).items()}
-    parts = [f"# {name}\n{path.read_text()}" for name, path in files.items() if path.is_file()]
+    parts = [f"# {name}\n{read_text(path)}" for name, path in files.items() if path.is_file()]
     return "\n".join(parts)
