@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,6 @@ from moduv.frames.images import write_image
 from moduv.frames.splits import read_split
 from moduv.runs.diagnosis import DiagnosisLimits
 from moduv.runs.run import Run, RunConfig, motion_size
-from moduv.runs.schedule import ORDER, Effort, Pace, Plan, Task, duration, follow, read_plan
 
 
 def write_video(path: Path, step: int, frames: int = 9, brightness: float = 1.0) -> None:
@@ -126,15 +126,23 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return told
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    videos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_lists_the_steps_and_writes_nothing(
+    finished: Path, videos: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["run", str(videos), "--out", str(tmp_path / "out"), "--preset", str(tiny), "--dry-run"])
+    arguments = ["run", str(videos), "--preset", str(tiny), "--dry-run"]
+    main([*arguments, "--out", str(tmp_path / "out")])
     told = capsys.readouterr().out
     assert "nothing is missing" in told
     assert "2 clips, up to 18 frames of 160 x 96 pixels" in told
-    assert [line.split()[0] for line in told.splitlines()[3:-1]] == [*ORDER, "together"]
+    steps = told.splitlines()[2:-1]
+    assert len(steps) == 13
+    assert steps[1].split() == ["Motion:", "train", "8", "steps"]
+    assert steps[-4].split() == ["Final", "2", "steps"]
+    assert steps[-3].split() == ["Detections", "18", "frames"]
     assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    main([*arguments, "--out", str(finished)])
+    assert re.search(r"Final +2 steps +finished in \d+ s", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +221,6 @@ def test_stage_1_never_leaves_an_aspect_by_more_than_labels_may(
     assert abs(width / height / aspect - 1) < ASPECT_TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(4, "4 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")]
-)
-def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
 def test_other_settings_of_a_begun_run_are_refused_in_its_own_words(
     finished: Path,
     videos: Path,
@@ -254,9 +255,6 @@ def test_frames_are_replaced_as_long_as_nothing_was_learned_from_them(
     assert "frames of another call are replaced" in captured.out
     assert "frames are darker" in captured.err
     assert len(read_split(out / "splits/train_files.txt")) < 10
-    plan = read_plan(out)
-    assert plan is not None
-    assert plan.every == 2
 
 
 def test_a_run_that_finds_nothing_says_so_and_goes_on(
@@ -266,7 +264,7 @@ def test_a_run_that_finds_nothing_says_so_and_goes_on(
     shutil.copytree(finished, out)
     shutil.rmtree(out / "Final_pseudo_labels")
     run = Run([videos], out, str(tiny), 60.0, 1, False, False, RunConfig(score=0.9999))
-    told = {part.name: part.work for part in run.parts()}["detections"]()
+    told = run.parts()["Detections"]()
     assert told.startswith("0 instances in ")
     assert "finds nothing above a score of 0.9999" in capsys.readouterr().out
     assert read_json(out / "detections.json")["annotations"] == []
@@ -283,7 +281,7 @@ def test_outputs_in_the_source_and_other_aspects_do_not_stop_a_run(
         write_image(source / f"upright/{index}.png", wide[:, 4 * index : 4 * index + 96])
     config = RunConfig(limits=DiagnosisLimits(triplets=8))
     run = Run([source], source / "out", str(tiny), 60.0, 1, False, False, config)
-    frames = {part.name: part.work for part in run.parts()}["frames"]
+    frames = run.parts()["Frames"]
     told = frames()
     write_image(run.out / "motion/pictures/0.png", wide)
     assert frames() == told
@@ -292,51 +290,3 @@ def test_outputs_in_the_source_and_other_aspects_do_not_stop_a_run(
     assert "finished before" in said
     main(["run", str(source), "--out", str(run.out), "--preset", str(tiny), "--dry-run"])
     assert "3 clips, up to 24 frames" in capsys.readouterr().out
-
-
-def effortless(**seconds: float) -> Plan:
-    efforts = {name: Effort(s, 1e6, name != "motion") for name, s in seconds.items()}
-    return Plan("street", {"clip": 1}, 0, 100, 96, 160, efforts)
-
-
-def test_the_plan_follows_the_frames_that_were_kept() -> None:
-    plan = effortless(frames=10, motion=60, L0=20).of(25)
-    assert {name: effort.seconds for name, effort in plan.efforts.items()} == {
-        **{"frames": 10, "motion": 60},
-        "L0": 5,
-    }
-
-
-def test_a_plan_is_kept_for_the_same_clips_only(tmp_path: Path) -> None:
-    plan = effortless(frames=10, motion=60)
-    plan.save(tmp_path)
-    assert read_plan(tmp_path) == plan
-    assert plan.is_for("street", {"clip": 1}, 0)
-    assert not plan.is_for("street", {"clip": 2}, 0)
-    assert not plan.is_for("street", {"clip": 1}, 3)
-    (tmp_path / "plan.json").write_text('{"preset": "street"}')
-    assert read_plan(tmp_path) is None
-
-
-def test_what_is_left_is_told_with_every_part(capsys: pytest.CaptureFixture[str]) -> None:
-    seen = []
-    parts = [
-        Task(name, name, lambda n=name: seen.append(n) or f"{n} told") for name in ("frames", "L0")
-    ]  # type: ignore[misc]
-    follow(parts, effortless(frames=10, L0=40), lambda: 50)
-    told = capsys.readouterr().out.splitlines()
-    assert seen == ["frames", "L0"]
-    assert told[0] == "[1/2] frames: 0 s done, about 50 s left"
-    assert told[1] == "[1/2] frames: frames told"
-    # Half of the frames were kept.
-    assert told[2] == "[2/2] L0: 0 s done, about 20 s left"
-
-
-def test_a_slow_machine_corrects_the_plan() -> None:
-    pace = Pace()
-    pace.add(20, 40)
-    assert pace.factor == 1.0
-    pace.add(20, 40)
-    assert pace.factor == 2.0
-    pace.add(1000, 1)  # found finished
-    assert pace.factor == 2.0

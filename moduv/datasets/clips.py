@@ -153,7 +153,7 @@ def clip_size(clip: Path) -> int:
 
 
 def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str, Any]:
-    sizes, left_out = _look(named)
+    sizes, left_out = clip_sizes(named)
     clips = {name: named[name] for name in sizes}
     for name, clip in clips.items():
         if not _known_camera(clip).is_file() and not config.field_of_view:
@@ -182,7 +182,7 @@ def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str
     return {**counts, "left_out": left_out}
 
 
-def _look(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+def clip_sizes(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """Width and height of every clip, and why others are left out.
 
     Raises InputError when all are.

@@ -5,65 +5,34 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm as terminal_tqdm
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """The run that progress bars belong to."""
-
-    part: str
-    """Which part the bars are of, e.g. `[2/13]`."""
-    left: Callable[[float], str]
-    """What is left of the run, in words, from the seconds that are left of the bar."""
-
-
-_whole: RunProgress | None = None
+_prefix = ""
 
 
 @contextmanager
-def run_progress(whole: RunProgress) -> Iterator[None]:
-    """Make progress bars inside also show the progress of the run."""
-    global _whole
-    before, _whole = _whole, whole
+def prefixed_bars(prefix: str) -> Iterator[None]:
+    """Begin the progress bars inside with a part of the run, such as `[2/13]`."""
+    global _prefix
+    before, _prefix = _prefix, f"{prefix} "
     try:
         yield
     finally:
-        _whole = before
+        _prefix = before
 
 
-class _RunBar(terminal_tqdm):
-    """A bar that also shows the step and the remaining time of the run."""
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        values: dict[str, Any] = super().format_dict
-        rate = values["rate"] or (values["n"] - values["initial"]) / max(values["elapsed"], 1e-9)
-        missing = (values["total"] or values["n"]) - values["n"]
-        assert _whole is not None
-        return {
-            **values,
-            "part": _whole.part,
-            "run_left": _whole.left(missing / rate if rate else 0.0),
-        }
-
-
-def progress_bar(iterable: Iterable[Item] | None = None, **options: Any) -> Any:
+def progress_bar(iterable: Iterable[Item], **options: Any) -> Any:
     """A tqdm bar that appears once the work has lasted two seconds; tqdm's options."""
     options = {"delay": 2, "dynamic_ncols": sys.stderr.isatty(), **options}
-    if _whole is None:
-        return tqdm(iterable, **options)
-    form = "{part} {l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-    return _RunBar(iterable, bar_format=form + " run: {run_left} left", **options)
+    return tqdm(iterable, **{**options, "desc": _prefix + options.get("desc", "")})
 
 
 def is_reporting() -> bool:

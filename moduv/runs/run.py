@@ -1,35 +1,38 @@
-"""From a folder of clips to a detector: every stage one after the other, with a plan and a diagnosis."""
+"""From a folder of clips to a detector: every stage one after the other, with a diagnosis."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moduv.datasets.clips import ImportConfig, clip_size, import_sources, name_clips
+from moduv.datasets.clips import ImportConfig, clip_sizes, import_sources, name_clips
 from moduv.engine import distributed
-from moduv.engine.config import load_preset
+from moduv.engine.config import load_preset, read_preset
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
+from moduv.engine.files import read_json, write_json
 from moduv.engine.hardware import propose_preset
-from moduv.engine.log import read_log, say
+from moduv.engine.log import progress, prefixed_bars, read_log, say
 from moduv.engine.pipeline import Place, Step, perform
 from moduv.engine.stages import OtherSettings, read_manifest
 from moduv.frames.clip import with_neighbours
 from moduv.frames.images import read_image
 from moduv.frames.splits import hold_out, read_split, write_split
+from moduv.frames.video import count_frames
 from moduv.instances.exported import export_labels
 from moduv.labels.initial import InitialConfig
 from moduv.motion.phases import PHASES
 from moduv.motion.train import MotionTrainingConfig
 from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
+from moduv.rounds.recipe import RoundConfig
 from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import (
     DETECTIONS,
+    DETECTORS,
     EVALUATION,
     FINAL,
     FRAMES,
@@ -37,6 +40,7 @@ from moduv.runs.chains import (
     MODUV,
     ROUNDS,
     folder,
+    stage_folders,
 )
 from moduv.runs.diagnosis import (
     DiagnosisLimits,
@@ -46,11 +50,11 @@ from moduv.runs.diagnosis import (
     label_problems,
     motion_problems,
 )
-from moduv.runs.plan import estimate, missing_weights, survey_clips
-from moduv.runs.schedule import Plan, Task, follow, read_plan
 
-AUTO = "auto"
 Config = TypeVar("Config")
+AUTO = "auto"
+STARTED = "run.json"
+"""Says which preset a run was started with."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def run_videos(
         every: take every n-th frame; 0: as many as it takes to see motion.
         learn_focal: learn the focal length of such cameras with depth, from that guess on; clips with
             turns tell it.
-        dry_run: print the plan with time and disk space, and stop.
+        dry_run: list the steps with their sizes, and stop.
         insist: go on with clips in which nothing is likely to be learned.
 
     Raises:
@@ -101,23 +105,39 @@ def run_videos(
         if missing
         else ""
     )
-    if lacking and not dry_run:
-        raise InputError(lacking)
     config = load_preset(RunConfig, preset, "run")
-    plan = _plan(sources, out, preset, every, config)
-    plan.show()
+    run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
     if dry_run:
+        run.show_plan()
         say(lacking or "nothing is missing; leave out --dry-run to start")
         return
-    plan.save(out)
-    run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
+    if lacking:
+        raise InputError(lacking)
+    name_clips(sources, out)  # raises InputError for missing ones before anything is written
+    if distributed.is_main():
+        write_json(out / STARTED, {"preset": preset})
+    distributed.barrier()
+    parts = run.parts()
     try:
-        follow(run.parts(), plan, run.kept_frames)
+        for number, (title, work) in enumerate(parts.items(), 1):
+            step = f"[{number}/{len(parts)}]"
+            say(f"{step} {title}")
+            with prefixed_bars(step):
+                result = work()
+            say(f"{step} {title}: {result}")
     except OtherSettings as error:
         raise InputError(
             f"{out}: the run was begun with {error.difference}; remove {out} to begin again, or choose "
             "another folder."
         ) from None
+
+
+def missing_weights(preset: str) -> list[str]:
+    """Files of initial weights that a preset names and that are not there."""
+    sections = [section for section in read_preset(preset).values() if isinstance(section, dict)]
+    settings = [item for section in sections for item in section.items()]
+    named = {str(value) for key, value in settings if key.endswith("_weights") and value}
+    return sorted(name for name in named if not Path(name).is_file())
 
 
 @dataclass(frozen=True)
@@ -133,20 +153,48 @@ class Run:
     insist: bool
     config: RunConfig
 
-    def parts(self) -> list[Task]:
-        """All steps in order."""
-        results = {"motion": self._motion, "motion_outputs": self._outputs}
-        rounds = [
-            Task(step.name, step.title, partial(results.get(step.name, self._step), step))
-            for step in ROUNDS
-        ]
-        return [
-            Task("frames", "Frames", self._frames),
-            *rounds,
-            Task("detections", "Detections", self._detections),
-            Task("evaluation", "Evaluation on held-out frames", self._evaluation),
-            Task("report", "Report", self._report),
-        ]
+    def parts(self) -> dict[str, Callable[[], str]]:
+        """All steps in order, by their titles; each returns what it found in words."""
+        special = {"motion": self._motion, "motion_outputs": self._outputs}
+        rounds = {step.title: partial(special.get(step.name, self._step), step) for step in ROUNDS}
+        return {
+            "Frames": self._frames,
+            **rounds,
+            "Detections": self._detections,
+            "Evaluation": self._evaluation,
+            "Report": self._report,
+        }
+
+    def show_plan(self) -> None:
+        """Print every step with its size, and how long the finished ones took.
+
+        Raises InputError when a source is missing or no clip decodes.
+        """
+        clips = name_clips(self.sources, self.out)
+        width, height = next(iter(clip_sizes(clips)[0].values()))
+        widest = self.config.max_width or width
+        if width > widest:
+            width, height = widest, round(height * widest / width)
+        counting = progress(clips.values(), desc="count", total=len(clips), unit="clip")
+        frames = sum(count_frames(clip) for clip in counting) // max(1, self.every)
+        say(f"  {len(clips)} clips, up to {frames} frames of {width} x {height} pixels")
+        folders = stage_folders(self.out)
+        for title in self.parts():
+            manifest = read_manifest(folders[title]) if title in folders else {}
+            done = f"finished in {manifest['seconds']:.0f} s" if manifest else ""
+            say(f"  {title:<20} {self._size(title, frames):<14} {done}".rstrip())
+
+    def _size(self, title: str, frames: int) -> str:
+        """How much work a step is."""
+        if title == "Report":
+            return ""
+        if title == ROUNDS[0].title:
+            loops = list(self._load(MotionTrainingConfig, "motion").loops.values())
+        elif title in DETECTORS:
+            loops = [self._load(RoundConfig, DETECTORS[title].name).loop]
+        else:
+            return f"{frames} frames"
+        return f"{sum(loop.steps for loop in loops)} steps"
 
     @property
     def place(self) -> Place:
@@ -214,10 +262,6 @@ class Run:
                 shutil.rmtree(self.data)
             distributed.barrier()
             import_sources(self.sources, self.data, settings, self.out)
-
-    def kept_frames(self) -> int:
-        """How many frames have both neighbours."""
-        return len(read_split(self.everything))
 
     def _motion(self, step: Step) -> str:
         settings = self._load(MotionTrainingConfig, "motion")
@@ -318,8 +362,10 @@ def learned_from(out: Path) -> bool:
 
 def _preset(wanted: str, out: Path) -> tuple[str, str]:
     """Choose the preset and say why; a continued run keeps its own."""
-    plan = read_plan(out) if learned_from(out) else None
-    before = plan.preset if plan else wanted
+    started = out / STARTED
+    before = wanted
+    if learned_from(out) and started.is_file():
+        before = str(read_json(started).get("preset", wanted))
     if AUTO not in (wanted, before) and before != wanted:
         raise InputError(
             f"{out}: the run was started with preset {before!r}; remove {out} to begin again with "
@@ -328,18 +374,6 @@ def _preset(wanted: str, out: Path) -> tuple[str, str]:
     if wanted != AUTO:
         return wanted, "as asked for"
     return (before, "as before") if before != AUTO else propose_preset()
-
-
-def _plan(sources: Sequence[Path], out: Path, preset: str, every: int, config: RunConfig) -> Plan:
-    """Plan the run; reuse the plan of an earlier call for the same clips."""
-    clips = {name: clip_size(clip) for name, clip in name_clips(sources, out).items()}
-    earlier = read_plan(out)
-    if earlier is not None and earlier.is_for(preset, clips, every):
-        return earlier
-    say("calibrating …")
-    seen = survey_clips(sources, every, config.max_width, out)
-    efforts = estimate(preset, seen)
-    return Plan(preset, clips, every, seen.frames, seen.height, seen.width, efforts)
 
 
 def _last(run: Path, term: str) -> str:
