@@ -16,7 +16,7 @@ from moduv.engine.config import load_preset, read_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.hardware import propose_preset
-from moduv.engine.log import progress, prefixed_bars, read_log, say
+from moduv.engine.log import prefixed_bars, progress, read_log, say
 from moduv.engine.pipeline import Place, Step, perform
 from moduv.engine.stages import OtherSettings, read_manifest
 from moduv.frames.clip import with_neighbours
