@@ -66,7 +66,7 @@ def test_detections_and_labels_are_those_of_all_frames_at_once(run: Path, tmp_pa
         assert labels.to_json()["masks"] == expected.to_json()["masks"]
         np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
     threshold = float(torch.cat([one.scores for one in found["small"]]).median())
-    confident = held.confident("small", threshold)
+    confident = [one.above(threshold) for one in held.found("small")]
     assert 0 < sum(map(len, confident)) < sum(map(len, found["small"]))
     for labels, one in zip(confident, found["small"], strict=True):
         expected = one.to_instances(threshold)
@@ -131,7 +131,7 @@ def test_empty_label_files_get_back_their_size(run: Path, tmp_path: Path) -> Non
     held = held_out(run, tmp_path, 2)
     held.detect([run / "large"], "L1", MobileLabelsConfig(score_threshold=1.0).select)
     assert [labels.size for labels in held.labels("L1")] == [(HEIGHT, WIDTH)] * 2
-    assert [labels.size for labels in held.confident("large", 1.0)] == [(HEIGHT, WIDTH)] * 2
+    assert [labels.size for labels in held.found("large")] == [(HEIGHT, WIDTH)] * 2
     assert read_labels(tmp_path / "L1", held.frames[0]).size is None
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from moduv.visual.figures import Chart
+from moduv.visual.figures import line_chart, score_histograms, size_histograms
 from moduv.visual.page import Clip, Frame, Report, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -51,10 +51,14 @@ def report() -> Report:
             Frame("val/b 7", without_l0, "", "worst"),
         ],
         clips=[Clip("val/a", reel), Clip("val/b", {n: r[:2] for n, r in reel.items()})],
-        curves={"final/loss": [(0, 2.0), (10, 1.0), (20, 0.5)]},
-        charts=[Chart("precision", {"mask": [(0.0, 1.0), (1.0, 0.1)]})],
-        sizes={"L0": [12.0, 30.0]},
-        scores={"L1": [0.2, 0.9]},
+        charts=[
+            line_chart("final", {"loss": [(0, 2.0), (10, 1.0), (20, 0.5)]}),
+            line_chart("precision", {"mask": [(0.0, 1.0), (1.0, 0.1)]}),
+        ],
+        histograms=[
+            size_histograms({"L0": [12.0, 30.0]}, {}),
+            score_histograms({"L1": [0.2, 0.9]}),
+        ],
         timings={"motion": 3.0},
     )
 

@@ -22,9 +22,9 @@ from moduv.instances.coco import select_truth
 from moduv.instances.instances import Instances
 from moduv.instances.store import read_labels, write_labels
 from moduv.rounds.supervised import TrueLabelsConfig, true_labels
-from moduv.runs.measure import ratio_to_upper_bound
 from moduv.runs.report import ReportConfig, report_run
 from moduv.runs.report_pictures import around, extreme_frames, fit
+from moduv.runs.tables import ratio_to_upper_bound
 
 HEIGHT, WIDTH = 48, 80
 FRAMES = [FrameRef(f"val/{clip}", index) for clip in "abc" for index in (1, 2, 3)]
@@ -206,7 +206,7 @@ def test_a_run_of_labels_only_has_a_report(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     (world.run / "evaluation/images.json").unlink()
-    with pytest.raises(InputError, match=r"images.json: missing; give the ground truth"):
+    with pytest.raises(InputError, match=r"images.json: no such file"):
         world.report(tmp_path / "out", truth=False)
     write_split(world.split, [FrameRef("train/x", 1)])
     with pytest.raises(InputError, match=r"motion_val: has no frame of .*give the measured split"):

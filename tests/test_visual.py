@@ -5,19 +5,25 @@ from __future__ import annotations
 import html
 import json
 import re
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools import mask as rle_codec
 
+from moduv.instances.instances import Instances
 from moduv.visual import drawing
-from moduv.visual.bars import BarChart, bar_chart, score_histograms, size_histograms
-from moduv.visual.figures import Axis, Chart, format_duration, line_chart
+from moduv.visual.figures import (
+    Axis,
+    bar_chart,
+    format_duration,
+    line_chart,
+    score_histograms,
+    size_histograms,
+)
 
 GREY = np.full((60, 90, 3), 100, np.uint8)
 
@@ -28,15 +34,11 @@ def block(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def as_instances(masks: list[np.ndarray], scores: list[float] | None = None) -> Any:
-    codes = [rle_codec.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
-    extents = [np.nonzero(mask) for mask in masks]
-    return SimpleNamespace(
-        masks=[{"size": code["size"], "counts": code["counts"].decode()} for code in codes],
-        boxes=np.array(
-            [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in extents], np.float32
-        ).reshape(-1, 4),
-        scores=None if scores is None else np.array(scores),
+def as_instances(masks: list[np.ndarray], scores: list[float] | None = None) -> Instances:
+    if not masks:
+        return Instances([], np.zeros((0, 4)))
+    return Instances.from_dense(
+        np.stack(masks), scores=None if scores is None else np.array(scores)
     )
 
 
@@ -73,7 +75,7 @@ def test_masks_and_boxes_are_brought_to_the_size_of_the_image() -> None:
 def test_small_masks_stay_visible_on_large_ones() -> None:
     small, large = block(25, 40, 6, 6), block(10, 10, 40, 70)
     pictures = [
-        drawing.draw_masks(GREY, np.stack(order), colors=colors)
+        drawing.draw_instances(GREY, as_instances(order), boxes=False, colors=colors)
         for order, colors in (
             ([small, large], [(255, 0, 0), (0, 0, 255)]),
             ([large, small], [(0, 0, 255), (255, 0, 0)]),
@@ -106,7 +108,8 @@ def test_any_box_can_be_drawn(
 ) -> None:
     box = np.array([[*corner, corner[0] + size[0], corner[1] + size[1]]])
     picture = np.zeros((*image, 3), np.uint8)
-    drawn = drawing.draw_masks(picture, np.zeros((1, *image), bool), box, [0.5])
+    found = Instances.from_dense(np.zeros((1, *image), bool), box, np.array([0.5]))
+    drawn = drawing.draw_instances(picture, found)
     assert drawn.shape == picture.shape
     assert drawn.dtype == np.uint8
 
@@ -156,9 +159,9 @@ def test_enlarge_and_grid_sizes() -> None:
     assert drawing.enlarge(GREY, 200).shape == (180, 270, 3)
     assert drawing.enlarge(GREY, 50).shape == GREY.shape
     wide = np.zeros((10, 90, 3), np.uint8)
-    sheet = drawing.picture_grid({"a": GREY, "b": GREY, "c": wide}, columns=2, width=90, gap=4)
-    assert sheet.shape[1] == 2 * 94 + 4
-    assert (sheet[4 + 20 + 10, 10] == 100).all()
+    sheet = drawing.picture_grid({"a": GREY, "b": GREY, "c": wide}, columns=2, width=90)
+    assert sheet.shape[1] == 2 * 98 + 8
+    assert (sheet[8 + 20 + 10, 10] == 100).all()
     assert sheet.dtype == np.uint8
 
 
@@ -177,38 +180,49 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, log: bool) -> N
 
 def test_charts_survive_what_trainings_log() -> None:
     points = [(0, 1.0), (10, float("nan")), (20, 0.5)]
-    drawn = str(line_chart(Chart("loss", {"loss": points, "a <b>": [(5, 2.0)]})))
+    drawn = line_chart("loss", {"loss": points, "a <b>": [(5, 2.0)]}).__html__()
     data = json.loads(html.unescape(re.search(r'data-plot="([^"]*)"', drawn).group(1)))  # type: ignore[union-attr]
     assert data["series"]["loss"] == [[0, 1.0], [20, 0.5]]
     assert "<b>" not in drawn
     assert "nan" not in drawn.lower()
-    assert "<polyline" in line_chart(Chart("flat", {"x": [(0, 3.0), (1, 3.0)]}))
-    assert "nothing logged" in line_chart(Chart("none", {"x": []}))
-    assert "nothing logged" in line_chart(Chart("log", {"x": [(0, 0.0)]}, log_y=True))
+    assert "<polyline" in line_chart("flat", {"x": [(0, 3.0), (1, 3.0)]}).__html__()
+    assert "nothing logged" in line_chart("none", {"x": []}).__html__()
+    assert "nothing logged" in line_chart("log", {"x": [(0, 0.0)]}, log=True).__html__()
 
 
 def test_bars_stand_for_values() -> None:
-    chart = BarChart("recall", {"L0": {"moving": 0.2, "static": -1.0}, "L1": {"moving": 0.4}})
-    drawn = str(bar_chart(chart))
+    groups = {"L0": {"moving": 0.2, "static": -1.0}, "L1": {"moving": 0.4}}
+    drawn = bar_chart("recall", groups).__html__()
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawn)]
     assert len(heights) == 2
     assert heights[1] == pytest.approx(2 * heights[0], rel=0.01)
-    assert "nothing measured" in bar_chart(BarChart("none", {"L0": {"moving": -1.0}}))
+    assert "nothing measured" in bar_chart("none", {"L0": {"moving": -1.0}}).__html__()
+
+
+def test_a_chart_as_a_file_holds_its_legend_and_colours(tmp_path: Path) -> None:
+    groups = {"L0": {"moving": 0.2, "a <b>": 0.4}}
+    bar_chart("recall", groups).save(tmp_path / "recall.svg")
+    drawn = ElementTree.parse(tmp_path / "recall.svg").getroot()
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[-2:] == ["moving", "a <b>"]
+    assert "var(" not in (tmp_path / "recall.svg").read_text()
+    line_chart("none", {}).save(tmp_path / "blank.svg")
+    assert len(ElementTree.parse(tmp_path / "blank.svg").getroot()) == 1
 
 
 def test_size_histograms_count_every_instance() -> None:
-    drawn = str(size_histograms({"L0": [4.0, 16.0, 16.5], "empty": []}, {"medium": 16}, "px"))
+    drawn = size_histograms({"L0": [4.0, 16.0, 16.5], "empty": []}, {"medium": 16}).__html__()
     counts = [int(n) for n in re.findall(r"px: (\d+)</title>", drawn)]
     assert sum(counts) == 3
     assert "3 instances" in drawn
-    assert "no instances" in size_histograms({"L0": []}, {}, "px")
+    assert "no instances" in size_histograms({"L0": []}, {}).__html__()
 
 
 def test_score_histograms_count_every_score() -> None:
-    drawn = str(score_histograms({"L1": [0.0, 0.5, 1.0, 1.0], "L0": []}, "score"))
+    drawn = score_histograms({"L1": [0.0, 0.5, 1.0, 1.0], "L0": []}).__html__()
     counts = {t: int(n) for t, n in re.findall(r"<title>([^:<]*): (\d+)</title>", drawn)}
     assert counts == {"0.00–0.04": 1, "0.48–0.52": 1, "0.96–1.00": 2}
-    assert "no scores" in score_histograms({"L0": []}, "score")
+    assert "no scores" in score_histograms({"L0": []}).__html__()
 
 
 def test_a_single_value_has_a_single_tick() -> None:

@@ -61,12 +61,11 @@ class HeldOut:
         """The file of a round's COCO results."""
         return self.out / f"{name}.json"
 
-    def confident(self, name: str, score: float) -> list[Instances]:
-        """A round's detections with a score strictly above a threshold, frame by frame."""
+    def found(self, name: str) -> list[Instances]:
+        """A round's detections, frame by frame."""
         by_image = group_by_image(read_json(self.detections(name)))
         found = [coco_instances(by_image.get(image["id"], [])) for image in self.images]
-        sized = [self._sized(one, frame) for one, frame in zip(found, self.frames, strict=True)]
-        return [one.above(score) for one in sized]
+        return [self._sized(one, frame) for one, frame in zip(found, self.frames, strict=True)]
 
     def initial_labels(self, name: str, motion: Path, config: InitialConfig) -> list[Instances]:
         """L0 of the motion outputs, frame by frame; finished files are kept."""

@@ -7,7 +7,6 @@ L2 are compared where no detector was trained.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from moduv.evaluation.agreement import describe_sets
 from moduv.evaluation.consistency import temporal_consistency
 from moduv.evaluation.detection import evaluate
 from moduv.evaluation.stage1 import evaluate_motion_outputs
-from moduv.evaluation.tables import format_table
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES, select_truth
@@ -30,36 +28,11 @@ from moduv.instances.instances import Instances
 from moduv.labels.initial import InitialConfig
 from moduv.rounds.large2small import AggregatedLabelsConfig
 from moduv.rounds.moving2mobile import MobileLabelsConfig
-from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, UPPER_BOUND, folder
+from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, folder
 from moduv.runs.heldout import HeldOut
-from moduv.visual.figures import Chart, save_chart
+from moduv.runs.tables import print_table
+from moduv.visual.figures import line_chart
 
-COLUMNS = {
-    "box/AP50": "AP50",
-    "box/AP": "AP",
-    "mask/AP50": "mask AP50",
-    "box/recall": "recall",
-    "box/recall_moving": "moving",
-    "box/recall_static": "static",
-    "box/recall_small": "small",
-    "box/recall_medium": "medium",
-    "box/recall_large": "large",
-    "box/precision_at_score": "precision",
-}
-
-
-LABEL_COLUMNS = {
-    "labels/count": "labels",
-    "labels/per_frame": "a frame",
-    "labels/empty": "empty frames",
-    "labels/size": "size",
-    "labels/score": "score",
-    "labels/kept": "kept",
-    "labels/new": "new",
-    "labels/iou": "IoU",
-    "labels/consistency": "in time",
-}
-"""Without truth: counts, and how each set agrees with the one before."""
 LABEL_CONFIGS: dict[str, Any] = {
     "L0": InitialConfig,
     "L1": MobileLabelsConfig,
@@ -159,7 +132,7 @@ def _measure(
             results = _label_results(instances, images)
             metrics[name] = evaluate(images, results, areas=config.areas, score_threshold=0.0)
     if FINAL in finished:
-        sets[FINAL] = held_out.confident(finished[FINAL].name, 0.5)
+        sets[FINAL] = [found.above(0.5) for found in held_out.found(finished[FINAL].name)]
     consistency = temporal_consistency(sets, frames, data)
     for name, numbers in describe_sets(sets).items():
         numbers["labels/consistency"] = consistency[name]
@@ -234,8 +207,7 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
         base = [(0.0, curves.base_rate), (1.0, curves.base_rate)]
         title = f"motion masks: AP {curves.average_precision:.3f}, best F1 {curves.best_f1:.3f}"
         series = {"motion mask": points, "chance": base}
-        chart = Chart(title, series, x_label="recall", y_label="precision")
-        save_chart(chart, out / "precision_recall.svg")
+        line_chart(title, series, "recall", "precision").save(out / "precision_recall.svg")
 
 
 def evaluate_detections(
@@ -254,29 +226,3 @@ def evaluate_detections(
         say(f"{name:<28} {value:.4f}")
     if out is not None:
         write_json(out, metrics, indent=1)
-
-
-def print_table(metrics: dict[str, dict[str, float]]) -> None:
-    """The table of rounds: label sets, detectors, the final detector's share of the upper bound."""
-    motion = metrics.get("motion")
-    if motion:
-        say(
-            f"motion masks: AP {motion['motion/AP']:.3f} (base rate {motion['motion/base_rate']:.3f}), "
-            f"best F1 {motion['motion/best_F1']:.3f} above {motion['motion/best_threshold']:.2f}; "
-            f"depth abs_rel {motion['depth/abs_rel']:.3f}"
-        )
-    rows = {name: metrics[name] for name in (*LABEL_SETS, *DETECTORS) if name in metrics}
-    measured = any("box/AP50" in values for values in rows.values())
-    say(format_table(rows, COLUMNS if measured else LABEL_COLUMNS))
-    share = ratio_to_upper_bound(metrics)
-    if share is not None:
-        say(f"{FINAL} / supervised upper bound, AP50: {share:.2f}")
-
-
-def ratio_to_upper_bound(metrics: Mapping[str, Mapping[str, float]]) -> float | None:
-    """The final detector's AP50 as a share of that of the detector trained on ground truth.
-
-    None where one of them was not measured, or the upper bound is zero.
-    """
-    final, bound = (metrics.get(name, {}).get("box/AP50") for name in (FINAL, UPPER_BOUND))
-    return final / bound if final is not None and bound and bound > 0 else None

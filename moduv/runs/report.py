@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_text
-from moduv.engine.log import say
+from moduv.engine.log import read_log, say
 from moduv.engine.stages import environment, read_manifest
 from moduv.evaluation.agreement import describe_sets, root_areas
 from moduv.evaluation.detection import AREAS
@@ -20,9 +21,10 @@ from moduv.motion.phases import PHASES
 from moduv.runs.chains import DETECTORS, LABEL_SETS, folder, stage_folders
 from moduv.runs.findings import Findings, read_findings
 from moduv.runs.report_pictures import Pictures
-from moduv.runs.report_tables import detector_bars, headlines, recall_bars, tables
+from moduv.runs.tables import detector_bars, headlines, recall_bars, tables
 from moduv.visual.drawing import picture_grid
-from moduv.visual.page import Report, read_curves, write_report
+from moduv.visual.figures import Figure, line_chart, score_histograms, size_histograms
+from moduv.visual.page import Report, write_report
 
 HELD_OUT = (
     *("val/depth/abs_rel", "val/depth/d1"),
@@ -91,8 +93,8 @@ def report_run(
     frames = [f for f in read_split(split) if f.file(motion, ".npz").is_file()]
     if not frames:
         raise InputError(f"{motion}: has no frame of {split}; give the measured split.")
-    findings = read_findings(run, data, frames, annotations)
-    pictures = Pictures(run, data, findings, config.score, config.width)
+    findings = read_findings(run, data, frames, annotations, config.score)
+    pictures = Pictures(run, data, findings, config.width)
     written = write_report(
         out / "report.html",
         build_report(run, findings, pictures, read_json(path), config),
@@ -100,7 +102,7 @@ def report_run(
     )
     rows = [
         picture_grid(pictures.layers(frame), columns=8, width=config.width // 2)
-        for frame in findings.representative_frames(config.score)[:OVERVIEW_ROWS]
+        for frame in findings.representative_frames()[:OVERVIEW_ROWS]
     ]
     write_image(out / "overview.jpg", np.vstack(rows))
     say(f"report: {written}")
@@ -114,9 +116,8 @@ def build_report(
     config: ReportConfig,
 ) -> Report:
     """Everything on the page."""
-    found = findings.found(config.score)
-    described = describe_sets(found)
-    telling = findings.representative_frames(config.score)
+    described = describe_sets(findings.found)
+    telling = findings.representative_frames()
     timings = {
         name: float(read_manifest(path).get("seconds", 0.0))
         for name, path in stage_folders(run).items()
@@ -132,10 +133,8 @@ def build_report(
         frames=pictures.frames(telling[: config.frames], config.extremes),
         layer_notes={n: note.format(score=config.score) for n, note in LAYER_NOTES.items()},
         clips=pictures.clips(telling[: config.clips], config.clip_frames),
-        curves=read_curves(training_logs(run), HELD_OUT),
-        sizes=root_areas(findings.layers(config.score)),
-        size_marks={name: low**0.5 for name, (low, _) in areas.items() if low > 0},
-        scores=scores(findings),
+        charts=training_charts(training_logs(run)),
+        histograms=histograms(findings, {n: low**0.5 for n, (low, _) in areas.items() if low > 0}),
         timings={name: seconds for name, seconds in timings.items() if seconds},
         environment=environment(),
         config=configurations(run),
@@ -172,16 +171,50 @@ def training_labels(run: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def scores(findings: Findings) -> dict[str, list[float]]:
-    """Scores of the label sets that have them, and of all detections above a tenth."""
-    sets = dict(findings.sets)
-    if findings.detections is not None:
+def training_charts(logs: Mapping[str, Path]) -> list[Figure]:
+    """Charts of trainings from their logs: the loss with its terms, and metrics on held-out frames.
+
+    Logarithmic where values span more than a factor of 30.
+    """
+    charts = []
+    for training, path in logs.items():
+        entries = read_log(path)
+        names = dict.fromkeys(name for entry in entries for name in entry)
+        terms = [n for n in names if "/" not in n and n not in {"step", "learning_rate", "loss"}]
+        groups = {training: ["loss", *terms]}
+        for name in HELD_OUT:
+            kind = name.split("/")[1]
+            groups.setdefault(f"{training}, held-out {kind}", []).append(name)
+        for title, scalars in groups.items():
+            series = {
+                scalar.rpartition("/")[2]: [(e["step"], e[scalar]) for e in entries if scalar in e]
+                for scalar in scalars
+            }
+            values = [y for points in series.values() for _, y in points if math.isfinite(y)]
+            log = bool(values) and 0 < 30 * min(values) < max(values)
+            if any(series.values()):
+                charts.append(line_chart(title, series, "step", log=log, smooth=True))
+    return charts
+
+
+def histograms(findings: Findings, marks: Mapping[str, float]) -> list[Figure]:
+    """Sizes of all that was found and of the truth; scores, also of detections above a tenth.
+
+    Args:
+        findings: of the run.
+        marks: name -> lower bound of a size class, pixels.
+    """
+    sizes = root_areas(findings.layers)
+    sets = {name: found for name, found in findings.found.items() if name != "final"}
+    if findings.detections:
         sets["final, above 0.1"] = [found.above(0.1) for found in findings.detections]
-    known = {
+    scores = {
         name: [s for found in frames if found.scores is not None for s in found.scores.tolist()]
         for name, frames in sets.items()
     }
-    return {name: values for name, values in known.items() if values}
+    scores = {name: values for name, values in scores.items() if values}
+    drawn = [size_histograms(sizes, marks)] if sizes else []
+    return drawn + ([score_histograms(scores, list(sizes))] if scores else [])
 
 
 def configurations(run: Path) -> str:

@@ -15,8 +15,9 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.runs.chains import folder
 from moduv.runs.findings import Findings, one_per_clip
-from moduv.visual.drawing import draw_depth, draw_instances, draw_motion, enlarge, shared_colors
+from moduv.visual.drawing import draw_depth, draw_motion, enlarge
 from moduv.visual.page import Clip, Frame
+from moduv.visual.steps import draw_sets
 
 LARGEST = 960
 """Widest picture of a single frame; those of clips are half as wide."""
@@ -29,8 +30,6 @@ class Pictures:
     run: Path
     data: Path
     findings: Findings
-    score: float
-    """Detections above it are drawn."""
     width: int
     """Small frames are enlarged to at least this width."""
 
@@ -44,17 +43,14 @@ class Pictures:
             "motion": draw_motion(image, output["mot_mask"].astype(np.float32)),
         }
         index = self.findings.frames.index(frame)
-        sets = {name: found[index] for name, found in self.findings.layers(self.score).items()}
-        colours = shared_colors(list(sets.values()))
-        for (name, instances), colour in zip(sets.items(), colours, strict=True):
-            layers[name] = draw_instances(image, instances, colors=colour)
-        return layers
+        sets = {name: found[index] for name, found in self.findings.layers.items()}
+        return layers | draw_sets(image, sets)
 
     def frames(self, telling: Sequence[FrameRef], extremes: int) -> list[Frame]:
         """Telling frames, and those that turned out best and worst, with what was found on them."""
         has_truth = self.findings.truth is not None
         title = "most moving and parked objects" if has_truth else "most labels"
-        verdicts = self.findings.verdicts(self.score)
+        verdicts = self.findings.verdicts()
         notes = {} if verdicts is None else dict(zip(self.findings.frames, verdicts, strict=True))
         groups = {title: list(telling)}
         if verdicts is not None:
@@ -84,7 +80,7 @@ class Pictures:
         first, second, pairs = verdict.first, verdict.second, verdict.pairs
         if self.findings.truth is not None:
             return f"{pairs} of {second} objects found, {first - pairs} false"
-        last, before = list(self.findings.found(self.score))[:-3:-1]
+        last, before = list(self.findings.found)[:-3:-1]
         return f"{pairs} of {second} in {before} found again by {last}, {first - pairs} new"
 
 

@@ -8,28 +8,24 @@ from __future__ import annotations
 import colorsys
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as rle_codec
+from torchvision.ops import box_iou
+
+from moduv.instances.instances import Instances
 
 Color = tuple[int, int, int]
 
 GOLDEN_RATIO = 0.6180339887498949
 MOTION_COLOR: Color = (255, 72, 40)
-
-
-class HasInstances(Protocol):
-    """What is drawn of `moduv.instances.instances.Instances`: masks as RLE, boxes XYXY at their size."""
-
-    @property
-    def masks(self) -> list[dict]: ...
-    @property
-    def boxes(self) -> np.ndarray: ...
-    @property
-    def scores(self) -> np.ndarray | None: ...
+MATCH_IOU = 0.4
+"""IoU above which boxes of two label sets are the same object's."""
+OPACITY = 0.42
+GAP = 8
+"""Between the pictures of a grid, pixels."""
 
 
 def instance_color(index: int) -> Color:
@@ -41,19 +37,18 @@ def instance_color(index: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def shared_colors(layers: Sequence[HasInstances], *, match_iou: float = 0.4) -> list[list[Color]]:
+def shared_colors(layers: Sequence[Instances]) -> list[list[Color]]:
     """Colours for label sets of one frame, so that an object keeps its colour from set to set.
 
     Boxes, as shares of the mask's size, are matched greedily to those of the sets before.
     """
-    known = np.zeros((0, 4))
+    known = np.zeros((0, 4), np.float32)
     colors = []
     for layer in layers:
-        height, width = layer.masks[0]["size"] if layer.masks else (1, 1)
-        boxes = np.asarray(layer.boxes, float).reshape(-1, 4) / (width, height, width, height)
+        boxes = layer.boxes_at(1, 1)
         indices = np.full(len(boxes), -1)
-        overlaps = _box_iou(boxes, known)
-        while overlaps.size and overlaps.max() > match_iou:
+        overlaps = box_iou(torch.from_numpy(boxes), torch.from_numpy(known)).numpy()
+        while overlaps.size and overlaps.max() > MATCH_IOU:
             mine, theirs = np.unravel_index(overlaps.argmax(), overlaps.shape)
             indices[mine] = theirs
             overlaps[mine, :] = overlaps[:, theirs] = 0
@@ -66,7 +61,7 @@ def shared_colors(layers: Sequence[HasInstances], *, match_iou: float = 0.4) -> 
 
 def draw_instances(
     image: np.ndarray,
-    instances: HasInstances,
+    instances: Instances,
     *,
     score_threshold: float = 0.0,
     boxes: bool = True,
@@ -75,56 +70,30 @@ def draw_instances(
     """Draw labels or detections; masks and boxes are brought to the image's size.
 
     Instances with a score at or below `score_threshold` are left out. `colors`, one an instance,
-    replace the colours by index, e.g. to tell moving from static.
+    replace the colours by index. Large masks are drawn first, so that small ones stay in sight.
     """
+    if colors is None:
+        colors = [instance_color(index) for index in range(len(instances))]
     scores = instances.scores
-    kept = [i for i in range(len(instances.masks)) if scores is None or scores[i] > score_threshold]
-    if not kept:
-        return image.copy()
-    masks = np.moveaxis(rle_codec.decode([_as_bytes(instances.masks[i]) for i in kept]), 2, 0)
-    return draw_masks(
-        image,
-        masks.astype(bool),
-        np.asarray(instances.boxes)[kept] if boxes else None,
-        None if scores is None else [float(scores[i]) for i in kept],
-        colors=None if colors is None else [colors[i] for i in kept],
-    )
-
-
-def draw_masks(
-    image: np.ndarray,
-    masks: np.ndarray,
-    boxes: np.ndarray | None = None,
-    scores: Sequence[float] | None = None,
-    *,
-    colors: Sequence[Color] | None = None,
-    opacity: float = 0.42,
-) -> np.ndarray:
-    """Draw masks (N, h, w) bool as translucent areas with contours, boxes (N, 4) XYXY and scores.
-
-    The masks may be smaller than the image; boxes are at the masks' size. Large masks are drawn
-    first, so that small ones stay in sight.
-    """
+    kept = [i for i in range(len(instances)) if scores is None or scores[i] > score_threshold]
+    colors, shown = [colors[i] for i in kept], instances[kept]
     picture = image.copy()
     height, width = image.shape[:2]
-    zoom = np.array([width / masks.shape[2], height / masks.shape[1]] * 2)
-    colors = colors or [instance_color(index) for index in range(len(masks))]
     line = max(1, round(min(height, width) / 320))
-    order = np.argsort([-int(mask.sum()) for mask in masks], kind="stable")
+    order, masks = np.argsort(-shown.areas(), kind="stable"), shown.decode()
     for index in order:
         mask = _resize_mask(masks[index], height, width)
-        _fill(picture, mask, colors[index], opacity)
+        _fill(picture, mask, colors[index])
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colors[index], line, cv2.LINE_AA)
-    for index in order:
-        if boxes is None:
-            break
-        left, top, right, bottom = (int(v) for v in np.round(np.asarray(boxes[index]) * zoom))
+    for index in order if boxes else []:
+        corners = np.round(shown.boxes_at(height, width)[index]).astype(int).tolist()
+        left, top, right, bottom = corners
         cv2.rectangle(
             picture, (left, top), (right - 1, bottom - 1), colors[index], line, cv2.LINE_AA
         )
-        if scores is not None:
-            _draw_tag(picture, f"{scores[index]:.2f}", left, top, colors[index])
+        if shown.scores is not None:
+            _draw_tag(picture, f"{shown.scores[index]:.2f}", left, top, colors[index])
     return picture
 
 
@@ -159,16 +128,18 @@ def colorize(
     low = float(np.nanmin(values)) if low is None else low
     high = float(np.nanmax(values)) if high is None else high
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-    return _lookup_table(colormap)[np.clip(scaled * 255, 0, 255).astype(np.uint8)]
+    levels = np.clip(scaled * 255, 0, 255).astype(np.uint8)
+    table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
+    return cv2.cvtColor(cv2.applyColorMap(levels, table), cv2.COLOR_BGR2RGB)
 
 
-def draw_depth(depth: np.ndarray, *, colormap: str = "magma") -> np.ndarray:
+def draw_depth(depth: np.ndarray) -> np.ndarray:
     """A depth map (H, W), any unit, as its disparity: near is bright.
 
     Scaled by the 95th percentile, as is usual, so that one near pixel does not darken the rest.
     """
     disparity = 1.0 / np.maximum(depth.astype(np.float64), 1e-6)
-    return colorize(disparity, colormap, low=0.0, high=float(np.percentile(disparity, 95)))
+    return colorize(disparity, low=0.0, high=float(np.percentile(disparity, 95)))
 
 
 def draw_ranges(image: np.ndarray, distance: np.ndarray, moving: np.ndarray) -> np.ndarray:
@@ -219,11 +190,11 @@ def enlarge(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def grid_size(
-    count: int, picture: tuple[int, ...], *, columns: int = 3, width: int = 480, gap: int = 8
+    count: int, picture: tuple[int, ...], *, columns: int = 3, width: int = 480
 ) -> tuple[int, int]:
     """Height and width of the grid of `count` pictures whose shape (H, W, …) is that of `picture`."""
     cell = _title_height(width) + round(picture[0] * width / picture[1])
-    return -(-count // columns) * (cell + 2 * gap), min(columns, count) * (width + gap) + gap
+    return -(-count // columns) * (cell + 2 * GAP), min(columns, count) * (width + GAP) + GAP
 
 
 def _title_height(width: int) -> int:
@@ -231,46 +202,28 @@ def _title_height(width: int) -> int:
 
 
 def picture_grid(
-    pictures: Mapping[str, np.ndarray], *, columns: int = 3, width: int = 480, gap: int = 8
+    pictures: Mapping[str, np.ndarray], *, columns: int = 3, width: int = 480
 ) -> np.ndarray:
     """Pictures side by side, each `width` wide under its title, on white."""
-    title_height = _title_height(width)
     cells = []
     for title, picture in pictures.items():
         height = round(picture.shape[0] * width / picture.shape[1])
-        shrinks = width < picture.shape[1]
-        scaled = cv2.resize(
-            picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        method = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_CUBIC
+        head = np.full((_title_height(width), width, 3), 255, np.uint8)
+        _write(head, title, 2, 2, len(head) - 6, (30, 30, 30))
+        cells.append(
+            np.concatenate([head, cv2.resize(picture, (width, height), interpolation=method)])
         )
-        head = np.full((title_height, width, 3), 255, np.uint8)
-        _write(head, title, 2, 2, title_height - 6, (30, 30, 30))
-        cells.append(np.concatenate([head, scaled]))
     lines = []
+    across = min(columns, len(cells)) * (width + GAP) + GAP
     for start in range(0, len(cells), columns):
         line = cells[start : start + columns]
-        height = max(cell.shape[0] for cell in line)
-        sheet = np.full(
-            (height + 2 * gap, min(columns, len(cells)) * (width + gap) + gap, 3), 255, np.uint8
-        )
+        sheet = np.full((max(map(len, line)) + 2 * GAP, across, 3), 255, np.uint8)
         for index, cell in enumerate(line):
-            left = gap + index * (width + gap)
-            sheet[gap : gap + cell.shape[0], left : left + width] = cell[:height]
+            left = GAP + index * (width + GAP)
+            sheet[GAP : GAP + len(cell), left : left + width] = cell
         lines.append(sheet)
     return np.concatenate(lines)
-
-
-def _box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) XYXY -> (N, M)."""
-    start = np.maximum(first[:, None, :2], second[None, :, :2])
-    stop = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.prod(np.clip(stop - start, 0, None), axis=-1)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (first, second)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)
-
-
-def _as_bytes(rle: dict) -> dict:
-    counts = rle["counts"]
-    return {**rle, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
 def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -281,11 +234,11 @@ def _resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return (soft >= 0.5).astype(np.uint8)
 
 
-def _fill(picture: np.ndarray, mask: np.ndarray, color: Color, opacity: float) -> None:
+def _fill(picture: np.ndarray, mask: np.ndarray, color: Color) -> None:
     left, top, width, height = cv2.boundingRect(mask)
     region = picture[top : top + height, left : left + width]
     inside = mask[top : top + height, left : left + width].astype(bool)
-    mixed = region[inside] * (1 - opacity) + np.array(color) * opacity
+    mixed = region[inside] * (1 - OPACITY) + np.array(color) * OPACITY
     region[inside] = np.round(mixed).astype(np.uint8)
 
 
@@ -316,12 +269,3 @@ def _text_alpha(text: str, size: int) -> np.ndarray:
     canvas = Image.new("L", (max(1, int(font.getlength(text)) + 2), size), 0)
     ImageDraw.Draw(canvas).text((1, size / 2), text, fill=255, font=font, anchor="lm")
     return np.asarray(canvas)
-
-
-@functools.lru_cache(maxsize=8)
-def _lookup_table(colormap: str) -> np.ndarray:
-    """(256, 3) uint8."""
-    table = cv2.applyColorMap(
-        np.arange(256, dtype=np.uint8), getattr(cv2, f"COLORMAP_{colormap.upper()}")
-    )
-    return cv2.cvtColor(table, cv2.COLOR_BGR2RGB).reshape(256, 3)

@@ -1,13 +1,13 @@
-"""Charts of the report as inline SVG, coloured by the page's style so that they suit light and dark."""
+"""Charts of the report as SVG, coloured by the page's style so that they suit light and dark."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -18,97 +18,229 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 38
-SERIES_COLORS = 8  # how many the style sheet defines
+ROW, NAMES = 62, 128
+"""Height of a histogram, and the width of its name."""
 PAPER_COLORS = (
     *("#2f6db5", "#d9822b", "#3a9a5b", "#b5403a"),
     *("#7a5bb0", "#8a6d3b", "#c25b9c", "#5f6b76"),
 )
+"""Of the series in a file of its own; the page's style defines as many, `--s0` to `--s7`."""
 PAPER_STYLE = (
     "svg{background:#fff;font:12px sans-serif}polyline{fill:none;stroke-width:2}"
     "polyline.raw{opacity:.3}.gridline{stroke:#e3e6ea}.axis{stroke:#444}"
     ".tick,.label,.value,.name{fill:#333}.end{text-anchor:end}.mark{stroke:#888}"
     ".middle,.label,.value{text-anchor:middle}"
 )
-PAPER_LEGEND = 26  # rows of a drawn legend
+PAPER_LEGEND = 26
+"""Height of a drawn legend."""
 
 
 @dataclass(frozen=True)
-class Chart:
-    """Lines over a common axis: series name -> [(x, y)]."""
+class Figure:
+    """A drawing, for the page and as a file of its own."""
 
     title: str
-    series: Mapping[str, Sequence[Point]]
-    x_label: str = ""
-    y_label: str = ""
-    log_y: bool = False
-    smooth: bool = False
+    parts: Sequence[Markup] = ()
+    """SVG elements; without any, the page shows `empty`."""
+    height: int = HEIGHT
+    names: Sequence[str] = ()
+    """Of the series in the order of their colours, for the legend."""
+    readout: str = ""
+    """JSON of the points, which the page shows under the pointer."""
+    empty: str = ""
+    detail: str = ""
+    """Behind the title."""
     note: str = ""
+    """Below the drawing."""
 
-
-def line_chart(chart: Chart) -> Markup:
-    """A chart as SVG with its points for the page's hover read-out; points not finite are left out."""
-    series = {name: _finite(points, chart.log_y) for name, points in chart.series.items()}
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return Markup('<p class="empty">nothing logged</p>')
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    x_axis = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y_axis = Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=chart.log_y, padded=True)
-    parts = [axes(x_axis, y_axis, chart.x_label, chart.y_label)]
-    # The first series is drawn last, so that no other hides it.
-    for index, points in reversed(list(enumerate(series.values()))):
-        color = f"var(--s{index % SERIES_COLORS})"
-        if chart.smooth and len(points) > 20:
-            parts.append(_path(points, x_axis, y_axis, color, "raw"))
-            points = _smoothed(points)
-        parts.append(_path(points, x_axis, y_axis, color, "line"))
-    data = {
-        "x": [x_axis.start, x_axis.stop, x_axis.low, x_axis.high],
-        "series": {
-            name: [[float(f"{x:.6g}"), float(f"{y:.4g}")] for x, y in _thinned(points, 200)]
-            for name, points in series.items()
-        },
-    }
-    return Markup('<div class="plot" data-plot="{}">{}</div>{}').format(
-        json.dumps(data), svg(parts, chart.title), legend(list(series))
-    )
-
-
-def save_chart(chart: Chart, path: str | Path) -> None:
-    """Write a line chart as an SVG file of its own, see `save_figure`."""
-    save_figure(line_chart(chart), path)
-
-
-def save_figure(figure: Markup, path: str | Path) -> None:
-    """Write a figure of the page as an SVG file of its own, in the colours of a light page.
-
-    The legend below the figure moves into the drawing; a figure without anything to draw is left blank.
-    """
-    drawing = re.search(r'<svg viewBox="0 0 \d+ (\d+)"[^>]*>(.*)</svg>', figure, re.DOTALL)
-    height, content = (int(drawing.group(1)), drawing.group(2)) if drawing else (HEIGHT, "")
-    names = re.findall(r'var\(--s(\d)\)"></i>([^<]*)</span>', figure)
-    height += PAPER_LEGEND * bool(names)
-    content = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}"><style>{PAPER_STYLE}</style>'
-        f"{content}{_drawn_legend(names, height - 10)}</svg>"
-    )
-    content = re.sub(r"var\(--s(\d)\)", lambda match: PAPER_COLORS[int(match.group(1))], content)
-    with atomic_path(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
-
-
-def _drawn_legend(names: Sequence[tuple[str, str]], baseline: int) -> str:
-    """Series names, already escaped, behind squares in their colours (by number), in one row."""
-    entries, left = [], LEFT
-    for color, name in names:
-        entries.append(
-            f'<rect x="{left}" y="{baseline - 9}" width="10" height="10" fill="var(--s{color})"/>'
-            f'<text class="tick" x="{left + 15}" y="{baseline}">{name}</text>'
+    def __html__(self) -> str:
+        """The figure as the page shows it."""
+        if not self.parts:
+            return Markup('<p class="empty">{}</p>').format(self.empty)
+        drawing = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+            WIDTH, self.height, self.title, Markup("").join(self.parts)
         )
-        left += 36 + 7 * len(name)
-    return "".join(entries)
+        if self.readout:
+            drawing = Markup('<div class="plot" data-plot="{}">{}</div>').format(
+                self.readout, drawing
+            )
+        entry = Markup('<span><i style="background:{}"></i>{}</span>')
+        entries = [entry.format(color(i), name) for i, name in enumerate(self.names)]
+        legend = Markup('<div class="legend">{}</div>').format(Markup("").join(entries))
+        return drawing + (legend if self.names else "")
+
+    def save(self, path: str | Path) -> None:
+        """Write an SVG file in the colours of a light page, with the legend in the drawing."""
+        height, left, parts = self.height, LEFT, list(self.parts)
+        baseline = height + PAPER_LEGEND - 10
+        for index, name in enumerate(self.names):
+            parts.append(
+                _tag("rect", x=left, y=baseline - 9, width=10, height=10, fill=color(index))
+            )
+            parts.append(_tag("text", name, class_="tick", x=left + 15, y=baseline))
+            left += 36 + 7 * len(name)
+        height += PAPER_LEGEND * bool(self.names)
+        content = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+            f'viewBox="0 0 {WIDTH} {height}"><style>{PAPER_STYLE}</style>{"".join(parts)}</svg>'
+        )
+        for index, paper in enumerate(PAPER_COLORS):
+            content = content.replace(color(index), paper)
+        with atomic_path(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def line_chart(
+    title: str,
+    series: Mapping[str, Sequence[Point]],
+    x_label: str = "",
+    y_label: str = "",
+    *,
+    log: bool = False,
+    smooth: bool = False,
+) -> Figure:
+    """Lines over a common axis; points that are not finite are left out.
+
+    Args:
+        title: of the chart.
+        series: name -> [(x, y)].
+        x_label: of the x axis.
+        y_label: of the y axis.
+        log: draw y logarithmically.
+        smooth: draw a running mean over each line.
+    """
+    finite = {name: _finite(points, positive=log) for name, points in series.items()}
+    known = {name: points for name, points in finite.items() if points}
+    if not known:
+        return Figure(title, empty="nothing logged")
+    xs, ys = np.array([point for points in known.values() for point in points]).T.tolist()
+    x_axis = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, log=log, padded=True)
+    parts = _axes(x_axis, y_axis, x_label, y_label)
+    # The first series is drawn last, so that no other hides it.
+    for index, points in reversed(list(enumerate(known.values()))):
+        if smooth and len(points) > 20:
+            parts.append(_path(points, x_axis, y_axis, color(index), "raw"))
+            points = _smoothed(points)
+        parts.append(_path(points, x_axis, y_axis, color(index), "line"))
+    shown = {
+        name: [[float(f"{x:.6g}"), float(f"{y:.4g}")] for x, y in _thinned(points, 200)]
+        for name, points in known.items()
+    }
+    ends = [x_axis.start, x_axis.stop, x_axis.low, x_axis.high]
+    readout = json.dumps({"x": ends, "series": shown})
+    detail = "logarithmic" if log else ""
+    return Figure(title, parts, names=list(known), readout=readout, detail=detail)
+
+
+def bar_chart(
+    title: str, groups: Mapping[str, Mapping[str, float]], y_label: str = "", note: str = ""
+) -> Figure:
+    """Groups of bars from zero, each with its value: round -> {"moving": recall, "static": recall}.
+
+    A negative value is undefined and leaves a gap.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    values = [value for group in groups.values() for value in group.values() if value >= 0]
+    if not values:
+        return Figure(title, empty="nothing measured")
+    y_axis = Axis(0.0, max(values) or 1.0, HEIGHT - BOTTOM, TOP + 12)
+    parts = _axes(None, y_axis, "", y_label)
+    slot = (WIDTH - LEFT - RIGHT) / len(groups)
+    width = min(34.0, slot * 0.8 / len(names))
+    for position, (label, group) in enumerate(groups.items()):
+        center = LEFT + slot * (position + 0.5)
+        for index, name in enumerate(names):
+            value = group.get(name, -1.0)
+            if not value >= 0:
+                continue
+            left, top = center + (index - len(names) / 2) * width, y_axis(value)
+            text = f"{value:.2f}".removeprefix("0")
+            place = {"x": left + 1, "y": top}
+            size = {"width": width - 2, "height": HEIGHT - BOTTOM - top, "rx": 2}
+            parts.append(_tag("rect", fill=color(index), **place, **size))
+            parts.append(_tag("text", text, class_="value", x=left + width / 2, y=top - 4))
+        parts.append(_tag("text", label, class_="tick middle", x=center, y=HEIGHT - BOTTOM + 16))
+    return Figure(title, parts, names=names, note=note)
+
+
+def size_histograms(sizes: Mapping[str, Sequence[float]], marks: Mapping[str, float]) -> Figure:
+    """Histograms of object sizes (pixels) over a common logarithmic axis.
+
+    Args:
+        sizes: sizes by the name of their set.
+        marks: name -> size above which instances carry that name; drawn as lines.
+    """
+    known = {name: np.array([v for v in values if v > 0]) for name, values in sizes.items()}
+    everything = np.concatenate([*known.values(), np.zeros(0)])
+    if not everything.size:
+        return Figure("Instances by size", empty="no instances")
+    low, high = np.log2(everything.min()), np.log2(everything.max())
+    low, high = math.floor(2 * low) / 2, math.ceil(2 * high + 1e-6) / 2
+    edges = 2 ** np.linspace(low, high, 29)
+    axis = Axis(edges[0], edges[-1], NAMES, WIDTH - RIGHT, log=True)
+    ticks = [2.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+    parts = _histograms(known, edges, axis, ticks, "{:.0f}–{:.0f} px", list(known))
+    for name, size in marks.items():
+        if edges[0] < size < edges[-1]:
+            x = axis(size)
+            parts.append(_tag("line", class_="mark", x1=x, x2=x, y1=4, y2=ROW * len(known)))
+            parts.append(_tag("text", name, class_="tick", x=x + 4, y=12))
+    return _labelled("Instances by size", parts, "√area in pixels", len(known))
+
+
+def score_histograms(scores: Mapping[str, Sequence[float]], order: Sequence[str] = ()) -> Figure:
+    """Histograms of scores from 0 to 1.
+
+    Args:
+        scores: scores by the name of their set.
+        order: names whose position decides the colour, so that a set looks alike in other histograms.
+    """
+    if not any(len(values) for values in scores.values()):
+        return Figure("Instances by score", empty="no scores")
+    edges = np.linspace(0, 1, 26)
+    axis = Axis(0.0, 1.0, NAMES, WIDTH - RIGHT)
+    known = {name: np.asarray(values, float) for name, values in scores.items()}
+    colors = list(dict.fromkeys([*order, *known]))
+    ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    parts = _histograms(known, edges, axis, ticks, "{:.2f}–{:.2f}", colors)
+    return _labelled("Instances by score", parts, "score", len(known))
+
+
+def _histograms(
+    values: Mapping[str, np.ndarray],
+    edges: np.ndarray,
+    axis: Axis,
+    ticks: Sequence[float],
+    bin_name: str,
+    colors: Sequence[str],
+) -> list[Markup]:
+    """Histograms one below the other, each scaled to its tallest bar."""
+    parts = []
+    for row, (name, entries) in enumerate(values.items(), 1):
+        counts, base = np.histogram(entries, edges)[0], ROW * row
+        fill = color(colors.index(name))
+        for start, stop, count in zip(edges[:-1], edges[1:], counts, strict=True):
+            if count:
+                tall = (ROW - 16) * count / counts.max()
+                hint = _tag("title", f"{bin_name.format(start, stop)}: {count:,}")
+                place = {"x": axis(start) + 0.5, "y": base - tall}
+                size = {"width": axis(stop) - axis(start) - 1, "height": tall}
+                parts.append(_tag("rect", hint, fill=fill, **place, **size))
+        parts.append(_tag("line", class_="axis", x1=NAMES, x2=WIDTH - RIGHT, y1=base, y2=base))
+        parts.append(_tag("text", name, class_="name", x=4, y=base - 22))
+        total = f"{int(counts.sum()):,} instances"
+        parts.append(_tag("text", total, class_="tick", x=4, y=base - 7))
+    for tick in ticks:
+        place = {"x": axis(tick), "y": ROW * len(values) + 16}
+        parts.append(_tag("text", f"{tick:g}", class_="tick middle", **place))
+    return parts
+
+
+def _labelled(title: str, parts: list[Markup], x_label: str, rows: int) -> Figure:
+    height = ROW * rows + BOTTOM
+    label = _tag("text", x_label, class_="label", x=(NAMES + WIDTH) / 2, y=height - 4)
+    return Figure(title, [*parts, label], height, detail="each scaled to its tallest bar")
 
 
 def format_duration(seconds: float) -> str:
@@ -123,11 +255,17 @@ def format_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def color(index: int) -> str:
+    """The colour of a series, as a variable of the page's style."""
+    return f"var(--s{index % len(PAPER_COLORS)})"
+
+
 class Axis:
     """Values to pixels, from `start` to `stop`, with round ticks.
 
-    log     logarithmic
-    padded  with a margin at both ends, and from zero where zero is near
+    Args:
+        log: logarithmic.
+        padded: with a margin at both ends, and from zero where zero is near.
     """
 
     def __init__(
@@ -173,76 +311,41 @@ class Axis:
         return [index * step for index in range(first, last + 1)]
 
 
-def axes(x_axis: Axis | None, y_axis: Axis, x_label: str, y_label: str) -> Markup:
+def _axes(x_axis: Axis | None, y_axis: Axis, x_label: str, y_label: str) -> list[Markup]:
     """Grid lines, ticks and labels of a chart."""
-    parts = []
+    parts, right, bottom = [], WIDTH - RIGHT, HEIGHT - BOTTOM
     for tick in y_axis.ticks():
-        parts.append(
-            Markup(
-                '<line class="gridline" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>'
-                '<text class="tick end" x="{3}" y="{4:.1f}">{5}</text>'
-            ).format(LEFT, WIDTH - RIGHT, y_axis(tick), LEFT - 6, y_axis(tick) + 4, _short(tick))
-        )
-    for tick in x_axis.ticks() if x_axis else []:
-        parts.append(
-            Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(
-                x_axis(tick) if x_axis else 0, HEIGHT - BOTTOM + 16, _short(tick)
-            )
-        )
-    parts.append(
-        Markup('<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>').format(
-            LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
-        )
-    )
-    parts.append(axis_label(x_label, (LEFT + WIDTH) / 2, HEIGHT - 4))
-    if y_label:
-        parts.append(
-            Markup('<text class="label" transform="translate(12 {}) rotate(-90)">{}</text>').format(
-                (HEIGHT - BOTTOM + TOP) / 2, y_label
-            )
-        )
-    return Markup("").join(parts)
+        y = y_axis(tick)
+        parts.append(_tag("line", class_="gridline", x1=LEFT, x2=right, y1=y, y2=y))
+        parts.append(_tag("text", _short(tick), class_="tick end", x=LEFT - 6, y=y + 4))
+    if x_axis:
+        for tick in x_axis.ticks():
+            place = {"x": x_axis(tick), "y": bottom + 16}
+            parts.append(_tag("text", _short(tick), class_="tick middle", **place))
+    parts.append(_tag("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
+    parts.append(_tag("text", x_label, class_="label", x=(LEFT + WIDTH) / 2, y=HEIGHT - 4))
+    turned = f"translate(12 {(bottom + TOP) / 2}) rotate(-90)"
+    return [*parts, _tag("text", y_label, class_="label", transform=turned)]
 
 
-def axis_label(text: str, x: float, y: float) -> Markup:
-    """Text centred below an axis."""
-    return Markup('<text class="label" x="{:.1f}" y="{:.1f}">{}</text>').format(x, y, text)
+def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis, stroke: str, kind: str) -> Markup:
+    places = [(x_axis(x), y_axis(y)) for x, y in _thinned(points, 600)]
+    if len(places) == 1:
+        return _tag("circle", cx=places[0][0], cy=places[0][1], r=3, fill=stroke)
+    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return _tag("polyline", class_=kind, points=way, stroke=stroke)
 
 
-def _path(points: Sequence[Point], x_axis: Axis, y_axis: Axis, color: str, kind: str) -> Markup:
-    steps = " ".join(f"{x_axis(x):.1f},{y_axis(y):.1f}" for x, y in _thinned(points, 600))
-    if len(points) == 1:
-        x, y = points[0]
-        return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>').format(
-            x_axis(x), y_axis(y), color
-        )
-    return Markup('<polyline class="{}" points="{}" stroke="{}"/>').format(kind, steps, color)
+def _tag(name: str, content: str = "", /, **attributes: Any) -> Markup:
+    """An SVG element; numbers with one decimal."""
+    texts = {k: f"{v:.1f}" if isinstance(v, float) else escape(v) for k, v in attributes.items()}
+    words = "".join(f' {key.rstrip("_")}="{text}"' for key, text in texts.items())
+    return Markup(f"<{name}{words}>{escape(content)}</{name}>")
 
 
-def svg(parts: Sequence[Markup], title: str, height: int = HEIGHT) -> Markup:
-    """A drawing of its parts, as wide as all charts."""
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, height, title, Markup("").join(parts)
-    )
-
-
-def legend(names: Sequence[str]) -> Markup:
-    """Series names beside their colours."""
-    entries = Markup("").join(
-        Markup('<span><i style="background:var(--s{})"></i>{}</span>').format(
-            index % SERIES_COLORS, escape(name)
-        )
-        for index, name in enumerate(names)
-    )
-    return Markup('<div class="legend">{}</div>').format(entries)
-
-
-def _finite(points: Sequence[Point], positive: bool) -> list[Point]:
-    return [
-        (float(x), float(y))
-        for x, y in points
-        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)
-    ]
+def _finite(points: Sequence[Point], *, positive: bool) -> list[Point]:
+    finite = [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    return [(x, y) for x, y in finite if y > 0 or not positive]
 
 
 def _thinned(points: Sequence[Point], limit: int) -> Sequence[Point]:

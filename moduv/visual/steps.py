@@ -56,12 +56,10 @@ def initial_label_steps(
     return pictures | draw_sets(large, sets)
 
 
-def draw_sets(
-    image: np.ndarray, sets: dict[str, Instances], *, score_threshold: float = 0.0
-) -> dict[str, np.ndarray]:
+def draw_sets(image: np.ndarray, sets: dict[str, Instances]) -> dict[str, np.ndarray]:
     """Label sets or detections of one frame (H, W, 3); an object has one colour in all of them."""
     colors = shared_colors(list(sets.values()))
     return {
-        name: draw_instances(image, found, score_threshold=score_threshold, colors=color)
+        name: draw_instances(image, found, colors=color)
         for (name, found), color in zip(sets.items(), colors, strict=True)
     }
