@@ -18,7 +18,7 @@ from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
 from moduv.engine.errors import InputError, refusal
-from moduv.engine.pipeline import load_function
+from moduv.engine.pipeline import config_class, load_function
 from moduv.runs.catalogue import COMMANDS
 
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
@@ -120,8 +120,7 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
         parser.add_argument(
             "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
         )
-        config_class = typing.get_type_hints(function)["config"]
-        preset = load_preset(config_class, _preset_of(arguments), command.section)
+        preset = load_preset(config_class(command), _preset_of(arguments), command.section)
         parser.set_defaults({"config": to_dict(preset)})
     return vars(parser.instantiate(parser.parse_args(arguments)))
 

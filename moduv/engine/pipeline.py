@@ -124,13 +124,11 @@ def perform(
     """
     from moduv.engine.config import load_preset  # a chain can be printed where nothing is installed
 
-    function = load_function(entry.function)
     given: dict[str, Any] = dict(options(step, chain, place))
     if entry.section is not None:
-        config_class = typing.get_type_hints(function)["config"]
-        config = load_preset(config_class, preset, entry.section)
+        config = load_preset(config_class(entry), preset, entry.section)
         given["config"] = dataclasses.replace(config, **changes)
-    function(**given)
+    load_function(entry.function)(**given)
 
 
 def command_lines(
@@ -174,3 +172,8 @@ def load_function(path: str) -> Callable[..., Any]:
     """Import `module:function`."""
     module, function = path.split(":")
     return getattr(importlib.import_module(module), function)
+
+
+def config_class(entry: Command) -> Any:
+    """The class of a command's settings."""
+    return typing.get_type_hints(load_function(entry.function))["config"]

@@ -147,51 +147,54 @@ def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> 
     )
 
 
-def frame_problems(figures: FrameFigures, limits: DiagnosisLimits) -> list[str]:
-    """Reasons why nothing can be learned from the frames, each with its measured value."""
-    reasons = []
-    if figures.triplets < limits.triplets:
-        reasons.append(
-            f"only {figures.triplets} frames have both neighbours, and stage 1 needs {limits.triplets} at "
-            "least; give more or longer clips, or keep more of their frames with --every 1."
-        )
-    if figures.dark > limits.bad_frames:
-        reasons.append(
-            f"{figures.dark:.0%} of the frames are darker than grey level {limits.dark:g} of 255; give clips "
-            "by daylight, or brighten them first."
-        )
-    if figures.plain > limits.bad_frames:
-        reasons.append(
-            f"{figures.plain:.0%} of the frames show texture in fewer than {limits.plain:.0%} of their "
-            "pixels, like sky, fog or a covered lens; point the camera at the street, or crop the frames."
-        )
-    if figures.moving_pairs < limits.moving_pairs:
-        reasons.append(
-            f"the camera moves in only {figures.moving_pairs:.0%} of the looked-at pairs (usual flow "
-            f"{figures.flow:.2%} of the width), and depth is learned from its motion; give clips from a "
-            "moving vehicle, or a lower frame rate with --every N."
-        )
-    return reasons
+CHECKS = (
+    (
+        *("triplets", "below", "triplets"),
+        "only {0.triplets} frames have both neighbours, and stage 1 needs {1.triplets} at least; give more "
+        "or longer clips, or keep more of their frames with --every 1.",
+    ),
+    (
+        *("dark", "above", "bad_frames"),
+        "{0.dark:.0%} of the frames are darker than grey level {1.dark:g} of 255; give clips by daylight, or "
+        "brighten them first.",
+    ),
+    (
+        *("plain", "above", "bad_frames"),
+        "{0.plain:.0%} of the frames show texture in fewer than {1.plain:.0%} of their pixels, like sky, fog "
+        "or a covered lens; point the camera at the street, or crop the frames.",
+    ),
+    (
+        *("moving_pairs", "below", "moving_pairs"),
+        "the camera moves in only {0.moving_pairs:.0%} of the looked-at pairs (usual flow {0.flow:.2%} of the "
+        "width), and depth is learned from its motion; give clips from a moving vehicle, or a lower frame "
+        "rate with --every N.",
+    ),
+    (
+        *("relief", "below", "relief"),
+        "depth is flat: between its quartiles lie {0.relief:.1%} in the usual frame; the camera may move too "
+        "little or only turn; give other clips, or a lower frame rate with --every N.",
+    ),
+    (
+        *("covered", "above", "covered"),
+        "the motion masks cover {0.covered:.0%} of the pixels, so they tell nothing apart; check the field of "
+        "view and the clips, or raise motion's weight mask_sparsity in a preset of yours.",
+    ),
+    (
+        *("masked_frames", "below", "masked_frames"),
+        "the motion masks show something in only {0.masked_frames:.0%} of the frames: nothing moves by "
+        "itself; give clips with traffic, or lower mask_sparsity in a preset of yours.",
+    ),
+)
+"""A figure, the limit that it must not pass, and what to say and do about it."""
 
 
-def motion_problems(figures: MotionFigures, limits: DiagnosisLimits) -> list[str]:
-    """Reasons why no labels can be made from the motion outputs."""
+def problems(figures: FrameFigures | MotionFigures, limits: DiagnosisLimits) -> list[str]:
+    """Reasons why nothing can be learned, each with its measured value."""
     reasons = []
-    if figures.relief < limits.relief:
-        reasons.append(
-            f"depth is flat: between its quartiles lie {figures.relief:.1%} in the usual frame; the camera "
-            "may move too little or only turn; give other clips, or a lower frame rate with --every N."
-        )
-    if figures.covered > limits.covered:
-        reasons.append(
-            f"the motion masks cover {figures.covered:.0%} of the pixels, so they tell nothing apart; check "
-            "the field of view and the clips, or raise motion's weight mask_sparsity in a preset of yours."
-        )
-    if figures.masked_frames < limits.masked_frames:
-        reasons.append(
-            f"the motion masks are empty in {1 - figures.masked_frames:.0%} of the frames: nothing moves by "
-            "itself; give clips with traffic, or lower mask_sparsity in a preset of yours."
-        )
+    for name, side, limit, sentence in CHECKS:
+        value, bound = getattr(figures, name, None), getattr(limits, limit)
+        if value is not None and (value < bound if side == "below" else value > bound):
+            reasons.append(sentence.format(figures, limits))
     return reasons
 
 

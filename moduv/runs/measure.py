@@ -16,6 +16,7 @@ from moduv.engine.config import build, speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import say
+from moduv.engine.pipeline import config_class
 from moduv.engine.stages import MANIFEST, Stage, read_manifest
 from moduv.evaluation.agreement import describe_sets
 from moduv.evaluation.consistency import temporal_consistency
@@ -26,19 +27,12 @@ from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES, select_truth
 from moduv.instances.instances import Instances
 from moduv.labels.initial import InitialConfig
-from moduv.rounds.large2small import AggregatedLabelsConfig
-from moduv.rounds.moving2mobile import MobileLabelsConfig
+from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, folder
 from moduv.runs.heldout import HeldOut
 from moduv.runs.tables import print_table
 from moduv.visual.figures import line_chart
 
-LABEL_CONFIGS: dict[str, Any] = {
-    "L0": InitialConfig,
-    "L1": MobileLabelsConfig,
-    "L2": AggregatedLabelsConfig,
-}
-"""Settings of the steps that make label sets."""
 IMAGES = "images.json"
 """The measured frames as COCO images; their ids are those of the results beside it."""
 
@@ -106,9 +100,7 @@ def _measure(
     run: Path, data: Path, split: Path, annotations: Path | None, out: Path, config: MeasureConfig
 ) -> dict[str, Any]:
     motion = folder(run, "motion_val")
-    frames = [f for f in read_split(split) if f.file(motion, ".npz").is_file()]
-    if not frames:
-        raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
+    frames = with_motion(motion, split)
     images = _images(annotations, data, frames)
     write_json(out / IMAGES, {**images, "annotations": []})
     metrics: dict[str, dict[str, float]] = {}
@@ -141,6 +133,16 @@ def _measure(
     return {"frames": len(frames)}
 
 
+def with_motion(motion: Path, split: Path) -> list[FrameRef]:
+    """The frames of a split that have motion outputs. Raises InputError when none has."""
+    frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(
+            f"{motion}: has no frame of {split}; predict motion on it first, or give the measured split."
+        )
+    return frames
+
+
 def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Instances]]:
     """L0, L1 and L2 of the held-out frames, made as those of the training frames were.
 
@@ -156,7 +158,8 @@ def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Ins
             if manifest:
                 say(f"  {name}: not measured, because {manifest.get('stage')!r} made {root}")
             continue
-        settings = build(LABEL_CONFIGS[name], manifest["config"], str(root / MANIFEST))
+        kind = config_class(COMMANDS[step.command])
+        settings = build(kind, manifest["config"], str(root / MANIFEST))
         if isinstance(settings, InitialConfig):
             sets[name] = held_out.initial_labels(name, motion, settings)
         elif all((maker / MANIFEST).is_file() for maker in makers):
@@ -193,10 +196,7 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
         split: frames to look at; those without motion output are left out.
         out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
     """
-    frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
-    if not frames:
-        raise InputError(f"{motion}: has no frame of {split}; predict motion on it first.")
-    metrics, curves = evaluate_motion_outputs(motion, truth, frames)
+    metrics, curves = evaluate_motion_outputs(motion, truth, with_motion(motion, split))
     for name, value in metrics.items():
         say(f"{name:<28} {value:.4f}")
     if out is None:

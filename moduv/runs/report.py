@@ -16,10 +16,10 @@ from moduv.engine.stages import environment, read_manifest
 from moduv.evaluation.agreement import describe_sets, root_areas
 from moduv.evaluation.detection import AREAS
 from moduv.frames.images import write_image
-from moduv.frames.splits import read_split
 from moduv.motion.phases import PHASES
 from moduv.runs.chains import DETECTORS, LABEL_SETS, folder, stage_folders
 from moduv.runs.findings import Findings, read_findings
+from moduv.runs.measure import with_motion
 from moduv.runs.report_pictures import Pictures
 from moduv.runs.tables import detector_bars, headlines, recall_bars, tables
 from moduv.visual.drawing import picture_grid
@@ -89,10 +89,7 @@ def report_run(
     path = folder(run, "evaluation") / "metrics.json"
     if not path.is_file():
         raise InputError(f"{path}: the run is not measured yet; run 'moduv measure' first.")
-    motion = folder(run, "motion_val")
-    frames = [f for f in read_split(split) if f.file(motion, ".npz").is_file()]
-    if not frames:
-        raise InputError(f"{motion}: has no frame of {split}; give the measured split.")
+    frames = with_motion(folder(run, "motion_val"), split)
     findings = read_findings(run, data, frames, annotations, config.score)
     pictures = Pictures(run, data, findings, config.width)
     written = write_report(

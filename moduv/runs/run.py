@@ -44,12 +44,12 @@ from moduv.runs.chains import (
 )
 from moduv.runs.diagnosis import (
     DiagnosisLimits,
-    frame_problems,
     inspect_frames,
     inspect_motion,
     label_problems,
-    motion_problems,
+    problems,
 )
+from moduv.runs.measure import with_motion
 
 Config = TypeVar("Config")
 AUTO = "auto"
@@ -245,7 +245,7 @@ class Run:
                     write_split(path, part)
         distributed.barrier()
         figures = inspect_frames(self.data, frames, self.config.limits)
-        self._refuse_unless_insisted(frame_problems(figures, self.config.limits))
+        self._refuse_unless_insisted(problems(figures, self.config.limits))
         return (
             f"{figures.triplets} frames with neighbours, usual flow {figures.flow:.1%} of the width"
         )
@@ -273,10 +273,9 @@ class Run:
 
     def _outputs(self, step: Step) -> str:
         out = self._perform(step)
-        frames = [f for f in read_split(self.split) if f.file(out, ".npz").is_file()]
         threshold = self._load(InitialConfig, "initial_labels").motion_threshold
-        figures = inspect_motion(out, frames, threshold)
-        self._refuse_unless_insisted(motion_problems(figures, self.config.limits))
+        figures = inspect_motion(out, with_motion(out, self.split), threshold)
+        self._refuse_unless_insisted(problems(figures, self.config.limits))
         return f"{figures.covered:.1%} of the pixels move, in {figures.masked_frames:.0%} of the frames"
 
     def _step(self, step: Step) -> str:
