@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from moduv.datasets.waymo.records import _masked
+from moduv.datasets.waymo.records import checksum
 
 HEIGHT, WIDTH, FOCAL = 64, 96, 70.0
 WALL = 10.0
@@ -263,8 +263,8 @@ def write_waymo_records(root: Path, records: Sequence[bytes] | None = None) -> P
     with (root / "segment-123_with_camera_labels.tfrecord").open("wb") as stream:
         for record in records or [waymo_record(index) for index in range(FRAMES)]:
             size = struct.pack("<Q", len(record))
-            stream.write(size + struct.pack("<I", _masked(size)))
-            stream.write(record + struct.pack("<I", _masked(record)))
+            stream.write(size + checksum(size))
+            stream.write(record + checksum(record))
     return root
 
 

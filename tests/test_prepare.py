@@ -327,11 +327,11 @@ def test_range_images_may_lie_in_any_order(tmp_path: Path, group: int) -> None:
     from pyarrow.parquet import write_table as write
 
     source = raw.write_waymo_tables(tmp_path / "source")
-    expected = [frame.points for frame in read_tables(source, "123", points=True)]
+    expected = [frame.points for frame in read_tables(source, "123", ["lidar"])]
     for component in ("lidar", "lidar_pose"):
         path = source / component / "123.parquet"
         write(read(path).take([2, 0, 3, 1]), path, row_group_size=group)
-    found = [frame.points for frame in read_tables(source, "123", points=True)]
+    found = [frame.points for frame in read_tables(source, "123", ["lidar"])]
     assert len(found) == raw.FRAMES
     np.testing.assert_array_equal(found, expected)
 
@@ -345,7 +345,7 @@ def test_one_range_image_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.M
         source = raw.write_waymo_tables(tmp_path / str(frames))
         before, held = total_allocated_bytes(), 0
         tracemalloc.start()
-        for _ in read_tables(source, "123", points=True):
+        for _ in read_tables(source, "123", ["lidar"]):
             held = max(held, total_allocated_bytes() - before)
         held += tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""A frame of a Waymo Open drive, whichever version it was read from, and points of its range image."""
+"""A frame of a Waymo Open drive, from v1 or v2: camera, lidar points, annotations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, UNLABELLED
 
 FRONT, TOP = 1, 1
 """Numbers of the front camera and of the roof's lidar."""
+UNKNOWN, VEHICLE, PEDESTRIAN, SIGN, CYCLIST = range(5)
+"""Kinds of boxes."""
 WIDEST = 1.5
 """Largest slope of a ray to the side; the lens model does not hold beyond."""
 
@@ -55,26 +57,10 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Lidar:
-    """The roof's lidar."""
-
-    vehicle_from_lidar: np.ndarray
-    inclinations: np.ndarray
-    """Of the rows from the lowest up, radians; empty: evenly spread between the next two."""
-    lowest: float = 0.0
-    highest: float = 0.0
-
-
-SIGN = 3
-"""The kind of box that no mobile object has."""
-
-
-@dataclass(frozen=True)
 class SolidBox:
-    """An upright box that Waymo drew in the lidar's points, in the vehicle's coordinates, metres."""
+    """An upright box around lidar points, in the vehicle's coordinates, metres."""
 
     kind: int
-    """0 unknown, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist."""
     centre: tuple[float, float, float]
     size: tuple[float, float, float]
     """Length along its heading, width, height."""
@@ -82,12 +68,6 @@ class SolidBox:
     """Radians from the vehicle's x axis towards its y axis."""
     speed: float | None
     """Metres a second over ground; None where it is not known."""
-
-    def label(self) -> int:
-        """Return the motion label of the points inside."""
-        if self.speed is None:
-            return UNLABELLED
-        return MOVING if self.speed > MOVING_SPEED else STATIC
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """Test which points (N, 3) are inside, (N,) bool."""
@@ -97,75 +77,85 @@ class SolidBox:
         return (np.abs(local) <= np.array(self.size) / 2).all(1)
 
 
-def motion_of_points(points: np.ndarray, boxes: Sequence[SolidBox]) -> np.ndarray:
-    """Label points (N, 3), (N,) uint8: 0 background, 1 moving, 2 static, 3 speed unknown."""
-    labels = np.full(len(points), BACKGROUND, np.uint8)
-    for box in boxes:
-        if box.kind != SIGN:  # signs never move, nor could they
-            labels[box.holds(points)] = box.label()
-    return labels
-
-
 @dataclass(frozen=True)
 class DriveFrame:
-    """One frame of the front camera."""
-
-    image: bytes
-    """JPEG."""
-    world_from_vehicle: np.ndarray
-    camera: Camera
-    points: np.ndarray | None
-    """(N, 3) in the vehicle's coordinates, metres."""
-    solids: tuple[SolidBox, ...] | None = None
-    """None where the lidar's points are not annotated."""
-
-
-@dataclass(frozen=True)
-class LabelledBox:
-    """A box that Waymo drew in an image."""
-
-    kind: int
-    """0 unknown, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist."""
-    box: Box
-
-
-@dataclass(frozen=True)
-class FrameLabels:
-    """Annotations of a frame of the front camera; None where it was not annotated."""
+    """One frame of the front camera; what was not asked for or is not annotated is None."""
 
     index: int
-    """The frame's number in its drive, as it is prepared."""
+    """Its number in the drive."""
     camera: Camera
-    boxes: tuple[LabelledBox, ...] | None
-    panoptic: bytes | None
+    world_from_vehicle: np.ndarray
+    image: bytes | None = None
+    """JPEG."""
+    points: np.ndarray | None = None
+    """(N, 3) in the vehicle's coordinates, metres."""
+    solids: tuple[SolidBox, ...] | None = None
+    boxes: tuple[tuple[int, Box], ...] | None = None
+    """Kinds and boxes in the image."""
+    panoptic: bytes | None = None
     """PNG of 16 bits: class x divisor + instance, 0 where there is no instance."""
     divisor: int = 1000
 
 
-def range_image_points(
-    image: np.ndarray, lidar: Lidar, poses: np.ndarray | None, world_from_vehicle: np.ndarray
-) -> np.ndarray:
-    """Convert a range image to points (N, 3) in the vehicle's coordinates at the frame's time, metres.
+def motion_of_points(points: np.ndarray, boxes: Sequence[SolidBox]) -> np.ndarray:
+    """Label points (N, 3), (N,) uint8: 0 background, 1 moving, 2 static, 3 speed unknown."""
+    labels = np.full(len(points), BACKGROUND, np.uint8)
+    for box in boxes:
+        if box.kind == SIGN:  # signs never move
+            continue
+        moves = UNLABELLED if box.speed is None else STATIC
+        if box.speed is not None and box.speed > MOVING_SPEED:
+            moves = MOVING
+        labels[box.holds(points)] = moves
+    return labels
 
-    Args:
-        image: (H, W, C), range first; not above 0 where nothing returned.
-        lidar: mounting and beam directions.
-        poses: (H, W, 6), roll, pitch, yaw, x, y, z of the vehicle in the world when each pixel was
-            measured; None: the vehicle stood still.
-        world_from_vehicle: (4, 4) at the frame's time.
-    """
-    distance = image[..., 0].astype(np.float64)
-    directions = _directions(distance.shape[0], distance.shape[1], lidar)
-    hit = distance > 0
-    points = directions[hit] * distance[hit][:, None]
-    mounting = lidar.vehicle_from_lidar
-    points = points @ mounting[:3, :3].T + mounting[:3, 3]
-    if poses is None:
-        return points
-    pose = poses[hit].astype(np.float64)
-    world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
-    back = np.linalg.inv(world_from_vehicle)
-    return world @ back[:3, :3].T + back[:3, 3]
+
+@dataclass(frozen=True)
+class Lidar:
+    """The roof's lidar."""
+
+    vehicle_from_lidar: np.ndarray
+    inclinations: np.ndarray
+    """Of the rows from the lowest up, radians; empty: evenly spread over `limits`."""
+    limits: tuple[float, float] = (0.0, 0.0)
+
+    def points(
+        self, image: np.ndarray, poses: np.ndarray | None, world_from_vehicle: np.ndarray
+    ) -> np.ndarray:
+        """Convert a range image to points (N, 3) in the vehicle's coordinates at the frame's time, metres.
+
+        Args:
+            image: (H, W, C), range first; not above 0 where nothing returned.
+            poses: (H, W, 6), roll, pitch, yaw, x, y, z of the vehicle in the world when each pixel was
+                measured; None: the vehicle stood still.
+            world_from_vehicle: (4, 4) at the frame's time.
+        """
+        distance = image[..., 0].astype(np.float64)
+        hit = distance > 0
+        points = self._directions(*distance.shape)[hit] * distance[hit][:, None]
+        points = points @ self.vehicle_from_lidar[:3, :3].T + self.vehicle_from_lidar[:3, 3]
+        if poses is None:
+            return points
+        pose = poses[hit].astype(np.float64)
+        world = np.einsum("nij,nj->ni", _rotations(*pose[:, :3].T), points) + pose[:, 3:]
+        back = np.linalg.inv(world_from_vehicle)
+        return world @ back[:3, :3].T + back[:3, 3]
+
+    def _directions(self, height: int, width: int) -> np.ndarray:
+        """Unit vectors (H, W, 3) of the pixels in the lidar's coordinates.
+
+        Rows run from the highest beam down, columns against the clock from behind the vehicle.
+        """
+        inclinations = self.inclinations
+        if not len(inclinations):
+            lowest, highest = self.limits
+            inclinations = lowest + (np.arange(height) + 0.5) / height * (highest - lowest)
+        up = inclinations[::-1][:, None]  # (H, 1)
+        turned = np.arctan2(self.vehicle_from_lidar[1, 0], self.vehicle_from_lidar[0, 0])
+        share = (width - np.arange(width) - 0.5) / width
+        azimuth = (2 * share - 1) * np.pi - turned  # (W,)
+        x, y = np.cos(azimuth) * np.cos(up), np.sin(azimuth) * np.cos(up)
+        return np.stack([x, y, np.sin(up) * np.ones(width)], -1)
 
 
 def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
@@ -180,22 +170,3 @@ def _rotations(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarr
         [-sp, cp * sr, cp * cr],
     ]
     return np.moveaxis(np.array(rows), -1, 0)
-
-
-def _directions(height: int, width: int, lidar: Lidar) -> np.ndarray:
-    """Unit vectors (H, W, 3) of the pixels in the lidar's coordinates.
-
-    Rows run from the highest beam down, columns against the clock from behind the vehicle.
-    """
-    inclinations = lidar.inclinations
-    if not len(inclinations):
-        steps = (np.arange(height) + 0.5) / height
-        inclinations = lidar.lowest + steps * (lidar.highest - lidar.lowest)
-    up = inclinations[::-1][:, None]  # (H, 1)
-    turned = np.arctan2(lidar.vehicle_from_lidar[1, 0], lidar.vehicle_from_lidar[0, 0])
-    share = (width - np.arange(width) - 0.5) / width
-    azimuth = (2 * share - 1) * np.pi - turned  # (W,)
-    flat = np.cos(up)
-    return np.stack(
-        [np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(up) * np.ones(width)], -1
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moduv.datasets.prepare import (
@@ -14,16 +14,16 @@ from moduv.datasets.prepare import (
     write_poses,
 )
 from moduv.datasets.waymo.frame import Camera, DriveFrame, motion_of_points
-from moduv.datasets.waymo.records import read_drive
+from moduv.datasets.waymo.records import read_records
 from moduv.datasets.waymo.tables import read_tables
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.engine.log import say
 
-DOWNLOAD = (
-    "download segments of the Waymo Open Dataset, perception, from waymo.com/open (accept its "
-    "non-commercial licence): v1 tfrecords, or the v2 components camera_image, camera_calibration and "
-    "vehicle_pose, lidar, lidar_calibration and lidar_pose for depths, lidar_box for what moves."
+TFRECORD = ".tfrecord"
+COMPONENTS = (
+    "camera_image, camera_calibration and vehicle_pose, lidar, lidar_calibration and lidar_pose for "
+    "depths, lidar_box for what moves"
 )
 
 
@@ -39,20 +39,37 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
     Raises:
         InputError: saying what to download when there is nothing to prepare.
     """
-    records = sorted(source.glob("*.tfrecord"))
-    tables = sorted((source / "camera_image").glob("*.parquet"))
-    if not records and not tables:
-        raise InputError(f"{source}: has neither tfrecords nor camera_image/*.parquet; {DOWNLOAD}")
-    files = records or tables
-    names = [segment_name(path) for path in files]
-    segments = [f"{split}/{name}" for name in names]
+    files = find_files(source, "camera_image", COMPONENTS)
+    segments = [f"{split}/{segment_name(path)}" for path in files]
     jobs = [(path, out / segment, config) for path, segment in zip(files, segments, strict=True)]
-    if not records and config.points and not (source / "lidar_box").is_dir():
+    if files[0].suffix != TFRECORD and config.points and not (source / "lidar_box").is_dir():
         say(
             f"  {source}: has no component lidar_box, so no motion labels are written; download it beside "
             "lidar for them."
         )
     prepare("prepare waymo", out, config, jobs, segments, _prepare_drive)
+
+
+def find_files(source: Path, component: str, components: str) -> list[Path]:
+    """Return the files of the segments, tfrecords or else those of a component.
+
+    Raises InputError when there are none; `components` says which to download.
+    """
+    files = sorted(source.glob(f"*{TFRECORD}")) or sorted((source / component).glob("*.parquet"))
+    if not files:
+        raise InputError(
+            f"{source}: has neither tfrecords nor {component}/*.parquet; download segments of the Waymo "
+            "Open Dataset, perception, from waymo.com/open (accept its non-commercial licence): v1 "
+            f"tfrecords, or the v2 components {components}."
+        )
+    return files
+
+
+def read_drive(path: Path, parts: Sequence[str]) -> Iterator[DriveFrame]:
+    """Yield the frames of a segment's file; `parts` are the components that are wanted."""
+    if path.suffix == TFRECORD:
+        return read_records(path, parts)
+    return read_tables(path.parent.parent, path.stem, parts)
 
 
 def segment_name(path: Path) -> str:
@@ -65,10 +82,12 @@ def _prepare_drive(job: tuple[Path, Path, PrepareConfig]) -> list[int]:
     """One segment; it is read again from its start after a kill, frames on disk are kept."""
     path, segment, config = job
     front, poses = segment / "FRONT", []
-    for index, frame in enumerate(_read(path, config)):
-        if not index:
+    parts = ("camera_image", "lidar") if config.points else ("camera_image",)
+    for frame in read_drive(path, parts):
+        if not frame.index:
             _write_camera(front / "rgb/cam.json", frame.camera)
-        name = f"{index:06d}"
+        assert frame.image is not None
+        name = f"{frame.index:06d}"
         write_frame(frame.image, front / "rgb", f"{name}.jpg", config)
         _write_truth(front / f"depth/{name}.npy", front / f"mask/{name}.npz", frame)
         poses.append(frame.world_from_vehicle)
@@ -92,9 +111,3 @@ def _write_truth(depth: Path, mask: Path, frame: DriveFrame) -> None:
         write_npz(mask, motion_label=motion_of_points(frame.points[which], frame.solids))
     if not depth.is_file():
         write_points(depth, seen)
-
-
-def _read(path: Path, config: PrepareConfig) -> Iterator[DriveFrame]:
-    if path.suffix == ".tfrecord":
-        return read_drive(path, points=config.points)
-    return read_tables(path.parent.parent, path.stem, points=config.points)

@@ -2,82 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from moduv.datasets.waymo.frame import (
-    FRONT,
-    TOP,
-    Camera,
-    DriveFrame,
-    FrameLabels,
-    LabelledBox,
-    Lidar,
-    SolidBox,
-    range_image_points,
-)
-from moduv.datasets.waymo.parquet import TIME, LargeRows, Row, array_of, read_rows
+from moduv.datasets.truth import Box
+from moduv.datasets.waymo.frame import FRONT, TOP, Camera, DriveFrame, Lidar, SolidBox
+from moduv.datasets.waymo.parquet import LargeRows, Row, Sensor, read_rows
 from moduv.engine.errors import InputError
 
-CAMERA_NAME, LASER_NAME = "key.camera_name", "key.laser_name"
+CAMERA, LASER = ("key.camera_name", FRONT), ("key.laser_name", TOP)
 IMAGE = "[CameraImageComponent].image"
-RANGES, POSES = (f"[{name}Component].range_image_return1" for name in ("LiDAR", "LiDARPose"))
+RANGES = {
+    "lidar": "[LiDARComponent].range_image_return1",
+    "lidar_pose": "[LiDARPoseComponent].range_image_return1",
+}
 LENS = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
-Frame = TypeVar("Frame")
 
 
-def read_tables(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
+def read_tables(source: Path, segment: str, parts: Sequence[str]) -> Iterator[DriveFrame]:
     """Yield the front camera's frames of a segment in order of time.
+
+    Frames are those of the component `vehicle_pose`. With `camera_box`, all count as annotated, since the
+    tables do not distinguish an empty frame from one without annotation.
 
     Args:
         source: folder of the components, e.g. `camera_image/<segment>.parquet`.
-        points: also read the roof's lidar and its boxes, where their components exist.
+        segment: the files' name.
+        parts: of camera_image, lidar (with lidar_box where it exists), camera_box, camera_segmentation.
 
     Raises:
         InputError: naming a missing component or column.
     """
-    return _whole(source, segment, _frames(source, segment, points=points))
-
-
-def _frames(source: Path, segment: str, *, points: bool) -> Iterator[DriveFrame]:
-    camera = _camera(source, segment)
-    poses = {row[TIME]: row for row in read_rows(source, "vehicle_pose", segment)}
-    clouds = _Clouds(source, segment) if points and (source / "lidar").is_dir() else None
-    solids = _solids(source, segment) if clouds and (source / "lidar_box").is_dir() else None
-    images = LargeRows(source, "camera_image", segment, [IMAGE], CAMERA_NAME, FRONT)
-    for time in images.times:
-        row = images.at(time)
-        assert row is not None
-        pose = poses[time]["[VehiclePoseComponent].world_from_vehicle.transform"]
-        world_from_vehicle = np.array(pose, np.float64).reshape(4, 4)
-        cloud = None if clouds is None else clouds.at(time, world_from_vehicle)
-        known = None if solids is None else tuple(solids.get(time, ()))
-        yield DriveFrame(row[IMAGE][0].as_py(), world_from_vehicle, camera, cloud, known)
-
-
-def read_table_labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
-    """Yield the annotations of the front camera's frames of a segment in order of time.
-
-    Frames are numbered by the component `vehicle_pose`, which has all of them. All frames count as
-    annotated with boxes, since the tables do not distinguish an empty frame from one without annotation.
-
-    Args:
-        source: folder of the components.
-        component: camera_box or camera_segmentation.
-
-    Raises:
-        InputError: naming a component that is missing or does not match the others.
-    """
-    return _whole(source, segment, _labels(source, segment, component))
-
-
-def _whole(source: Path, segment: str, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames; a column or a frame's row that a component lacks is named, and so is other damage."""
     try:
-        yield from frames
+        yield from _frames(source, segment, parts)
     except KeyError as error:
         raise InputError(
             f"{source}: a component of segment {segment} lacks {error}; download perception v2 again."
@@ -89,91 +49,85 @@ def _whole(source: Path, segment: str, frames: Iterator[Frame]) -> Iterator[Fram
         ) from None
 
 
-def _labels(source: Path, segment: str, component: str) -> Iterator[FrameLabels]:
-    camera = _camera(source, segment)
-    times = sorted({int(row[TIME]) for row in read_rows(source, "vehicle_pose", segment)})
-    of_time: dict[int, list[Row]] = {time: [] for time in times}
-    for row in read_rows(source, component, segment, CAMERA_NAME, FRONT, may_lack=True):
-        if int(row[TIME]) not in of_time:
-            raise InputError(
-                f"{source / component / segment}.parquet: has a frame that vehicle_pose lacks; download "
-                "both components of this segment again."
-            )
-        of_time[int(row[TIME])].append(row)
-    for index, time in enumerate(times):
-        rows = of_time[time]
-        if component == "camera_box":
-            yield FrameLabels(index, camera, tuple(_box(row) for row in rows), None)
-        elif rows:
-            prefix = "[CameraSegmentationLabelComponent].panoptic_label"
-            divisor = int(rows[0][f"{prefix}_divisor"])
-            yield FrameLabels(index, camera, None, rows[0][prefix], divisor)
+def _frames(source: Path, segment: str, parts: Sequence[str]) -> Iterator[DriveFrame]:
+    def rows(component: str, sensor: Sensor | None = None) -> dict[int, list[Row]]:
+        return read_rows(source, component, segment, sensor)
+
+    camera = _camera(rows("camera_calibration", CAMERA)[0][0])
+    poses = rows("vehicle_pose")
+    images, clouds, solids, boxes = None, None, None, None
+    if "camera_image" in parts:
+        images = LargeRows(source, "camera_image", segment, [IMAGE], CAMERA)
+    if "lidar" in parts and (source / "lidar").is_dir():
+        clouds = _Clouds(source, segment)
+        solids = rows("lidar_box") if (source / "lidar_box").is_dir() else None
+    if "camera_box" in parts:
+        boxes = rows("camera_box", CAMERA)
+    labels = rows("camera_segmentation", CAMERA) if "camera_segmentation" in parts else {}
+    if not {*(images.times if images else ()), *(boxes or ()), *labels} <= poses.keys():
+        raise ValueError("vehicle_pose lacks a frame")
+    for index, time in enumerate(sorted(poses)):
+        pose = _transform(poses[time][0], "world_from_vehicle")
+        label = labels[time][0] if time in labels else {}
+        yield DriveFrame(
+            index,
+            camera,
+            pose,
+            None if images is None else images.at(time)[0][0].as_py(),
+            None if clouds is None else clouds.at(time, pose),
+            None if solids is None else tuple(_solid(row) for row in solids.get(time, ())),
+            None if boxes is None else tuple(_box(row) for row in boxes.get(time, ())),
+            label.get("panoptic_label"),
+            int(label.get("panoptic_label_divisor", 1)),
+        )
 
 
-def _box(row: Row) -> LabelledBox:
-    prefix = "[CameraBoxComponent]."
-    x, y, width, height = (
-        float(row[f"{prefix}box.{key}"]) for key in ("center.x", "center.y", "size.x", "size.y")
-    )
-    return LabelledBox(int(row[f"{prefix}type"]), (x - width / 2, y - height / 2, width, height))
+def _camera(row: Row) -> Camera:
+    lens = np.array([row[f"intrinsic.{key}"] for key in LENS], np.float64)
+    return Camera(lens, _transform(row, "extrinsic"), int(row["width"]), int(row["height"]))
 
 
-def _camera(source: Path, segment: str) -> Camera:
-    calibration = read_rows(source, "camera_calibration", segment, CAMERA_NAME, FRONT)[0]
-    prefix = "[CameraCalibrationComponent]."
-    return Camera(
-        np.array([calibration[f"{prefix}intrinsic.{key}"] for key in LENS], np.float64),
-        np.array(calibration[f"{prefix}extrinsic.transform"], np.float64).reshape(4, 4),
-        int(calibration[f"{prefix}width"]),
-        int(calibration[f"{prefix}height"]),
-    )
+def _transform(row: Row, name: str) -> np.ndarray:
+    return np.array(row[f"{name}.transform"], np.float64).reshape(4, 4)
 
 
-def _solids(source: Path, segment: str) -> dict[int, list[SolidBox]]:
-    """The boxes of a segment by time."""
-    found: dict[int, list[SolidBox]] = {}
-    for row in read_rows(source, "lidar_box", segment, may_lack=True):
-        found.setdefault(row[TIME], []).append(_solid(row))
-    return found
+def _box(row: Row) -> tuple[int, Box]:
+    keys = ("box.center.x", "box.center.y", "box.size.x", "box.size.y")
+    x, y, width, height = (float(row[key]) for key in keys)
+    return int(row["type"]), (x - width / 2, y - height / 2, width, height)
 
 
 def _solid(row: Row) -> SolidBox:
-    prefix = "[LiDARBoxComponent]."
-    x, y, z = (float(row[f"{prefix}box.center.{axis}"]) for axis in "xyz")
-    length, width, height = (float(row[f"{prefix}box.size.{axis}"]) for axis in "xyz")
-    speeds = [row[f"{prefix}speed.{axis}"] for axis in "xyz"]
-    known = None if None in speeds else float(np.linalg.norm(speeds))
-    kind, heading = int(row[f"{prefix}type"]), float(row[f"{prefix}box.heading"])
-    return SolidBox(kind, (x, y, z), (length, width, height), heading, known)
+    x, y, z = (float(row[f"box.center.{axis}"]) for axis in "xyz")
+    length, width, height = (float(row[f"box.size.{axis}"]) for axis in "xyz")
+    speeds = [row[f"speed.{axis}"] for axis in "xyz"]
+    speed = None if None in speeds else float(np.linalg.norm(speeds))
+    size, heading = (length, width, height), float(row["box.heading"])
+    return SolidBox(int(row["type"]), (x, y, z), size, heading, speed)
 
 
 class _Clouds:
     """The roof's lidar of a segment, by time."""
 
     def __init__(self, source: Path, segment: str) -> None:
-        calibration = read_rows(source, "lidar_calibration", segment, LASER_NAME, TOP)[0]
-        prefix = "[LiDARCalibrationComponent]."
-        values = calibration[f"{prefix}beam_inclination.values"]
-        self._lidar = Lidar(
-            np.array(calibration[f"{prefix}extrinsic.transform"], np.float64).reshape(4, 4),
-            np.array([] if values is None else values, np.float64),
-            float(calibration[f"{prefix}beam_inclination.min"]),
-            float(calibration[f"{prefix}beam_inclination.max"]),
-        )
-        self._images = _range_images(source, "lidar", segment, RANGES)
-        has_poses = (source / "lidar_pose").is_dir()
-        self._poses = _range_images(source, "lidar_pose", segment, POSES) if has_poses else None
+        row = read_rows(source, "lidar_calibration", segment, LASER)[0][0]
+        inclinations = np.array(row["beam_inclination.values"] or [], np.float64)
+        limits = (float(row["beam_inclination.min"]), float(row["beam_inclination.max"]))
+        self._lidar = Lidar(_transform(row, "extrinsic"), inclinations, limits)
+        self._rows = [
+            LargeRows(source, component, segment, [f"{name}.values", f"{name}.shape"], LASER)
+            for component, name in RANGES.items()
+            if (source / component).is_dir()
+        ]
 
     def at(self, time: int, world_from_vehicle: np.ndarray) -> np.ndarray | None:
-        row = self._images.at(time)
-        if row is None:
-            return None
-        image = array_of(row, RANGES)
-        row = None if self._poses is None else self._poses.at(time)
-        poses = None if row is None else array_of(row, POSES)
-        return range_image_points(image, self._lidar, poses, world_from_vehicle)
+        image, poses = [*(_array(rows.at(time)) for rows in self._rows), None][:2]
+        return None if image is None else self._lidar.points(image, poses, world_from_vehicle)
 
 
-def _range_images(source: Path, component: str, segment: str, column: str) -> LargeRows:
-    columns = [f"{column}.values", f"{column}.shape"]
-    return LargeRows(source, component, segment, columns, LASER_NAME, TOP)
+def _array(row: list[Any]) -> np.ndarray | None:
+    """The float32 array of which a row holds the values and the shape."""
+    if not row:
+        return None
+    values, shape = (column.flatten() for column in row)
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float32).reshape(shape.to_pylist())

@@ -8,7 +8,7 @@ vehicles, pedestrians and cyclists are taken, and unknown ones are not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -26,10 +26,8 @@ from moduv.datasets.truth import (
     box_of_mask,
     write_truth,
 )
-from moduv.datasets.waymo.frame import Camera, FrameLabels
-from moduv.datasets.waymo.prepare import segment_name
-from moduv.datasets.waymo.records import read_drive_labels
-from moduv.datasets.waymo.tables import read_table_labels
+from moduv.datasets.waymo.frame import CYCLIST, PEDESTRIAN, UNKNOWN, VEHICLE, Camera, DriveFrame
+from moduv.datasets.waymo.prepare import find_files, read_drive, segment_name
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress
@@ -55,13 +53,7 @@ PANOPTIC = {
     13: "ground animal",
 }
 PANOPTIC_REGIONS = {0: "undefined", 1: "ego vehicle", 16: "pedestrian object", 27: "dynamic"}
-KINDS = {1: "vehicle", 2: "pedestrian", 4: "cyclist"}
-UNKNOWN = 0
-DOWNLOAD = (
-    "download segments of the Waymo Open Dataset, perception, from waymo.com/open (accept its "
-    "non-commercial licence): v1 tfrecords, or the v2 components camera_calibration, vehicle_pose and "
-    "{}."
-)
+KINDS = {UNKNOWN: "unknown", VEHICLE: "vehicle", PEDESTRIAN: "pedestrian", CYCLIST: "cyclist"}
 
 
 @dataclass(frozen=True)
@@ -99,11 +91,9 @@ def convert_waymo(
     """
     if labels not in COMPONENTS:
         raise InputError(f"labels is {labels!r}; choose {MASKS} or {BOXES}.")
-    files = sorted(source.glob("*.tfrecord"))
-    files = files or sorted((source / COMPONENTS[labels]).glob("*.parquet"))
-    if not files:
-        what = DOWNLOAD.format(COMPONENTS[labels])
-        raise InputError(f"{source}: has neither tfrecords nor {COMPONENTS[labels]}; {what}")
+    component = COMPONENTS[labels]
+    also = f"camera_calibration, vehicle_pose and {component}"
+    files = find_files(source, component, also)
     selection = Selection(split)
     images = _images(files, config, selection, part, labels)
     names = write_truth(out, images, config, selection, f"Waymo Open {part}, {labels}")
@@ -129,44 +119,32 @@ def _segment(
     """The annotated and wanted images of a segment."""
     path, segment = job
     images = []
-    for frame in _read(path, labels):
+    for frame in read_drive(path, [COMPONENTS[labels]]):
         name = f"{segment}/{frame.index:06d}.jpg"
         if name not in selection:
             continue
-        objects: list[TrueObject] | None
-        if labels == BOXES:
-            objects = _true_boxes(frame, undistort=config.undistort)
+        if labels == BOXES and frame.boxes is not None:
+            objects = _true_boxes(frame.boxes, frame.camera, undistort=config.undistort)
+        elif labels == MASKS and frame.panoptic is not None:
+            objects = _true_masks(frame.panoptic, frame, path, undistort=config.undistort)
         else:
-            objects = _true_masks(frame, path, undistort=config.undistort)
-        if objects is not None:
-            size = (frame.camera.height, frame.camera.width)
-            images.append(TrueImage(name, size, tuple(objects)))
+            continue
+        images.append(TrueImage(name, (frame.camera.height, frame.camera.width), tuple(objects)))
     return images
 
 
-def _read(path: Path, labels: str) -> Iterator[FrameLabels]:
-    if path.suffix == ".tfrecord":
-        return read_drive_labels(path)
-    return read_table_labels(path.parent.parent, path.stem, COMPONENTS[labels])
+def _true_boxes(
+    boxes: Sequence[tuple[int, Box]], camera: Camera, *, undistort: bool
+) -> list[TrueObject]:
+    return [
+        TrueObject(straight_box(box, camera) if undistort else box, KINDS[kind], ignore=not kind)
+        for kind, box in boxes
+        if kind in KINDS
+    ]
 
 
-def _true_boxes(frame: FrameLabels, *, undistort: bool) -> list[TrueObject] | None:
-    if frame.boxes is None:
-        return None
-    objects = []
-    for labelled in frame.boxes:
-        box = straight_box(labelled.box, frame.camera) if undistort else labelled.box
-        if labelled.kind in KINDS:
-            objects.append(TrueObject(box, KINDS[labelled.kind]))
-        elif labelled.kind == UNKNOWN:
-            objects.append(TrueObject(box, "unknown", ignore=True))
-    return objects
-
-
-def _true_masks(frame: FrameLabels, path: Path, *, undistort: bool) -> list[TrueObject] | None:
-    if frame.panoptic is None:
-        return None
-    label = cv2.imdecode(np.frombuffer(frame.panoptic, np.uint8), cv2.IMREAD_UNCHANGED)
+def _true_masks(png: bytes, frame: DriveFrame, path: Path, *, undistort: bool) -> list[TrueObject]:
+    label = cv2.imdecode(np.frombuffer(png or b"no PNG", np.uint8), cv2.IMREAD_UNCHANGED)
     size = (frame.camera.height, frame.camera.width)
     if label is None or label.dtype != np.uint16 or label.shape != size or frame.divisor < 1:
         raise InputError(
