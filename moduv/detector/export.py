@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import box_iou
 
 from moduv.detector.config import DetectorConfig
@@ -39,6 +39,14 @@ FACTS = "moduv.json"
 """Name of the facts inside a TorchScript archive."""
 SAME = 0.9
 """IoU from which two boxes are the same detection's. Those of one image overlap by 0.5 at most."""
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-2
+"""Largest difference of a box's edge, in shares of the image's longer side, and of a score."""
+MASK_TOLERANCE = 0.02
+"""Largest share of a mask that differs, the mean over detections. A single mask may grow by a pixel, because
+it is pasted between its box's corners, rounded down."""
+UNMATCHED = 0.05
+"""Largest share of detections that only one of the two finds: which of two boxes of nearly the same score
+suppresses the other may turn with the last digit."""
 
 Run = Callable[[np.ndarray], tuple[Tensor, Tensor, Tensor]]
 """Boxes, scores and whole masks in an image (H, W, 3) uint8."""
@@ -53,16 +61,6 @@ class ExportConfig:
     masks: str = "image"
     """`image`: masks (N, H, W) at the image's size; `box`: (N, M, M) inside the boxes, a hundredth of the
     memory where images are large."""
-    box_tolerance: float = 1e-3
-    """Largest difference of a box's edge, in shares of the image's longer side."""
-    score_tolerance: float = 1e-2
-    """Largest difference of a score."""
-    mask_tolerance: float = 0.02
-    """Largest share of a mask that differs, the mean over detections. A single mask may grow by a pixel,
-    because it is pasted between its box's corners, rounded down."""
-    unmatched: float = 0.05
-    """Largest share of detections that only one of the two finds: which of two boxes of nearly the same score
-    suppresses the other may turn with the last digit."""
 
     def __post_init__(self) -> None:
         if self.input not in INPUTS or self.masks not in MASKS:
@@ -74,53 +72,48 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences between an exported detector and its source."""
+    """How far an exported detector is from its source."""
 
     objects: int
     """Detections of the source."""
-    unmatched: int = 0
+    unmatched: int
     """Detections that only one of the two finds."""
-    boxes: float = 0.0
-    """Pixels."""
-    scores: float = 0.0
-    masks: float = 0.0
-    """Share of a mask: 1 - IoU of the probabilities."""
-    mask_sum: float = 0.0
-    """The sum of these shares over the detections that both find."""
-    side: int = 1
-    """Longer side of the largest image in pixels."""
+    pairs: Tensor
+    """(N, 3), of the detections that both find: the difference of the box in shares of the image's longer
+    side, of the score, and of the mask, 1 - IoU of the probabilities."""
 
-    def __or__(self, other: Difference) -> Difference:
+    def __add__(self, other: Difference) -> Difference:
         """The difference over the images of both."""
-        return Difference(
-            self.objects + other.objects,
-            self.unmatched + other.unmatched,
-            max(self.boxes, other.boxes),
-            max(self.scores, other.scores),
-            max(self.masks, other.masks),
-            self.mask_sum + other.mask_sum,
-            max(self.side, other.side),
-        )
+        pairs = torch.cat([self.pairs, other.pairs])
+        return Difference(self.objects + other.objects, self.unmatched + other.unmatched, pairs)
+
+    @property
+    def largest(self) -> list[float]:
+        """Of the boxes, scores and masks."""
+        return torch.cat([self.pairs, torch.zeros(1, 3)]).amax(0).tolist()
+
+    @property
+    def mean_mask(self) -> float:
+        return float(self.pairs[:, 2].sum()) / max(1, self.objects)
 
     def __str__(self) -> str:
+        box, score, mask = self.largest
         return (
-            f"largest difference in {self.objects} detections: boxes {self.boxes:.2g} pixels, scores "
-            f"{self.scores:.2g}, masks {self.masks:.2g} of their area (mean "
-            f"{self.mask_sum / max(1, self.objects):.2g}); {self.unmatched} found by one only"
+            f"largest difference in {self.objects} detections: boxes {box:.2g} of the image's longer side, "
+            f"scores {score:.2g}, masks {mask:.2g} of their area (mean {self.mean_mask:.2g}); "
+            f"{self.unmatched} found by one only"
         )
 
-    def exceeds(self, config: ExportConfig) -> bool:
-        """Whether the two are not the same detector."""
-        return (
-            self.boxes > config.box_tolerance * self.side
-            or self.scores > config.score_tolerance
-            or self.mask_sum > config.mask_tolerance * self.objects
-            or self.unmatched > config.unmatched * self.objects
-        )
+    @property
+    def is_small(self) -> bool:
+        """Whether the two are the same detector."""
+        box, score, _ = self.largest
+        rest = self.mean_mask <= MASK_TOLERANCE and self.unmatched <= UNMATCHED * self.objects
+        return box <= BOX_TOLERANCE and score <= SCORE_TOLERANCE and rest
 
 
 def export_detector(
-    model: MaskRCNN,
+    model: GeneralizedRCNN,
     architecture: DetectorConfig,
     path: str | Path,
     format: str,
@@ -146,7 +139,7 @@ def export_detector(
     config, path = config or ExportConfig(), Path(path)
     check_target(path, format)
     facts = _facts(architecture, model, config, format)
-    portable = PortableDetector(model, whole_masks=config.masks == "image")
+    portable = PortableDetector(model, architecture, whole_masks=config.masks == "image")
     example = to_input(sample, config.input)
     with atomic_path(path) as temporary:
         if format == "onnx":
@@ -164,7 +157,7 @@ def export_detector(
                 f"{path}: nothing is detected in the sample, so the exported detector cannot be checked; "
                 "give --sample, an image with objects."
             )
-        if found.exceeds(config):
+        if not found.is_small:
             raise InputError(
                 f"{path}: the exported detector is not the same, {found}; nothing is written, export to "
                 "another format or give another --sample."
@@ -226,7 +219,7 @@ def write_torchscript(model: PortableDetector, path: Path, facts: dict[str, str]
             torch.jit.save(scripted, stream, _extra_files={FACTS: json.dumps(facts)})
 
 
-def write_safetensors(model: MaskRCNN, path: Path, facts: dict[str, str]) -> None:
+def write_safetensors(model: GeneralizedRCNN, path: Path, facts: dict[str, str]) -> None:
     """Write the flat state dict, torchvision's keys, and the facts as metadata."""
     from safetensors.torch import save_file
 
@@ -242,17 +235,17 @@ def to_input(image: np.ndarray, kind: str) -> Tensor:
 
 
 @torch.inference_mode()
-def verify(model: MaskRCNN, run: Run, sample: np.ndarray) -> Difference:
+def verify(model: GeneralizedRCNN, run: Run, sample: np.ndarray) -> Difference:
     """Compare a runner with a model in an image (H, W, 3) uint8 and in a turned part of it."""
     turned = np.rot90(sample)[: max(1, sample.shape[1] * 3 // 4)]
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        found = Difference(0)
-        for image in (sample, turned):
-            expected = model([to_input(image, "uint8").to(device)])[0]
-            found = found | compare(expected, run(image))
-        return found
+        first, second = (
+            compare(model([to_input(image, "uint8").to(device)])[0], run(image))
+            for image in (sample, turned)
+        )
+        return first + second
     finally:
         model.train(was_training)
 
@@ -265,22 +258,20 @@ def compare(expected: dict[str, Tensor], found: tuple[Tensor, Tensor, Tensor]) -
         found: boxes (K, 4), scores (K,), masks (K, H, W).
     """
     boxes, scores, masks = (expected[name].cpu() for name in OUTPUTS)
-    side, total = max(masks.shape[-2:]), len(boxes) + len(found[0])
+    total = len(boxes) + len(found[0])
     if not len(boxes) or not len(found[0]):
-        return Difference(len(boxes), total, side=side)
+        return Difference(len(boxes), total, torch.zeros(0, 3))
     overlap, nearest = box_iou(boxes, found[0]).max(dim=1)
-    pairs = [(i, int(nearest[i])) for i in (overlap > SAME).nonzero()[:, 0].tolist()]
-    result = Difference(len(boxes), total - 2 * len(pairs), side=side)
-    for i, k in pairs:
-        share = _mask_difference(masks[i, 0], found[2][k])
-        result = result | Difference(
-            0,
-            boxes=float((boxes[i] - found[0][k]).abs().max()),
-            scores=float((scores[i] - found[1][k]).abs()),
-            masks=share,
-            mask_sum=share,
+    pairs = [
+        (
+            float((boxes[i] - found[0][k]).abs().max()) / max(masks.shape[-2:]),
+            float((scores[i] - found[1][k]).abs()),
+            _mask_difference(masks[i, 0], found[2][k]),
         )
-    return result
+        for i, k in enumerate(nearest.tolist())
+        if overlap[i] > SAME
+    ]
+    return Difference(len(boxes), total - 2 * len(pairs), torch.tensor(pairs).reshape(-1, 3))
 
 
 def _mask_difference(one: Tensor, other: Tensor) -> float:
@@ -290,7 +281,7 @@ def _mask_difference(one: Tensor, other: Tensor) -> float:
 
 
 def _facts(
-    architecture: DetectorConfig, model: MaskRCNN, config: ExportConfig, format: str
+    architecture: DetectorConfig, model: GeneralizedRCNN, config: ExportConfig, format: str
 ) -> dict[str, str]:
     """What a user of the file should know, as text."""
     transform = model.transform
@@ -343,6 +334,7 @@ def _torchscript_runner(path: Path, config: ExportConfig) -> Run:
 def _reloaded(path: Path) -> Run:
     """Run the network that a safetensors file describes, with its weights."""
     told = json.loads(checkpoint.metadata(path)["architecture"])
-    model = build_detector(build(DetectorConfig, told, str(path)))
+    architecture = build(DetectorConfig, told, str(path))
+    model = build_detector(architecture)
     checkpoint.load_strict(model, checkpoint.load_weights(path), path)
-    return _runner(PortableDetector(model), ExportConfig())
+    return _runner(PortableDetector(model, architecture), ExportConfig())

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 PARTS = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.mask_head")
 """Nearly all of the arithmetic. What holds coordinates is not among them: a position of 1,000 pixels is
 off by as much as 4 in bfloat16."""
 
 
-def run_in_half(model: MaskRCNN, dtype: torch.dtype) -> None:
+def run_in_half(model: GeneralizedRCNN, dtype: torch.dtype) -> None:
     """From now on run the heavy parts of a detector in a 16-bit type; they give float32 as before."""
     kind = next(model.parameters()).device.type
     for name in PARTS:

@@ -19,17 +19,6 @@ from moduv.detector.transforms import Target
 class CropTransform(GeneralizedRCNNTransform):
     """Normalises and resizes images, 8 bit or float in [0, 1], and targets with masks as crops."""
 
-    @classmethod
-    def adopt(cls, transform: GeneralizedRCNNTransform) -> CropTransform:
-        """The transform with the same settings."""
-        return cls(
-            transform.min_size,
-            transform.max_size,
-            transform.image_mean,
-            transform.image_std,
-            size_divisible=transform.size_divisible,
-        )
-
     def normalize(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (3, H, W) float."""
         return super().normalize(image if image.is_floating_point() else image.float() / 255)
@@ -47,26 +36,6 @@ class CropTransform(GeneralizedRCNNTransform):
 
 class CropRoIHeads(RoIHeads):
     """Box and mask heads whose mask loss reads its targets from crops."""
-
-    @classmethod
-    def adopt(cls, heads: RoIHeads) -> CropRoIHeads:
-        """The heads with the same modules and settings."""
-        return cls(
-            box_roi_pool=heads.box_roi_pool,
-            box_head=heads.box_head,
-            box_predictor=heads.box_predictor,
-            fg_iou_thresh=heads.proposal_matcher.high_threshold,
-            bg_iou_thresh=heads.proposal_matcher.low_threshold,
-            batch_size_per_image=heads.fg_bg_sampler.batch_size_per_image,
-            positive_fraction=heads.fg_bg_sampler.positive_fraction,
-            bbox_reg_weights=heads.box_coder.weights,
-            score_thresh=heads.score_thresh,
-            nms_thresh=heads.nms_thresh,
-            detections_per_img=heads.detections_per_img,
-            mask_roi_pool=heads.mask_roi_pool,
-            mask_head=heads.mask_head,
-            mask_predictor=heads.mask_predictor,
-        )
 
     def forward(
         self,

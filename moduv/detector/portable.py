@@ -6,19 +6,17 @@ is; sizes are found while it runs, and an image without objects gives empty outp
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import roi_align
 
-from moduv.detector.pooling import FIRST_STRIDE, LEVEL_MARGIN, TableRoIAlign
+from moduv.detector.config import DetectorConfig
+from moduv.detector.model import assemble
+from moduv.detector.pooling import FIRST_STRIDE, LEVEL_MARGIN
 
 
 class PortableDetector(nn.Module):
@@ -26,18 +24,21 @@ class PortableDetector(nn.Module):
 
     Args:
         model: the detector; it is left as it is.
+        architecture: what `model` was built from.
         whole_masks: masks have the image's size; otherwise they are the mask head's, inside the boxes.
     """
 
-    def __init__(self, model: MaskRCNN, *, whole_masks: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, architecture: DetectorConfig, *, whole_masks: bool = True
+    ) -> None:
         super().__init__()
-        model = copy.deepcopy(model).cpu().eval()
+        # Scripting does not understand our own parts, which training needs.
+        plain = assemble(architecture, GeneralizedRCNNTransform, RoIHeads, OperatorRoIAlign)
+        plain.load_state_dict(model.state_dict())
         self.whole_masks = whole_masks
-        self.short, self.long = float(model.transform.min_size[-1]), float(model.transform.max_size)
-        self.transform = _transform(model.transform)
-        self.backbone = model.backbone
-        self.rpn = _proposals(model.rpn)
-        self.roi_heads = _heads(model.roi_heads)
+        self.short, self.long = float(architecture.min_size), float(architecture.max_size)
+        self.transform, self.backbone = plain.transform, plain.backbone
+        self.rpn, self.roi_heads = plain.rpn, plain.roi_heads
         self.eval()
         self.requires_grad_(False)
 
@@ -69,16 +70,21 @@ class PortableDetector(nn.Module):
 class OperatorRoIAlign(nn.Module):
     """`TableRoIAlign` by torchvision's operator, which ONNX and TorchScript know; same numbers."""
 
-    def __init__(self, pool: TableRoIAlign) -> None:
+    def __init__(
+        self,
+        featmap_names: list[str],
+        output_size: int,
+        sampling_ratio: int,
+        *,
+        canonical_scale: int,
+        half_pixels: bool,
+    ) -> None:
         super().__init__()
-        self.featmap_names = list(pool.featmap_names)
-        self.side = int(pool.output_size[0])
-        self.sampling_ratio = int(pool.sampling_ratio)
-        self.canonical_scale = float(pool.canonical_scale)
-        self.canonical_level = float(pool.canonical_level)
-        self.half_pixels = bool(pool.half_pixels)
+        self.featmap_names = featmap_names
+        self.side, self.sampling_ratio = output_size, sampling_ratio
+        self.canonical_scale, self.half_pixels = canonical_scale, half_pixels
         self.margin = LEVEL_MARGIN
-        self.strides = [FIRST_STRIDE * 2**level for level in range(len(self.featmap_names))]
+        self.strides = [FIRST_STRIDE * 2**level for level in range(len(featmap_names))]
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -87,7 +93,7 @@ class OperatorRoIAlign(nn.Module):
         regions = boxes[0]
         size = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
         scale = torch.log2(size / self.canonical_scale)
-        level = torch.floor(self.canonical_level + scale + self.margin) - 2
+        level = torch.floor(2 + scale + self.margin)
         level = level.clamp(0, len(self.featmap_names) - 1)
         pooled: list[Tensor] = []
         members: list[Tensor] = []
@@ -165,49 +171,3 @@ def _hats(start: Tensor, end: Tensor, pixels: int, cells: int) -> Tensor:
     position = position.clamp(0, cells - 1)[:, :, None]
     cell = torch.arange(cells, device=start.device).to(start.dtype)
     return (1 - (position - cell).abs()).clamp(min=0) * inside[:, :, None]
-
-
-def _transform(transform: GeneralizedRCNNTransform) -> GeneralizedRCNNTransform:
-    return GeneralizedRCNNTransform(
-        transform.min_size[-1],
-        transform.max_size,
-        transform.image_mean,
-        transform.image_std,
-        size_divisible=transform.size_divisible,
-    )
-
-
-def _proposals(rpn: RegionProposalNetwork) -> RegionProposalNetwork:
-    """The proposal network without our sampler, which scripting does not understand."""
-    return RegionProposalNetwork(
-        rpn.anchor_generator,
-        rpn.head,
-        fg_iou_thresh=rpn.proposal_matcher.high_threshold,
-        bg_iou_thresh=rpn.proposal_matcher.low_threshold,
-        batch_size_per_image=1,
-        positive_fraction=0.5,
-        pre_nms_top_n=rpn._pre_nms_top_n,
-        post_nms_top_n=rpn._post_nms_top_n,
-        nms_thresh=rpn.nms_thresh,
-        score_thresh=rpn.score_thresh,
-    )
-
-
-def _heads(heads: RoIHeads) -> RoIHeads:
-    """Torchvision's own heads with the same modules, pooling by its operator."""
-    return RoIHeads(
-        box_roi_pool=OperatorRoIAlign(heads.box_roi_pool),
-        box_head=heads.box_head,
-        box_predictor=heads.box_predictor,
-        fg_iou_thresh=heads.proposal_matcher.high_threshold,
-        bg_iou_thresh=heads.proposal_matcher.low_threshold,
-        batch_size_per_image=1,
-        positive_fraction=0.5,
-        bbox_reg_weights=heads.box_coder.weights,
-        score_thresh=heads.score_thresh,
-        nms_thresh=heads.nms_thresh,
-        detections_per_img=heads.detections_per_img,
-        mask_roi_pool=OperatorRoIAlign(heads.mask_roi_pool),
-        mask_head=heads.mask_head,
-        mask_predictor=heads.mask_predictor,
-    )

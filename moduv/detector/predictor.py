@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from moduv.detector.pasting import paste_masks
 from moduv.engine.parallel import bounded_map
@@ -32,7 +32,7 @@ class Detector:
         model: the network, on its device.
     """
 
-    def __init__(self, model: MaskRCNN) -> None:
+    def __init__(self, model: GeneralizedRCNN) -> None:
         self.model = model.eval()
 
     @property

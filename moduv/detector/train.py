@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from moduv.detector.config import detector_config
 from moduv.detector.data import LabelledFrames
@@ -44,7 +44,7 @@ def train_detector(
     refs: Sequence[FrameRef],
     config: DetectorTrainingConfig,
     run_dir: str | Path,
-) -> MaskRCNN:
+) -> GeneralizedRCNN:
     """Train a detector from its start on labelled frames; resumes exactly after a kill.
 
     Args:
@@ -76,7 +76,7 @@ def train_detector(
     return model
 
 
-def start_detector(config: DetectorTrainingConfig) -> MaskRCNN:
+def start_detector(config: DetectorTrainingConfig) -> GeneralizedRCNN:
     """The untrained detector of a recipe; its fresh parts depend on the seed only.
 
     Raises InputError when a pre-trained backbone is needed and missing, saying what fetches it.
@@ -100,7 +100,7 @@ def start_detector(config: DetectorTrainingConfig) -> MaskRCNN:
     return model
 
 
-def detector_step(model: MaskRCNN) -> Step:
+def detector_step(model: GeneralizedRCNN) -> Step:
     """The step function of `fit`: the plain sum of torchvision's five losses on a batch."""
 
     def step(batch: tuple[list[Tensor], list[Target]], _: StepState) -> dict[str, Any]:
