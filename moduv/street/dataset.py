@@ -19,6 +19,7 @@ from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.splits import write_split
+from moduv.instances.coco import CATEGORIES
 from moduv.street.render import render
 from moduv.street.scene import Scene
 from moduv.street.truth import annotate, count_objects, optical_flow
@@ -102,7 +103,8 @@ def _render(root: Path, config: StreetConfig) -> dict[str, Any]:
         frames = [FrameRef(segment, index) for segment in segments for index in inner]
         write_split(root / "splits" / f"{split}_files.txt", frames)
         counts[split] = count_objects(annotations)
-        say(f"  {split}: {len(annotations['images'])} frames; objects " + _listing(counts[split]))
+        listing = ", ".join(f"{count} {name}" for name, count in counts[split].items())
+        say(f"  {split}: {len(annotations['images'])} frames; objects {listing}")
     return counts
 
 
@@ -112,20 +114,14 @@ def merge_annotations(
     """One COCO dictionary from the annotations of every frame of every clip."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    size = {"width": config.width, "height": config.height}
     for segment, clip in zip(segments, parts, strict=True):
         for index, frame in enumerate(clip):
-            image = {
-                "id": len(images) + 1,
-                "file_name": f"{segment}/{index:06d}.jpg",
-                "width": config.width,
-                "height": config.height,
-            }
-            images.append(image)
+            number = len(images) + 1
+            images.append({"id": number, "file_name": f"{segment}/{index:06d}.jpg", **size})
             for item in frame:
-                identity = {"id": len(annotations) + 1, "image_id": image["id"]}
-                annotations.append({**identity, **item})
-    categories = [{"id": 1, "name": "object"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
+                annotations.append({"id": len(annotations) + 1, "image_id": number, **item})
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
 
 def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str, Any]]]:
@@ -133,10 +129,10 @@ def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str
     root, config, segment, seed = job
     truth, frames = root / "truth" / segment, root / segment
     finished = truth / "annotations.json"
-    images = [frames / f"{frame:06d}.jpg" for frame in range(config.frames_per_clip)]
-    truths = [truth / f"{frame:06d}.npz" for frame in range(config.frames_per_clip)]
-    beside = [frames / "cam.json", truth / "poses.txt", finished]
-    if all(path.is_file() for path in (*images, *truths, *beside)):
+    numbers = range(config.frames_per_clip)
+    files = [p for n in numbers for p in (frames / f"{n:06d}.jpg", truth / f"{n:06d}.npz")]
+    files += [frames / "cam.json", truth / "poses.txt", finished]
+    if all(path.is_file() for path in files):
         return read_json(finished)
     for folder in (truth, frames):
         shutil.rmtree(folder, ignore_errors=True)
@@ -145,15 +141,14 @@ def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str
     camera.to_cam_json(frames / "cam.json")
     moving = np.array([item.moving for item in scene.objects], bool)
     annotations, poses = [], []
-    for frame in range(config.frames_per_clip):
+    for frame in numbers:
         image, depth, ids = render(scene, frame, camera, config.supersampling)
-        last = frame == config.frames_per_clip - 1
-        flow = (
-            np.zeros((2, *depth.shape)) if last else optical_flow(scene, frame, camera, depth, ids)
-        )
-        write_image(images[frame], image)
+        flow = np.zeros((2, *depth.shape))
+        if frame + 1 < config.frames_per_clip:
+            flow = optical_flow(scene, frame, camera, depth, ids)
+        write_image(frames / f"{frame:06d}.jpg", image)
         write_npz(
-            truths[frame],
+            truth / f"{frame:06d}.npz",
             depth=depth.astype(np.float16),
             instances=ids.astype(np.uint8),
             flow=flow.astype(np.float16),
@@ -162,13 +157,9 @@ def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str
         )
         annotations.append(annotate(scene, depth, ids))
         rotation, position = scene.camera(frame)
-        pose = np.vstack([np.column_stack([rotation, position]), [0, 0, 0, 1]])
-        poses.append(" ".join(f"{value:.9g}" for value in pose.ravel()))
+        pose = [*np.column_stack([rotation, position]).ravel(), 0, 0, 0, 1]
+        poses.append(" ".join(f"{value:.9g}" for value in pose))
     with atomic_path(truth / "poses.txt") as temporary:
         temporary.write_text("\n".join(poses) + "\n")
     write_json(finished, annotations)
     return annotations
-
-
-def _listing(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())

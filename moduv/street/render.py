@@ -31,8 +31,8 @@ def render(
         (H, W) int32, 0 where the static world is seen.
     """
     height, width = camera.height * supersampling, camera.width * supersampling
-    quads = scene.quads(frame)
-    corners, rights, downs = (np.stack(x) for x in (quads.corners, quads.rights, quads.downs))
+    quads = map(np.array, zip(*scene.quads(frame), strict=True))
+    corners, rights, downs, texture, identity, tiling = quads
     normals = -np.cross(rights, downs)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     rotation, position = scene.camera(frame)
@@ -40,15 +40,15 @@ def render(
     image = np.empty((height, width, 3), np.float32)
     image[:] = ZENITH * (1 - gradient) + HORIZON * gradient
     depth = np.full((height, width), FAR, np.float32)
-    identity = np.zeros((height, width), np.int32)
+    ids = np.zeros((height, width), np.int32)
     _cast(
         corners,
         rights,
         downs,
         normals,
-        np.array(quads.texture),
-        np.array(quads.identity),
-        np.array(quads.tiling, np.float64),
+        texture,
+        identity,
+        tiling.astype(np.float64),
         scene.atlas(),
         np.array([camera.fx, camera.fy, camera.cx, camera.cy]),
         rotation,
@@ -56,12 +56,12 @@ def render(
         supersampling,
         image,
         depth,
-        identity,
+        ids,
     )
     mean = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     middle = slice(supersampling // 2, None, supersampling)
     pixels = np.clip(np.round(mean), 0, 255).astype(np.uint8)
-    return pixels, depth[middle, middle].copy(), identity[middle, middle].copy()
+    return pixels, depth[middle, middle].copy(), ids[middle, middle].copy()
 
 
 @numba.njit(cache=True)

@@ -7,7 +7,9 @@ paints as driving ones: a single image does not tell them apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -57,10 +59,6 @@ class SceneObject:
         """Position (3,) on the road at a frame."""
         return np.array([self.x + frame * self.velocity[0], 0.0, self.z + frame * self.velocity[1]])
 
-    def rotation(self) -> np.ndarray:
-        """Heading as a rotation (3, 3) about the vertical."""
-        return turn(self.yaw)
-
     def clearance(self) -> tuple[float, float]:
         """Half extents along x and z that nothing else should stand in."""
         along, across = abs(np.cos(self.yaw)), abs(np.sin(self.yaw))
@@ -69,33 +67,16 @@ class SceneObject:
         return width / 2, length / 2
 
 
-@dataclass
-class Quads:
-    """Textured parallelograms: corner, two edges, texture, object id (0: the static world), tiling."""
+class Quad(NamedTuple):
+    """A textured parallelogram seen with `corner` at its top left; its front is towards right x down, negated."""
 
-    corners: list[np.ndarray] = field(default_factory=list)
-    rights: list[np.ndarray] = field(default_factory=list)
-    downs: list[np.ndarray] = field(default_factory=list)
-    texture: list[int] = field(default_factory=list)
-    identity: list[int] = field(default_factory=list)
-    tiling: list[tuple[float, float]] = field(default_factory=list)
-
-    def add(
-        self,
-        corner: np.ndarray,
-        right: np.ndarray,
-        down: np.ndarray,
-        texture: int,
-        identity: int = 0,
-        tiling: tuple[float, float] = (1, 1),
-    ) -> None:
-        """Add the quad seen with `corner` at its top left; its front is towards right x down, negated."""
-        self.corners.append(np.asarray(corner, np.float64))
-        self.rights.append(np.asarray(right, np.float64))
-        self.downs.append(np.asarray(down, np.float64))
-        self.texture.append(texture)
-        self.identity.append(identity)
-        self.tiling.append(tiling)
+    corner: np.ndarray
+    right: np.ndarray
+    down: np.ndarray
+    texture: int
+    identity: int = 0
+    """0: the static world."""
+    tiling: tuple[float, float] = (1, 1)
 
 
 class Scene:
@@ -111,13 +92,13 @@ class Scene:
         self.frames = frames
         self.textures: list[np.ndarray] = []
         self.objects: list[SceneObject] = []
-        self.static = Quads()
+        self.static: list[Quad] = []
         self._drive()
         self._build_street()
         self._park()
         self._drive_traffic()
         self._walk()
-        self.shadow = self._texture(np.full((textures.SIZE, textures.SIZE, 3), 42.0))
+        self.shade = self._texture(np.full((textures.SIZE, textures.SIZE, 3), 42.0))
 
     def atlas(self) -> np.ndarray:
         """All textures with their mip levels, (N, 2 * SIZE, SIZE, 3) uint8."""
@@ -130,14 +111,13 @@ class Scene:
         position = np.array([LANE + sway, bounce - CAMERA_HEIGHT, self.speed[:frame].sum()])
         return turn(self.yaw_rate * frame), position
 
-    def quads(self, frame: int) -> Quads:
+    def quads(self, frame: int) -> list[Quad]:
         """Everything to be drawn at a frame."""
-        static = self.static
-        quads = Quads(*(list(getattr(static, name)) for name in Quads.__dataclass_fields__))
+        quads = list(self.static)
         for identity, item in enumerate(self.objects, 1):
             for block in item.blocks:
-                _add_block(quads, item, block, frame, identity)
-            self._add_shadow(quads, item, frame)
+                quads += _faces(item, block, frame, identity)
+            quads.append(self._shadow(item, frame))
         return quads
 
     def _texture(self, texture: np.ndarray) -> int:
@@ -161,20 +141,15 @@ class Scene:
     def _build_street(self) -> None:
         rng = self.rng
         road = self._texture(textures.road(rng))
-        self.static.add(
-            np.array([-ROAD_HALF_WIDTH, 0, ROAD_START + ROAD_LENGTH]),
-            np.array([2 * ROAD_HALF_WIDTH, 0, 0]),
-            np.array([0, 0, -ROAD_LENGTH]),
-            road,
-            tiling=(1, ROAD_LENGTH / ROAD_TILE),
-        )
+        corner = np.array([-ROAD_HALF_WIDTH, 0, ROAD_START + ROAD_LENGTH])
+        right, down = np.array([2 * ROAD_HALF_WIDTH, 0, 0]), np.array([0, 0, -ROAD_LENGTH])
+        tiling = (1, ROAD_LENGTH / ROAD_TILE)
+        self.static.append(Quad(corner, right, down, road, tiling=tiling))
         fronts = [self._texture(textures.facade(rng)) for _ in range(6)]
         for side in (-1, 1):
             self._build_side(side, fronts)
-        end = np.array([-30.0, -12.0, 112.0])
-        self.static.add(
-            end, np.array([60.0, 0, 0]), np.array([0, 12.0, 0]), fronts[0], tiling=(5, 1)
-        )
+        corner, right = np.array([-30.0, -12.0, 112.0]), np.array([60.0, 0, 0])
+        self.static.append(Quad(corner, right, np.array([0, 12.0, 0]), fronts[0], tiling=(5, 1)))
 
     def _build_side(self, side: int, fronts: list[int]) -> None:
         """Houses along one side: a front towards the road, a gable towards the camera."""
@@ -186,12 +161,11 @@ class Scene:
             down = np.array([0, height, 0])
             tiling = (max(1, round(width / 9)), max(1, round(height / 9)))
             first, along = (near, width) if side < 0 else (near + width, -width)
-            self.static.add(
-                np.array([x, -height, first]), np.array([0, 0, along]), down, front, 0, tiling
-            )
+            wall = np.array([x, -height, first]), np.array([0, 0, along])
             left = x if side > 0 else x - 6
-            gable = np.array([left, -height, near])
-            self.static.add(gable, np.array([6.0, 0, 0]), down, front, 0, (1, tiling[1]))
+            gable = np.array([left, -height, near]), np.array([6.0, 0, 0])
+            self.static.append(Quad(*wall, down, front, 0, tiling))
+            self.static.append(Quad(*gable, down, front, 0, (1, tiling[1])))
             near += width + (rng.uniform(2, 5) if rng.random() < 0.3 else 0)
 
     def _park(self) -> None:
@@ -273,11 +247,10 @@ class Scene:
         }[kind]
         width, height = width * rng.uniform(0.93, 1.07), height * rng.uniform(0.92, 1.1)
         length *= rng.uniform(0.9, 1.1)
-        velocity = (float(velocity[0]), float(velocity[1]))
         car = SceneObject(x, z, yaw, velocity, width, length, ())
         if self._is_free(car):
             blocks = self._car_blocks(str(kind), width, height, length)
-            self.objects.append(SceneObject(x, z, yaw, velocity, width, length, blocks))
+            self.objects.append(replace(car, blocks=blocks))
 
     def _car_blocks(
         self, kind: str, width: float, height: float, length: float
@@ -317,7 +290,6 @@ class Scene:
     def _add_person(self, x: float, z: float, velocity: tuple[float, float]) -> None:
         rng = self.rng
         height, yaw = rng.uniform(1.55, 1.9), rng.uniform(-0.3, 0.3)
-        velocity = (float(velocity[0]), float(velocity[1]))
         if not self._is_free(SceneObject(x, z, 0.0, velocity, 0.6, 0.45, ())):
             return
         legs, torso, head = (
@@ -350,14 +322,14 @@ class Scene:
                     return False
         return True
 
-    def _add_shadow(self, quads: Quads, item: SceneObject, frame: int) -> None:
+    def _shadow(self, item: SceneObject, frame: int) -> Quad:
         """A dark patch under the object, just above the road."""
         x, z = 0.525 * item.width, 0.51 * item.length
         corner, right, down = (
-            item.rotation() @ np.array(v, np.float64)
+            turn(item.yaw) @ np.array(v, np.float64)
             for v in ([-x, -0.004, z], [2 * x, 0, 0], [0, 0, -2 * z])
         )
-        quads.add(corner + item.at(frame), right, down, self.shadow)
+        return Quad(corner + item.at(frame), right, down, self.shade)
 
 
 def turn(yaw: float) -> np.ndarray:
@@ -366,20 +338,19 @@ def turn(yaw: float) -> np.ndarray:
     return np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
 
 
-def _add_block(quads: Quads, item: SceneObject, block: Block, frame: int, identity: int) -> None:
+def _faces(item: SceneObject, block: Block, frame: int, identity: int) -> Iterator[Quad]:
     """The five visible faces of a box: rear, front, left, right, top."""
-    origin, rotation = item.at(frame), item.rotation()
+    origin, rotation = item.at(frame), turn(item.yaw)
     x0, x1 = block.x - block.width / 2, block.x + block.width / 2
     z0, z1 = block.z - block.length / 2, block.z + block.length / 2
     top, bottom = -(block.bottom + block.height), -block.bottom
-
-    def face(a: tuple, b: tuple, c: tuple, texture: int) -> None:
-        first, second, third = (origin + rotation @ np.array(p, np.float64) for p in (a, b, c))
-        quads.add(first, second - first, third - first, texture, identity)
-
     rear, front, sides, roof = block.faces
-    face((x0, top, z0), (x1, top, z0), (x0, bottom, z0), rear)
-    face((x1, top, z1), (x0, top, z1), (x1, bottom, z1), front)
-    face((x0, top, z1), (x0, top, z0), (x0, bottom, z1), sides)
-    face((x1, top, z0), (x1, top, z1), (x1, bottom, z0), sides)
-    face((x0, top, z1), (x1, top, z1), (x0, top, z0), roof)
+    for texture, corners in (
+        (rear, ((x0, top, z0), (x1, top, z0), (x0, bottom, z0))),
+        (front, ((x1, top, z1), (x0, top, z1), (x1, bottom, z1))),
+        (sides, ((x0, top, z1), (x0, top, z0), (x0, bottom, z1))),
+        (sides, ((x1, top, z0), (x1, top, z1), (x1, bottom, z0))),
+        (roof, ((x0, top, z1), (x1, top, z1), (x0, top, z0))),
+    ):
+        first, second, third = (origin + rotation @ np.array(p, np.float64) for p in corners)
+        yield Quad(first, second - first, third - first, texture, identity)

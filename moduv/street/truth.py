@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
 from moduv.frames.camera import Intrinsics
+from moduv.instances import rle
 from moduv.street.scene import Scene
 
 SMALLEST_SIDE = 8
@@ -44,14 +44,13 @@ def annotate(scene: Scene, depth: np.ndarray, ids: np.ndarray) -> list[dict[str,
         left, top = int(columns.min()), int(rows.min())
         width, height = int(columns.max()) - left + 1, int(rows.max()) - top + 1
         area = int(mask.sum())
-        encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
         ignore = int(max(width, height) < SMALLEST_SIDE or area < SMALLEST_AREA)
         annotations.append(
             {
                 "category_id": 1,
                 "bbox": [left, top, width, height],
                 "area": area,
-                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+                "segmentation": rle.encode(mask),
                 "iscrowd": ignore,
                 "ignore": ignore,
                 "moving": int(scene.objects[identity - 1].moving),
