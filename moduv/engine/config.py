@@ -103,7 +103,7 @@ def speed_only(default: Any) -> Any:
 
 RETIRED = frozenset(
     {"labels_preset", "ema", "drop_below", "soft", "mosaic", "colour", "grow", "one_to_one"}
-    | {"veto_by_survivors"}
+    | {"veto_by_survivors", "binary_cover"}
 )
 """Settings of version 0.1 that are gone; files that switch them off, or name a preset, still work."""
 

@@ -22,10 +22,6 @@ class AggregationConfig:
     ones do."""
     cross_filter: float = 0.5
     """An unmatched mask is dropped when the other detector covers this much of it."""
-    binary_cover: bool = False
-    """Let the self filter compare the resulting masks. The reference counts the pixels where both soft
-    masks are not zero, nearly their boxes, and divides them by the sum of the soft mask; so neighbours
-    whose boxes overlap are dropped."""
 
 
 def aggregate_predictions(
@@ -58,10 +54,8 @@ def aggregate_predictions(
     )
     if packed_large.shape != packed_small.shape:
         raise ValueError(f"masks of {packed_large.shape} and of {packed_small.shape}")
-    kept_large = clean(packed_large, config.self_filter, by_larger=True, binary=config.binary_cover)
-    kept_small = clean(
-        packed_small, config.self_filter, by_larger=False, binary=config.binary_cover
-    )
+    kept_large = clean(packed_large, config.self_filter, by_larger=True)
+    kept_small = clean(packed_small, config.self_filter, by_larger=False)
     bits_large, bits_small = packed_large.binary[kept_large], packed_small.binary[kept_small]
     won_large, won_small, met_large, met_small = match(
         bits.iou(bits_large, bits_small),
@@ -76,33 +70,30 @@ def aggregate_predictions(
     taken = winners | bits.union(bits_large[rest_large])
     rest_small = _uncovered(bits_small, rest_small, taken, config.cross_filter)
     parts = [
-        _select(large, kept_large[won_large], mask_threshold),
-        _select(small, kept_small[won_small], mask_threshold),
-        _select(large, kept_large[rest_large], mask_threshold),
-        _select(small, kept_small[rest_small], mask_threshold),
+        (large, kept_large[won_large]),
+        (small, kept_small[won_small]),
+        (large, kept_large[rest_large]),
+        (small, kept_small[rest_small]),
     ]
-    return Instances.concatenate(parts)
+    return Instances.concatenate([_select(*part, mask_threshold) for part in parts])
 
 
-def clean(
-    packed: bits.PackedMasks, self_filter: float, *, by_larger: bool, binary: bool = False
-) -> np.ndarray:
+def clean(packed: bits.PackedMasks, self_filter: float, *, by_larger: bool) -> np.ndarray:
     """Positions of the masks that the larger (or smaller) ones do not cover, in order.
 
     A mask is compared with all larger (or smaller) ones, also with those that are dropped themselves;
-    of masks of equal size the first goes for the larger (or smaller). The cover, the pixels that are
-    not zero in both over the sum of the soft mask, can exceed 1; `binary` compares the pixels above
-    the mask threshold instead.
+    of masks of equal size the first goes for the larger (or smaller). As in the reference, the cover is the
+    number of pixels where both soft masks are not zero, nearly their boxes, over the sum of the soft mask.
+    It can exceed 1, and neighbours whose boxes overlap are dropped.
     """
-    masks = packed.binary if binary else packed.support
-    sizes = bits.areas(packed.binary) if binary else packed.mass
-    taken = np.zeros(masks.shape[1], np.uint64)
-    kept = np.ones(len(masks), bool)
-    for position in np.argsort(-sizes if by_larger else sizes, kind="stable"):
+    taken = np.zeros(packed.support.shape[1], np.uint64)
+    kept = np.ones(len(packed.support), bool)
+    for position in np.argsort(-packed.mass if by_larger else packed.mass, kind="stable"):
+        mask, mass = packed.support[position], packed.mass[position]
         # An empty mask is covered by nothing, as in the reference, where 0 / 0 exceeds no limit.
-        if sizes[position] > 0:
-            kept[position] = bits.common(masks[position], taken) / sizes[position] <= self_filter
-        taken |= masks[position]
+        if mass > 0:
+            kept[position] = bits.common(mask, taken) / mass <= self_filter
+        taken |= mask
     return np.flatnonzero(kept)
 
 

@@ -50,10 +50,6 @@ def union(bits: np.ndarray) -> np.ndarray:
     return np.bitwise_or.reduce(bits, 0)
 
 
-def areas(bits: np.ndarray) -> np.ndarray:
-    return np.array([common(row, row) for row in bits], np.int64)
-
-
 @numba.njit(cache=True)
 def _pack(
     values: np.ndarray,

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numba
 import numpy as np
+from scipy.ndimage import find_objects
 
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
@@ -157,14 +158,15 @@ def extract_instances(
     moving, distance = moving[inside], ranges(depth, inv_K)[inside]
     window, eps, relative = config.window, config.eps, config.relative
     full = _full_windows(moving, distance, window, eps, relative)
-    labels, count = _cluster(moving, distance, full, window // 2, eps, config.min_samples, relative)
+    labels = _cluster(moving, distance, full, window // 2, eps, config.min_samples, relative)
     masks, boxes = [], []
-    for number, (left, top, right, bottom) in enumerate(_extents(labels, count).tolist(), 1):
-        if min(bottom - top, right - left) <= config.smallest_extent:
+    for number, place in enumerate(find_objects(labels), 1):
+        crop = labels[place] == number
+        if min(crop.shape) - 1 <= config.smallest_extent:
             continue
-        crop = labels[top : bottom + 1, left : right + 1] == number
-        masks.append(rle.encode_crop(crop, y0 + top, x0 + left, size))
-        boxes.append([x0 + left, y0 + top, x0 + right + 1, y0 + bottom + 1])
+        top, left = y0 + place[0].start, x0 + place[1].start
+        masks.append(rle.encode_crop(crop, top, left, size))
+        boxes.append([left, top, left + crop.shape[1], top + crop.shape[0]])
     return Instances(masks, np.array(boxes), size=size)
 
 
@@ -230,7 +232,7 @@ def _cluster(
     eps: float,
     min_samples: int,
     relative: bool,
-) -> tuple[np.ndarray, int]:
+) -> np.ndarray:
     """Label clusters from 1, in raster order of their first core pixel; 0 is noise.
 
     The neighbour relation is directed, so clusters that only the later one reaches stay apart.
@@ -266,7 +268,7 @@ def _cluster(
                                 stack[depth] = qy * width + qx
                                 depth += 1
                 is_covered[py, px] = is_full
-    return labels, count
+    return labels
 
 
 @numba.njit(cache=True)
@@ -343,19 +345,3 @@ def _count(
                 if missing < 0:
                     return 0
     return count
-
-
-@numba.njit(cache=True)
-def _extents(labels: np.ndarray, count: int) -> np.ndarray:
-    """Left, top, right, bottom (inclusive) of every label, (count, 4)."""
-    height, width = labels.shape
-    extents = np.empty((count, 4), np.int64)
-    extents[:, 0], extents[:, 1] = width, height
-    extents[:, 2], extents[:, 3] = -1, -1
-    for y in range(height):
-        for x in range(width):
-            if labels[y, x]:
-                row = extents[labels[y, x] - 1]
-                row[0], row[1] = min(row[0], x), min(row[1], y)
-                row[2], row[3] = max(row[2], x), max(row[3], y)
-    return extents

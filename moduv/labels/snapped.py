@@ -53,9 +53,8 @@ def snap_to_image(
         if not mask.any() or (doubtful and not _has_own_colours(colours, mask)):
             continue
         snapped = _cut_around(colours, _whole_superpixels(mask, superpixels, sizes))
-        left, top, right, bottom = _extent(snapped)
-        masks.append(rle.encode_crop(snapped[top:bottom, left:right], top, left, mask.shape))
-        boxes.append((left, top, right, bottom))
+        masks.append(rle.encode(snapped))
+        boxes.append(_extent(snapped))
         kept.append(position)
     scores = None if instances.scores is None else instances.scores[kept]
     return Instances(masks, np.array(boxes, np.float32).reshape(-1, 4), scores, size=instances.size)
