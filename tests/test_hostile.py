@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from moduv.commands.cli import main
+from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
 from moduv.engine.files import MEND, read_json, read_npy, read_npz, read_text
 from moduv.frames.splits import read_split
+from moduv.labels.initial import InitialConfig
+from moduv.rounds.recipe import RoundConfig
 
 WORDS = 400
 """Characters that one sentence may have beside the path."""
@@ -30,7 +36,7 @@ def sentence(work: Callable[[], object], path: Path) -> str:
         work()
     except InputError as error:
         told = str(error)
-        assert told.startswith(str(path))
+        assert str(path) in told
         assert told.endswith(".")
         assert "\n" not in told
         assert len(told) < len(str(path)) + WORDS
@@ -219,3 +225,145 @@ def test_binary_and_latin_1_splits_are_no_text(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         assert "save the file as UTF-8" in sentence(lambda: read_split(path), path)
+
+
+# --- presets ----------------------------------------------------------------------------------------
+
+
+@quick
+@given(damaged(b"initial_labels:\n  {eps: 0.1, window: 2, snap: on}\nlarge: &a [1, *a]"))
+def test_any_bytes_as_preset(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+
+    def load() -> None:
+        load_preset(InitialConfig, str(path), "initial_labels")
+
+    sentence(load, path)
+
+
+def bomb(form: str, height: int = 30) -> str:
+    """YAML whose aliases would be written out 9 ** height times."""
+    lines = ["a0: &a0 {x: 1}"]
+    for n in range(1, height):
+        below = ", ".join([f"*a{n - 1}"] * 9)
+        lines.append(f"a{n}: &a{n} " + form.format(below))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("initial_labels: [1, 2]", "write a mapping"),
+        ("initial_labels: street", "write a mapping"),
+        ("initial_labels:", "write a mapping"),
+        ("initial_labels: 3", "write a mapping"),
+        ("1: {eps: 1}", "write a mapping"),
+        ("", "holds no sections"),
+        (bomb("[{}]"), "its aliases repeat too much"),
+        (bomb("{{<<: [{}]}}"), "its aliases repeat too much"),
+        ("a: &a [*a]", "its aliases repeat too much"),
+        ("a: &a {<<: *a}", "its aliases repeat too much|is not valid YAML"),
+        ("a: {b: &b " + "x" * 900_000 + ", c: [*b, *b, *b]}", "its aliases repeat too much"),
+        ("a: " + "[" * 3000, "is not valid YAML"),
+        ("a: " + "{b: " * 3000, "is not valid YAML"),
+        ("a: " + "- " * 3000, "is not valid YAML"),
+        ("a: {b: " + "9" * 5000 + "}", "is not valid YAML"),
+        ("a: {b: 2026-99-99}", "is not valid YAML"),
+        ("a: {b: !!timestamp x}", "is not valid YAML"),
+        ("a: {b: !!bool x}", "is not valid YAML"),
+        ("a: {b: !!int ''}", "is not valid YAML"),
+        ("a: {[1]: 2}", "is not valid YAML"),
+        ("a: 1\n---\nb: 2", "is not valid YAML"),
+        ("a: !!python/object/apply:os.mkdir [owned]", "is not valid YAML"),
+        ("a: !!python/object/new:os.mkdir [owned]", "is not valid YAML"),
+        ("a: !!python/name:os.mkdir", "is not valid YAML"),
+        ("a: !!python/module:os", "is not valid YAML"),
+        ("a: \x07", "is not valid YAML"),
+        ("#" + " " * (1 << 20), "has more than 1 MiB"),
+        ("initial_labels: {eps: .nan}", "give a finite number"),
+        ("initial_labels: {eps: -.inf}", "give a finite number"),
+        ("initial_labels: {eps: 1e999}", "give a finite number"),
+        ("initial_labels: {eps: true}", "is not of type float"),
+        ("initial_labels: {eps: [1]}", "give a finite number"),
+        ("initial_labels: {eps: " + "9" * 400 + "}", "give a finite number"),
+        ("initial_labels: {window: 1.5}", "is not of type int"),
+        ("initial_labels: {window: " + "9" * 30 + "}", "is not of type int"),
+        ("initial_labels: {relative: 1}", "is not of type bool"),
+        ("initial_labels: {2: 1}", "unknown key 2"),
+        ("initial_labels: {" + "x" * 900 + ": 1}", "unknown key 'x"),
+        ("large: {loop: [1]}", "is not of type mapping"),
+        ("large: {loop: 1}", "is not of type mapping"),
+        ("large: {loop: null}", "is not of type mapping"),
+        ("large: {loop: {optimizer: 3}}", "is not of type str"),
+        ('large: {loop: {optimizer: "\\0"}}', "is not of type str"),
+        ('large: {loop: {optimizer: "\\ud800"}}', "is not of type str"),
+    ],
+)
+def test_hostile_presets_are_one_sentence(
+    tmp_path: Path, text: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    told = ""
+    for kind, section in ((InitialConfig, "initial_labels"), (RoundConfig, "large")):
+        try:
+            load_preset(kind, str(path), section)
+        except InputError as error:
+            told = told or str(error)
+    assert re.search(words, told)
+    assert "mine.yaml" in told
+    assert "\n" not in told
+    assert len(told) < len(str(path)) + 600
+    assert os.listdir(tmp_path) == ["mine.yaml"]
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_presets_of_other_systems_are_read(tmp_path: Path, coding: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("extends: street\r\ninitial_labels: {eps: 0.5}\r\n".encode(coding))
+    assert load_preset(InitialConfig, str(path), "initial_labels").eps == 0.5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"config: {eps: \xdf}",
+        b"\xff\xfe{\x00",
+        b"config: {window: " + b"9" * 5000 + b"}",
+        b"[" * 9999,
+    ],
+)
+@pytest.mark.parametrize("option", ["--cfg", "--config"])
+def test_files_of_options_end_in_words(
+    tmp_path: Path, content: bytes, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            ["labels", "initial", "--split", "a", "--motion", "b", "--out", "c", option, str(path)]
+        )
+    assert stopped.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", ".nan", "1e999", "9" * 5000])
+def test_settings_that_are_no_numbers_leave_nothing(
+    tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.txt").write_text("a 1\n")
+    options = [
+        "--split",
+        f"{tmp_path}/s.txt",
+        "--motion",
+        f"{tmp_path}",
+        "--out",
+        f"{tmp_path}/out",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main(["labels", "initial", *options, "--config.eps", value])
+    assert stopped.value.code == 2
+    assert "error:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
 from moduv.engine.errors import InputError, refusal
+from moduv.engine.files import reason_of
 from moduv.engine.pipeline import config_class, load_function
 from moduv.runs.catalogue import COMMANDS
 
@@ -122,7 +123,12 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
         )
         preset = load_preset(config_class(command), _preset_of(arguments), command.section)
         parser.set_defaults({"config": to_dict(preset)})
-    return vars(parser.instantiate(parser.parse_args(arguments)))
+    try:
+        values = parser.parse_args(arguments)
+    # What the parser lets through of files of options.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"an option is not readable ({reason_of(error)}); mend it.") from None
+    return vars(parser.instantiate(values))
 
 
 def command_of(words: list[str]) -> str | None:

@@ -7,7 +7,9 @@ The configuration in force is written as `config.yaml` beside every output.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from importlib import resources
@@ -17,9 +19,11 @@ from typing import Any, TypeVar
 import yaml
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, read_text, reason_of
 
 Config = TypeVar("Config")
+LARGEST = 1 << 20
+"""Characters that a preset may have, also where YAML's aliases repeat them."""
 
 
 def preset_names() -> list[str]:
@@ -43,7 +47,7 @@ def read_preset(preset: str) -> dict[str, Any]:
         base = chain[preset].pop("extends")
         if not isinstance(base, str) or base in chain:
             raise InputError(
-                f"preset {preset!r}: 'extends' is {base!r}; name another preset, which must not lead back."
+                f"preset {preset!r}: 'extends' is {base!r:.80}; name another preset, which must not lead back."
             )
         chain[base] = _read_sections(base)
         preset = base
@@ -71,12 +75,9 @@ def _read_sections(preset: str) -> dict[str, Any]:
             raise InputError(
                 f"{path}: no such preset file; give a YAML file or one of {preset_names()}."
             )
-        try:
-            return _parse(path.read_text(encoding="utf-8"), str(path))
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: is not UTF-8 text; save the file as UTF-8.") from None
+        return _parse(read_text(path, largest=LARGEST), str(path))
     if preset not in preset_names():
-        raise InputError(f"preset {preset!r} does not exist; choose one of {preset_names()}.")
+        raise InputError(f"preset {preset!r:.80} does not exist; choose one of {preset_names()}.")
     source = resources.files("moduv") / "presets" / f"{preset}.yaml"
     return _parse(source.read_text(), f"preset {preset!r}")
 
@@ -142,7 +143,7 @@ def build(config_class: type[Config], values: dict[str, Any], source: str) -> Co
     for key in values:
         if key not in names:
             raise InputError(
-                f"{source}: unknown key {key!r}; {config_class.__name__} has {sorted(names)}."
+                f"{source}: unknown key {key!r:.80}; {config_class.__name__} has {sorted(names)}."
             )
     resolved = {
         key: _convert(hints[key], value, f"{source}.{key}") for key, value in values.items()
@@ -164,14 +165,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
-def decisive(value: Any) -> Any:
-    """`to_dict` without the fields declared as `speed_only`."""
+def decisive(value: Any, name: str = "a setting") -> Any:
+    """`to_dict` without the fields declared as `speed_only`. Raises InputError for NaN and infinity."""
     if dataclasses.is_dataclass(value):
         fields = [f for f in dataclasses.fields(value) if not f.metadata.get("speed_only")]
-        return {field.name: decisive(getattr(value, field.name)) for field in fields}
+        return {field.name: decisive(getattr(value, field.name), field.name) for field in fields}
     if isinstance(value, dict):
-        return {key: decisive(item) for key, item in value.items()}
-    return [decisive(item) for item in value] if isinstance(value, list | tuple) else _plain(value)
+        return {key: decisive(item, key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [decisive(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name} is {value}; give a finite number.")
+    return _plain(value)
 
 
 def difference(found: Any, expected: Any) -> str:
@@ -184,12 +189,18 @@ def difference(found: Any, expected: Any) -> str:
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
+    loader = None
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: is not valid YAML ({error}); correct the file.") from None
-    except RecursionError:
-        raise InputError(f"{source}: is nested too deep; see moduv/presets for the form.") from None
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if _written_out(node, {}) > LARGEST:
+            raise ValueError("its aliases repeat too much")
+        content = loader.construct_document(node) if node else None
+    # Beside its own errors YAML has those of numbers, dates and recursion.
+    except Exception as error:
+        raise InputError(
+            f"{source}: is not valid YAML ({reason_of(error)}); correct the file."
+        ) from None
     if not isinstance(content, dict):
         raise InputError(
             f"{source}: holds no sections; see the presets in moduv/presets for the form."
@@ -202,6 +213,17 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     return content
 
 
+def _written_out(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Characters of a node with its aliases written out; too many for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = LARGEST
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        known[id(node)] = 1 + own + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -211,26 +233,39 @@ def _plain(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, source: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return build(typing.cast(Any, hint), value, source)
+    """A value of a file as the type of its field. Raises InputError where it is of another one."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         hint = next(item for item in arguments if item is not type(None))
         return _convert(hint, value, source)
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = arguments[0] if len(arguments) == 2 and arguments[1] is Ellipsis else None
-        kinds = [inner] * len(value) if inner else list(arguments)
-        return tuple(_convert(kind, item, source) for kind, item in zip(kinds, value, strict=False))
-    if origin is dict and isinstance(value, dict):
-        return {key: _convert(arguments[1], item, source) for key, item in value.items()}
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            raise InputError(f"{source}: {value!r} is not a number; give a number.") from None
-    plain = origin or hint
-    if isinstance(plain, type) and plain in (int, str, bool) and type(value) is not plain:
-        raise InputError(f"{source}: {value!r} is not of type {plain.__name__}; mend the value.")
-    return value
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, dict):
+            return build(typing.cast(Any, hint), value, source)
+        if isinstance(value, typing.cast(Any, hint)):
+            return value
+    elif origin is tuple and isinstance(value, list | tuple):
+        repeated = len(arguments) == 2 and arguments[1] is Ellipsis
+        kinds = arguments[:1] * len(value) if repeated else arguments
+        if len(kinds) == len(value):
+            pairs = zip(kinds, value, strict=True)
+            return tuple(_convert(kind, item, source) for kind, item in pairs)
+    elif origin is dict and isinstance(value, dict):
+        return {k: _convert(arguments[1], v, f"{source}.{k!s:.80}") for k, v in value.items()}
+    elif hint is float and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+        raise InputError(f"{source}: {value!r:.80} is not a number; give a finite number.")
+    elif type(value) is hint and _is_plain(value):
+        return value
+    name = "mapping" if dataclasses.is_dataclass(hint) else (origin or hint).__name__
+    raise InputError(f"{source}: {value!r:.80} is not of type {name}; mend the value.")
+
+
+def _is_plain(value: bool | int | str) -> bool:
+    """Whether other programs can take a value: whole numbers of 64 bits, texts that have a coding."""
+    if isinstance(value, str):
+        return "\0" not in value and value == value.encode(errors="ignore").decode()
+    return abs(value) < 1 << 63

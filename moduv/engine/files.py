@@ -195,6 +195,8 @@ def reason_of(error: Exception) -> str:
     """What an error says, in one short line."""
     if isinstance(error, RecursionError):
         return "nested too deep"
+    if mark := getattr(error, "problem_mark", None):  # YAML's own words take several lines
+        return f"line {mark.line + 1}: {getattr(error, 'problem', None)!s:.120}"
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
