@@ -205,7 +205,7 @@ def test_detections_of_an_earlier_run_outlast_one_that_finds_nothing(
     before = (tmp_path / "out/detections.json").read_bytes()
     (tmp_path / "t.txt").write_text("no image")
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"t\.txt: the file is truncated or no image; replace it"):
+    with pytest.raises(InputError, match=r"t\.txt: the image is not readable.*; replace it or leave"):
         run_demo(weights, tmp_path / "t.txt", tmp_path / "out", DemoConfig())
     assert capsys.readouterr().out == ""  # neither a summary of nothing nor the sentence twice
     assert (tmp_path / "out/detections.json").read_bytes() == before

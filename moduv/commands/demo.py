@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,11 @@ from moduv.engine.files import write_json
 from moduv.engine.hardware import cores
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import bounded_map
-from moduv.frames.clip import IMAGE_SUFFIXES
+from moduv.frames.decoding import Timed, nominal_frame_count
 from moduv.frames.images import read_image, write_image
-from moduv.frames.video import VIDEO_SUFFIXES, Timed, nominal_frame_count, read_clip
+from moduv.frames.layouts import IMAGE_SUFFIXES
+from moduv.frames.listing import VIDEO_SUFFIXES, Listing, is_video, list_files, say_left_out
+from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
 from moduv.instances.coco import CATEGORIES
 from moduv.instances.instances import Instances
@@ -85,8 +88,7 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
 
     Args:
         checkpoint_path: detector weights, official or ours, or the folder of a round.
-        source: an image, a video, or a folder that is walked recursively for .jpg, .jpeg, .png and
-            for .mp4, .mov, .mkv, .avi, .webm, .m4v.
+        source: an image, a video, or a folder that is walked recursively for both.
         out: receives one picture per image and one mp4 per video, named by their paths, and
             `detections.json`. The objects of a video have a `track_id`, and their colour follows it.
         config: score threshold, batches, device.
@@ -97,57 +99,56 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     Raises:
         InputError: when weights or files are missing or broken; other files are finished first.
     """
-    names = output_names(find_files(source, out), source, out)
+    listing = find_files(source, out)
+    names = output_names([*listing.images, *listing.videos], source, out)
     detector = load_detector(checkpoint_path, config.device, config.half)
     run = _Run(detector, config, _Detections(), alone=len(names) == 1)
     try:
-        run.images({path: name for path, name in names.items() if not _is_video(path)})
-        for path, name in names.items():
-            if _is_video(path):
-                run.video(path, name)
+        run.images({path: names[path] for path in listing.images})
+        for path in listing.videos:
+            run.video(path, names[path])
     finally:
         if run.detections.images:
             write_json(out / DETECTIONS, run.detections.content())
             run.detections.summarise(config.threshold, out)
+            say_left_out(
+                listing.left_out + Counter({"files that cannot be shown": len(run.broken)})
+            )
     if run.broken:
         others = len(run.broken) - 1
         more = f" (and {others} more, named above)" if others else ""
         raise InputError(run.broken[0] + more)
 
 
-def find_files(source: Path, out: Path) -> list[Path]:
-    """List the file itself, or all images and videos below a folder except those below `out`, sorted.
+def find_files(source: Path, out: Path) -> Listing:
+    """List the file itself, or all images and videos below a folder except those below `out`.
 
     Raises InputError when there is none.
     """
     if source.is_file():
-        return [source]
+        return Listing(videos=[source]) if is_video(source) else Listing(images=[source])
     if not source.is_dir():
         raise InputError(f"{source}: no such image, video or folder; check --input.")
-    suffixes = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
-    found = sorted(
-        path
-        for path in source.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-    )
-    if out.resolve() != source.resolve():
-        found = [path for path in found if out.resolve() not in path.resolve().parents]
-    if not found:
-        raise InputError(f"{source}: holds no image (.jpg, .jpeg, .png) and no video.")
+    found = list_files(source, None if out.resolve() == source.resolve() else out)
+    if not (found.images or found.videos):
+        raise InputError(
+            f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}) and no video "
+            f"({', '.join(VIDEO_SUFFIXES)})."
+        )
     return found
 
 
 def output_names(paths: list[Path], source: Path, out: Path) -> dict[Path, Path]:
-    """Map every file to its overlay: the path with dashes, videos as mp4.
+    """Map every file to its overlay: the path with dashes, videos as mp4, images of no usual suffix as png.
 
     Raises InputError when two would go to one place, or one would replace its own source.
     """
     names: dict[Path, Path] = {}
     for path in paths:
         relative = path.relative_to(source) if source.is_dir() else Path(path.name)
+        kept, added = ((".mp4",), ".mp4") if is_video(path) else (IMAGE_SUFFIXES, ".png")
         name = "-".join(relative.parts)
-        mp4 = not _is_video(path) or path.suffix.lower() == ".mp4"
-        target = out / (name if mp4 else f"{name}.mp4")
+        target = out / (name if path.suffix.lower() in kept else name + added)
         if target.resolve() == path.resolve():
             raise InputError(
                 f"{path}: the overlay would replace it; choose another folder for --out."
@@ -210,8 +211,11 @@ class _Run:
         def draw(item: tuple[Path, np.ndarray, Instances]) -> None:
             path, image, found = item
             shown = draw_instances(image, found, score_threshold=self.config.threshold)
-            write_image(names[path], shown)
-            written[path] = found
+            try:
+                write_image(names[path], shown)
+                written[path] = found
+            except InputError as error:
+                self._leave_out(error)
 
         drawn = bounded_map(draw, self._detected(names), _drawers())
         try:
@@ -229,11 +233,23 @@ class _Run:
                 yield path, image, one.to_instances()
 
     def _readable(self, paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray]]:
-        for path, image in bounded_map(_try_image, paths, _drawers()):
+        for path, image in bounded_map(self._try_image, paths, _drawers()):
             if isinstance(image, InputError):
                 self._leave_out(image)
             else:
                 yield path, image
+
+    def _try_image(self, path: Path) -> tuple[Path, np.ndarray | InputError]:
+        try:
+            image = read_image(path, "replace it or leave it out")
+            self.detector.check_size(image, str(path))
+            return path, image
+        except InputError as error:
+            return path, error
+        except OSError as error:
+            return path, InputError(
+                f"{path}: cannot be read ({error.strerror}); change that or leave it out."
+            )
 
     def _leave_out(self, error: InputError) -> None:
         self.broken.append(str(error))
@@ -290,23 +306,5 @@ def _draw_followed(item: tuple[Timed, Instances]) -> Timed:
     return at, draw_instances(image, found, colors=colors)
 
 
-def _try_image(path: Path) -> tuple[Path, np.ndarray | InputError]:
-    try:
-        return path, read_image(path)
-    except InputError:
-        # Frames of a split are read by the same function, and its remedy is for those.
-        return path, InputError(
-            f"{path}: the file is truncated or no image; replace it or leave it out."
-        )
-    except OSError as error:
-        return path, InputError(
-            f"{path}: cannot be read ({error.strerror}); change that or leave it out."
-        )
-
-
 def _drawers() -> int:
     return min(DRAWERS, cores())
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES

@@ -8,8 +8,9 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
-from moduv.frames.clip import IMAGE_SUFFIXES, FrameRef
+from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
+from moduv.frames.layouts import IMAGE_SUFFIXES
 from moduv.frames.splits import read_split
 from moduv.instances.store import labelled, read_labels
 from moduv.visual.drawing import draw_instances, enlarge, grid_size, picture_grid

@@ -23,16 +23,14 @@ from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
+from moduv.frames.decoding import Timed, decoder
 from moduv.frames.images import resize_image, write_image
+from moduv.frames.listing import clip_images, find_clips, say_left_out
 from moduv.frames.splits import write_split
 from moduv.frames.video import (
     FLOW_WIDTH,
-    Timed,
     choose_strides,
-    clip_images,
     count_frames,
-    decoder,
-    find_clips,
     read_clip,
     scenes,
     usual_motion,
@@ -102,16 +100,23 @@ def import_sources(
 
     Clips below `skip`, by default `out`, are the outputs of an earlier run and ignored.
     """
-    clips = name_clips(sources, skip or out)
+    clips, left_out = gather_clips(sources, skip or out)
     files = {name: clip_size(clip) for name, clip in clips.items()}
     known = {name: _known_camera(clip) for name, clip in clips.items()}
     cameras = {name: sha256(path)[:16] if path.is_file() else "" for name, path in known.items()}
     stage = Stage("frames import", out, _Import(config, files, cameras))
-    stage.run(lambda: _import(clips, out, config))
+    stage.run(lambda: _import(clips, out, config, left_out))
 
 
 def name_clips(sources: Sequence[Path], skip: Path | None = None) -> dict[str, Path]:
-    """Map segment names to all clips below the sources.
+    """Map segment names to all clips below the sources, see `gather_clips`."""
+    return gather_clips(sources, skip)[0]
+
+
+def gather_clips(
+    sources: Sequence[Path], skip: Path | None = None
+) -> tuple[dict[str, Path], Counter[str]]:
+    """Map segment names to all clips below the sources; the second value counts what else lies there.
 
     Args:
         sources: videos and folders.
@@ -121,12 +126,16 @@ def name_clips(sources: Sequence[Path], skip: Path | None = None) -> dict[str, P
         InputError: when a source is missing or holds no clip, or two clips share a name.
     """
     named: dict[str, Path] = {}
+    left_out = Counter[str]()
     for source in sources:
-        found = _without_outputs(find_clips(source), source, skip)
+        found, others = find_clips(source, skip)
+        left_out += others
         if not found:
+            seen = ", ".join(f"{count} {why}" for why, count in others.items())
             raise InputError(
                 f"{source}: holds no videos and no images"
                 + ("" if skip is None else f" outside of {skip}")
+                + (f", but {seen}" if seen else "")
                 + "; give the clips' folder."
             )
         for clip in found:
@@ -138,13 +147,7 @@ def name_clips(sources: Sequence[Path], skip: Path | None = None) -> dict[str, P
                     f"{clip}: its segment would be called {name!r} like that of {named[name]}; rename one."
                 )
             named[name] = clip
-    return named
-
-
-def _without_outputs(clips: list[Path], source: Path, skip: Path | None) -> list[Path]:
-    if skip is None or skip.resolve() in source.resolve().parents:
-        return clips
-    return [clip for clip in clips if not clip.resolve().is_relative_to(skip.resolve())]
+    return named, left_out
 
 
 def clip_size(clip: Path) -> int:
@@ -152,8 +155,12 @@ def clip_size(clip: Path) -> int:
     return len(clip_images(clip)) if clip.is_dir() else clip.stat().st_size
 
 
-def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str, Any]:
+def _import(
+    named: dict[str, Path], out: Path, config: ImportConfig, others: Counter[str]
+) -> dict[str, Any]:
+    """Import clips by name; `others` is what was left out before."""
     sizes, left_out = clip_sizes(named)
+    counted = others + Counter({"clips that do not decode": len(left_out)})
     clips = {name: named[name] for name in sizes}
     for name, clip in clips.items():
         if not _known_camera(clip).is_file() and not config.field_of_view:
@@ -166,11 +173,12 @@ def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str
     frames: list[FrameRef] = []
     for segment, clip in progress(clips.items(), desc="import", total=len(clips), unit="clip"):
         shape = _Shape(_known_camera(clip), aspect, config)
-        scenes = groupby(_chosen(clip, strides[segment], config), key=lambda item: item[0])
-        for scene, images in scenes:
+        chosen = _chosen(clip, strides[segment], config, counted)
+        for scene, images in groupby(chosen, key=lambda item: item[0]):
             name = segment + (f"-{scene}" if scene else "")
-            frames += _write_segment(out, f"clips/{name}", images, shape)
+            frames += _write_segment(out, f"clips/{name}", images, shape, counted)
     if not frames:
+        say_left_out(counted)
         raise InputError(
             f"{next(iter(clips.values()))}: has no clip of three frames that differ, nor has any other "
             "source; give videos or folders of consecutive frames."
@@ -178,8 +186,9 @@ def _import(named: dict[str, Path], out: Path, config: ImportConfig) -> dict[str
     write_split(out / "splits" / "train_files.txt", frames)
     segments = {frame.segment for frame in frames}
     say(f"  {len(frames)} frames with neighbours in {len(segments)} segments of {len(clips)} clips")
+    say_left_out(counted)
     counts = {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
-    return {**counts, "left_out": left_out}
+    return {**counts, "left_out": left_out, "counts_left_out": dict(counted)}
 
 
 def clip_sizes(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
@@ -193,7 +202,7 @@ def clip_sizes(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict
         if not clip.is_dir():
             decoder(clip)  # a missing decoder is not the clip's fault
         try:
-            height, width = next(read_clip(clip))[1].shape[:2]
+            height, width = next(read_clip(clip, lambda _: None))[1].shape[:2]
             sizes[name] = width, height
         except InputError as error:
             left_out[name] = str(error)
@@ -228,7 +237,7 @@ def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
         return dict.fromkeys(clips, config.every)
     measured = []
     for clip in progress(clips.values(), desc="motion", total=len(clips), unit="clip"):
-        # Broken packets are logged when the frames are written.
+        # What is left out is logged when the frames are written.
         frames = without_stills(read_clip(clip, lambda _: None, grey_width=FLOW_WIDTH))
         measured.append(usual_motion(frames, config.motion))
     counts = [count_frames(clip) for clip in clips.values()]
@@ -238,11 +247,13 @@ def _strides(clips: dict[str, Path], config: ImportConfig) -> dict[str, int]:
     return strides
 
 
-def _chosen(clip: Path, stride: int, config: ImportConfig) -> Iterator[tuple[int, Timed]]:
+def _chosen(
+    clip: Path, stride: int, config: ImportConfig, left_out: Counter[str]
+) -> Iterator[tuple[int, Timed]]:
     """Every stride-th frame of each scene, with the scene's number."""
-    frames = read_clip(clip)
+    frames = read_clip(clip, left_out=left_out)
     if not config.keep_stills:
-        frames = without_stills(frames)
+        frames = without_stills(frames, left_out)
     for _, scene in groupby(scenes(frames), key=lambda item: item[0]):
         for position, item in enumerate(scene):
             if position % stride == 0:
@@ -284,7 +295,11 @@ class _Shape:
 
 
 def _write_segment(
-    out: Path, segment: str, images: Iterator[tuple[int, Timed]], shape: _Shape
+    out: Path,
+    segment: str,
+    images: Iterator[tuple[int, Timed]],
+    shape: _Shape,
+    left_out: Counter[str],
 ) -> list[FrameRef]:
     """Write the frames of a segment; its frames with both neighbours. Too few for one leave nothing."""
     waiting: list[Timed] = []
@@ -303,6 +318,7 @@ def _write_segment(
         waiting = []
     if camera is None or not times:
         say(f"  {segment}: {len(waiting)} frames are too few for a triplet; left out")
+        left_out["frames too few for a triplet"] += len(waiting)
         return []
     camera.to_cam_json(out / segment / "cam.json", assumed=not shape.known.is_file())
     if None not in times:

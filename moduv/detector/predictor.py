@@ -14,9 +14,11 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from moduv.detector.pasting import paste_masks
+from moduv.engine.errors import InputError
 from moduv.engine.parallel import bounded_map
+from moduv.frames.decoding import Timed
 from moduv.frames.images import Picture, as_image, read_image
-from moduv.frames.video import Timed, read_clip, scenes
+from moduv.frames.video import read_clip, scenes
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.tracks import TrackConfig, Tracker
 
@@ -38,6 +40,16 @@ class Detector:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def check_size(self, image: np.ndarray, name: str = "an image") -> None:
+        """Raise InputError when nothing is left of an image (H, W, 3) at the network's input size."""
+        height, width = image.shape[:2]
+        longest = int(self.model.transform.max_size)
+        if min(height, width) * longest <= max(height, width):
+            raise InputError(
+                f"{name}: is of {width} x {height} pixels, and the longer side is shrunk to {longest}; "
+                "crop it or leave it out."
+            )
 
     @overload
     def predict(self, images: Picture, score: float = ..., batch_size: int = ...) -> Instances: ...
@@ -77,6 +89,8 @@ class Detector:
         strictly above `score` are kept, before non-maximum suppression and the limit on their number;
         None: the network's own threshold.
         """
+        for image in images:
+            self.check_size(image)
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
         with torch.inference_mode():
             groups = [list(group) for _, group in groupby(tensors, key=lambda image: image.shape)]
@@ -184,7 +198,11 @@ def stream(
     """As `Detector.stream`, with the detections of every detector; images are read once."""
 
     def decode(batch: list[Path]) -> list[np.ndarray]:
-        return [read_image(path) for path in batch]
+        images = [read_image(path) for path in batch]
+        for path, image in zip(batch, images, strict=True):
+            for detector in detectors:
+                detector.check_size(image, str(path))
+        return images
 
     for images in bounded_map(decode, batches(paths, batch_size), max(1, workers)):
         found = [d.predictions(images, s) for d, s in zip(detectors, scores, strict=True)]

@@ -60,7 +60,9 @@ def say(message: str) -> None:
     """Print a line for the user without tearing a progress bar, once whatever the number of processes."""
     if not is_reporting():
         return
-    tqdm.write(message, file=sys.stdout)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    # Names of files may hold what the terminal cannot show.
+    tqdm.write(message.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
     sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moduv.frames import layouts
-from moduv.frames.layouts import IMAGE_SUFFIXES
+from moduv.frames.listing import list_files
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +42,7 @@ def list_frames(root: str | Path, segment: str) -> list[FrameRef]:
 def list_segments(root: str | Path) -> list[str]:
     """Segments under `root` that have numbered frames, in order."""
     root = Path(root)
-    folders = {path.parent for suffix in IMAGE_SUFFIXES for path in root.rglob(f"*{suffix}")}
+    folders = {path.parent for path in list_files(root).images}
     segments = {layouts.segment_of(root, folder) for folder in folders}
     return [segment for segment in sorted(segments) if layouts.frame_numbers(root, segment)]
 

@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
+from moduv.frames import jpeg
 
 Picture = str | Path | np.ndarray | Any
 """A path, an array (H, W, 3) uint8 RGB, or a PIL image."""
-JPEG_END = b"\xff\xd9"
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8 RGB; grey and transparent files are converted.
+def read_image(
+    path: str | Path, remedy: str = "replace the file or take it out of the split"
+) -> np.ndarray:
+    """Read an image as (H, W, 3) uint8 RGB, turned upright; other forms of pixels are converted.
 
-    Raises InputError when the file is missing, truncated or no image.
+    Raises InputError when the file is missing, damaged, too large or no image.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a name that no file can have
         raise InputError(f"{path}: no such image; check the path and the split file.") from None
-    # OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
-    truncated = content[:2] == b"\xff\xd8" and JPEG_END not in content[-1024:]
-    image = (
-        None
-        if truncated or not content
-        else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    )
+    image, fault = _decode(content)
     if image is None:
-        state = "truncated" if truncated else "not readable as an image"
-        raise InputError(
-            f"{path}: the image is {state}; replace the file or take it out of the split."
-        )
+        raise InputError(f"{path}: the image is {fault}; {remedy}.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode(content: bytes) -> tuple[np.ndarray | None, str]:
+    """The pixels (H, W, 3) uint8 BGR of a file; None, and what is wrong with it, where it is not whole."""
+    try:
+        Image.open(io.BytesIO(content))  # reads the header alone
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        return None, f"larger than the {limit} million pixels that are read"
+    except (OSError, ValueError):
+        return None, "not readable as an image"
+    is_jpeg = content.startswith(jpeg.START)
+    segments = jpeg.read_segments(content) if is_jpeg else []
+    if segments is None:
+        return None, "truncated"
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is not None and is_jpeg and jpeg.lacks_data(content, segments, image):
+        return None, "damaged, a part of its data is missing"
+    return image, "not readable as an image"
 
 
 def as_image(source: Picture) -> np.ndarray:
@@ -50,8 +67,6 @@ def as_image(source: Picture) -> np.ndarray:
     if isinstance(source, str | Path):
         return read_image(source)
     if not isinstance(source, np.ndarray) and hasattr(source, "convert"):
-        from PIL import ImageOps
-
         upright: Any = ImageOps.exif_transpose(source)
         source = np.array(upright.convert("RGB"))
     if not isinstance(source, np.ndarray):
@@ -69,9 +84,10 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB, atomically, in the format of the suffix."""
     path = Path(path)
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in {".jpg", ".jpeg"} else []
-    done, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise InputError(f"{path}: the image could not be encoded; use .jpg or .png.")
+    try:
+        _, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:
+        raise InputError(f"{path}: the image could not be encoded; use .jpg or .png.") from None
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.tobytes())
 

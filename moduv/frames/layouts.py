@@ -19,7 +19,7 @@ from moduv.engine.files import read_json, read_npy, read_npz
 from moduv.frames import kitti_calibration
 from moduv.frames.camera import Intrinsics
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
 """Motion labels, of pixels or of depth points."""
 USUAL_INTERVAL = 100.0
@@ -110,7 +110,7 @@ def image_path(root: str | Path, segment: str, index: int, *, small: bool = Fals
     candidates = [
         Path(root) / segment / folder / (number + suffix)
         for folder in folders
-        for suffix in IMAGE_SUFFIXES
+        for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
     ]
     return next((path for path in candidates if path.is_file()), candidates[0])
 

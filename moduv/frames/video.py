@@ -2,95 +2,53 @@
 
 from __future__ import annotations
 
-import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
-from moduv.frames.clip import IMAGE_SUFFIXES
+from moduv.frames.decoding import Timed, nominal_frame_count, read_frames
 from moduv.frames.images import optical_flow, read_image, small_grey
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
-Timed = tuple[float | None, np.ndarray]
-"""Seconds from the clip's start, where they are known, and the frame (H, W, 3) uint8 RGB; (h, w) uint8 where
-it is small and grey."""
+from moduv.frames.listing import clip_images
 
 THUMBNAIL = (64, 36)
 CUT = 30.0
 """Mean difference of thumbnails, in grey levels, above which two frames are of different scenes."""
 STILL = 0.4
-"""Mean difference below which a frame repeats the one before."""
-
-
-def find_clips(source: Path) -> list[Path]:
-    """Video files and folders of images below `source` (or `source` itself), in order of name.
-
-    Hidden files and folders do not count: macOS puts `._name` beside a file on foreign disks.
-    """
-    if source.is_file() and source.suffix.lower() in VIDEO_SUFFIXES:
-        return [source]
-    if source.is_file():
-        kind = "an image" if source.suffix.lower() in IMAGE_SUFFIXES else "no video"
-        raise InputError(
-            f"{source}: is {kind}, and motion is learned from clips; give the folder that holds a clip's "
-            f"images, or a video file ({', '.join(VIDEO_SUFFIXES)})."
-        )
-    if not source.is_dir():
-        raise InputError(
-            f"{source}: no such folder or video; give the clips' folder or a video file."
-        )
-    found = set[Path]()
-    for path in source.rglob("*"):
-        if any(part.startswith(".") for part in path.relative_to(source).parts):
-            continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            found.add(path.parent)
-        elif path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            found.add(path)
-    return sorted(found)
-
-
-def clip_images(folder: Path) -> list[Path]:
-    """The images of a folder in the order of the numbers in their names: `9.jpg` before `10.jpg`."""
-    images = (
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    return sorted(images, key=_natural)
-
-
-def _natural(path: Path) -> tuple[str, str]:
-    """A key that sorts numbers in names by their value."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(20), path.name), path.name
+"""Mean difference below which a frame repeats the one before, where the contrast is usual."""
+USUAL = 8.0
+"""Contrast in grey levels, of which daylight has more; coding noise grows with it."""
 
 
 def read_clip(
-    path: Path, tell: Callable[[str], None] = say, *, grey_width: int = 0
+    path: Path,
+    tell: Callable[[str], None] = say,
+    *,
+    grey_width: int = 0,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Timed]:
-    """The frames of a video file, turned as its metadata say, or of a folder in order of name.
+    """The frames of a video file, as a player shows them, or of a folder in order of name.
 
     Packets of a video and images of a folder that do not decode are left out.
 
     Args:
         path: a video file or a folder.
-        tell: is told, after the last frame, how many were left out, where any were.
+        tell: is told what was not taken as it is: after the last frame, how many were left out.
         grey_width: shrink frames to this width, pixels, and to grey ones, (h, grey_width); 0: neither. It
             costs a fraction of whole frames.
+        left_out: receives how many were left out, and why.
 
     Raises:
         InputError: when nothing decodes.
     """
     whole, broken = 0, list[InputError]()
-    read = _read_folder if path.is_dir() else _read_video
-    for piece in read(path, grey_width):
+    read = _read_folder(path, grey_width) if path.is_dir() else read_frames(path, grey_width, tell)
+    for piece in read:
         if isinstance(piece, InputError):
             broken.append(piece)
         else:
@@ -101,6 +59,8 @@ def read_clip(
     if broken:
         kind = "images" if path.is_dir() else "packets"
         tell(f"  {path}: {len(broken)} {kind} do not decode; left out")
+        if left_out is not None:
+            left_out[f"{kind} that do not decode"] += len(broken)
 
 
 def _read_folder(path: Path, grey_width: int) -> Iterator[Timed | InputError]:
@@ -113,63 +73,26 @@ def _read_folder(path: Path, grey_width: int) -> Iterator[Timed | InputError]:
         yield None, small_grey(image, grey_width) if grey_width else image
 
 
-def _read_video(path: Path, grey_width: int = 0) -> Iterator[Timed | InputError]:
-    """The frames, and an error for every packet that does not decode."""
-    av = decoder(path)
+def without_stills(
+    frames: Iterator[Timed], left_out: Counter[str] | None = None
+) -> Iterator[Timed]:
+    """Leave out frames that repeat the last kept one: a paused or padded recording.
 
-    def broken(error: Any) -> InputError:
-        return InputError(
-            f"{path}: does not decode ({error.strerror}); convert it, e.g. to mp4, or leave it out."
-        )
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                yield InputError(f"{path}: has no video stream; give a video file.")
-                return
-            for packet in container.demux(video=0):
-                try:
-                    frames = packet.decode()
-                except av.FFmpegError as error:
-                    yield broken(error)
-                    continue
-                for frame in frames:
-                    yield frame.time, _upright(frame, grey_width)
-    except av.FFmpegError as error:
-        yield broken(error)
-
-
-def _upright(frame: Any, grey_width: int) -> np.ndarray:
-    # Positive rotation is against the clock, as np.rot90 turns.
-    turns = round(frame.rotation / 90) % 4
-    if not grey_width:
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-    height, width = frame.height, frame.width
-    scale = grey_width / (height if turns % 2 else width)
-    height, width = max(16, round(height * scale)), max(16, round(width * scale))
-    small = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
-    return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
-
-
-def decoder(path: Path) -> Any:
-    """PyAV, which is asked for only where there are videos."""
-    try:
-        import av
-    except ImportError:
-        raise InputError(
-            f"{path}: video files need PyAV; install it with pip install 'moduv[video]'."
-        ) from None
-    return av
-
-
-def without_stills(frames: Iterator[Timed]) -> Iterator[Timed]:
-    """Leave out frames that repeat the last kept one: a paused or padded recording."""
+    Of dark and of hazy frames less has to differ. `left_out` receives how many were left out.
+    """
     kept = None
     for time, image in frames:
         small = thumbnail(image)
-        if kept is None or np.abs(small - kept).mean() > STILL:
+        if kept is None or np.abs(small - kept).mean() > STILL * min(1.0, _contrast(small) / USUAL):
             yield time, image
             kept = small
+        elif left_out is not None:
+            left_out["frames that repeat the one before"] += 1
+
+
+def _contrast(small: np.ndarray) -> float:
+    """Usual difference from the median, in grey levels, which few bright lamps do not change."""
+    return float(np.median(np.abs(small - np.median(small))))
 
 
 def scenes(frames: Iterator[Timed]) -> Iterator[tuple[int, Timed]]:
@@ -277,16 +200,6 @@ def count_frames(path: Path) -> int:
     if path.is_dir():
         return len(clip_images(path))
     told = nominal_frame_count(path)
-    return told or sum(not isinstance(piece, InputError) for piece in _read_video(path, FLOW_WIDTH))
-
-
-def nominal_frame_count(path: Path) -> int | None:
-    """Frames of a video as its file says them; None where it does not."""
-    av = decoder(path)
-    try:
-        with av.open(str(path)) as container:
-            if container.streams.video and container.streams.video[0].frames:
-                return int(container.streams.video[0].frames)
-    except av.FFmpegError:
-        pass  # decoding tells the user what is wrong
-    return None
+    return told or sum(
+        not isinstance(piece, InputError) for piece in read_frames(path, FLOW_WIDTH, lambda _: None)
+    )

@@ -10,23 +10,20 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
-from moduv.frames.video import Timed, decoder
+from moduv.frames.decoding import USUAL_RATE, Timed, decoder, open_video
 
 TICKS = 60_000
 """Units of time in a second: a whole number of them for the usual frame rates."""
-USUAL_RATE = Fraction(25)
 QUALITY = "18"
 """Constant rate factor: differences are hardly seen."""
 
 
 def frame_rate(path: Path) -> Fraction:
     """Frames a second of a video, on average; a usual rate where the file does not tell."""
-    av = decoder(path)
     try:
-        with av.open(str(path)) as container:
-            streams = container.streams.video
-            return (streams[0].average_rate if streams else None) or USUAL_RATE
-    except av.FFmpegError:
+        with open_video(path) as (_, stream):
+            return stream.average_rate or USUAL_RATE
+    except InputError:
         return USUAL_RATE  # decoding tells the user what is wrong
 
 
