@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from detector_world import HEIGHT, WIDTH
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 
@@ -21,6 +22,7 @@ from moduv.commands.demo import DemoConfig, run_demo
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
+from moduv.detector.weights import load_detector
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
@@ -197,6 +199,93 @@ def test_broken_files_are_all_named_and_the_others_are_done(
     assert "split" not in told
 
 
+def test_pictures_of_every_form_are_shown_but_for_those_of_no_height(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    plain = Image.fromarray(street())
+    for mode in ("1", "L", "LA", "P", "RGBA"):
+        plain.convert(mode).save(source / f"{mode}.png")
+    plain.convert("CMYK").save(source / "cmyk.jpg")
+    for suffix in ("webp", "bmp", "tif", "JPEG"):
+        plain.save(source / f"a.{suffix}")
+    for width, height in ((1, 1), (2, 3), (2000, 20)):
+        plain.resize((width, height)).save(source / f"{width}x{height}.png")
+    flat = ("2000x3.png", "1x2000.png", "2000x1.png")
+    for name in flat:
+        width, height = map(int, name.removesuffix(".png").split("x"))
+        plain.resize((width, height)).save(source / name)
+    (source / "empty.jpg").write_bytes(b"")
+    (source / "empty.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match=r"\(and 4 more, named above\)"):
+        run_demo(weights, source, out, DemoConfig(batch_size=2))
+    shown_files = {path.name for path in source.iterdir()} - {*flat, "empty.jpg", "empty.mp4"}
+    assert {path.name for path in out.iterdir()} == {*shown_files, "detections.json"}
+    told = capsys.readouterr().out
+    assert all(f"{name}: is of {name[:-4].replace('x', ' x ')} pixels" in told for name in flat)
+    assert "left out in all: 5 files that cannot be shown" in told
+
+
+def test_flat_images_are_refused_by_name(weights: Path, tmp_path: Path) -> None:
+    detector = load_detector(weights)
+    flat = np.zeros((3, 2000, 3), np.uint8)
+    with pytest.raises(InputError, match="an image: is of 2000 x 3 pixels"):
+        detector.predict([street(), flat])
+    write_image(tmp_path / "a.png", flat)
+    with pytest.raises(InputError, match=r"a\.png: is of 2000 x 3 pixels"):
+        list(detector.stream([tmp_path / "a.png"]))
+    write_frames(tmp_path / "a.mp4", [np.zeros((4, 2000, 3), np.uint8)] * 2)
+    with pytest.raises(InputError, match="is of 2000 x 4 pixels"):
+        run_demo(weights, tmp_path / "a.mp4", tmp_path / "out", DemoConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_without_suffix_becomes_png(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", street())
+    (tmp_path / "a.jpg").rename(tmp_path / "photo")
+    run_demo(weights, tmp_path / "photo", tmp_path / "out", DemoConfig())
+    assert (tmp_path / "out/photo.png").is_file()
+
+
+def test_hidden_files_are_counted_and_links_followed(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in/a.jpg", street())
+    write_image(tmp_path / "in/.thumbs/t.jpg", street())
+    write_image(tmp_path / "store/b.jpg", street())
+    (tmp_path / "in/notes.txt").write_text("none")
+    for link, target in (("link", "../store"), ("loop", ".")):
+        (tmp_path / "in" / link).symlink_to(target)
+    run_demo(weights, tmp_path / "in", tmp_path / "out", DemoConfig())
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.jpg", "link-b.jpg", "detections.json"}
+    told = capsys.readouterr().out
+    for part in ("1 hidden (.thumbs)", "1 .txt (notes.txt)", "1 folders linked a second time"):
+        assert part in told
+
+
+@pytest.mark.parametrize("case", ["demo_hidden_folder", "demo_very_flat_picture"])
+def test_the_good_picture_of_a_case_is_shown(
+    shared: Path, weights: Path, tmp_path: Path, case: str
+) -> None:
+    command = ["demo", "--load_ckpt", str(weights), "--out", str(tmp_path / "out")]
+    source = str(shared / "cases" / case / "pictures")
+    if case == "demo_hidden_folder":
+        main([*command, "--input", source])
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--input", source])
+        assert stopped.value.code == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.jpg", "detections.json"}
+
+
+def test_the_film_behind_a_cover_is_shown(shared: Path, weights: Path, tmp_path: Path) -> None:
+    source = shared / "cases/video_with_cover_picture/clips"
+    run_demo(weights, source, tmp_path, DemoConfig())
+    assert len(detections(tmp_path)["images"]) == 12
+
+
 def test_detections_of_an_earlier_run_outlast_one_that_finds_nothing(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +294,9 @@ def test_detections_of_an_earlier_run_outlast_one_that_finds_nothing(
     before = (tmp_path / "out/detections.json").read_bytes()
     (tmp_path / "t.txt").write_text("no image")
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"t\.txt: the image is not readable.*; replace it or leave"):
+    with pytest.raises(
+        InputError, match=r"t\.txt: the image is not readable.*; replace it or leave"
+    ):
         run_demo(weights, tmp_path / "t.txt", tmp_path / "out", DemoConfig())
     assert capsys.readouterr().out == ""  # neither a summary of nothing nor the sentence twice
     assert (tmp_path / "out/detections.json").read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -12,10 +13,10 @@ import pytest
 
 from moduv.datasets.clips import ImportConfig, import_folder, name_clips
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
+from moduv.engine.files import read_json, write_json
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, write_image
+from moduv.frames.images import read_image, resize_image, small_grey, write_image
 from moduv.frames.splits import read_split
 from moduv.frames.video import count_frames, read_clip
 
@@ -352,3 +353,261 @@ def test_images_that_do_not_decode_are_left_out(
     imported(tmp_path)
     assert "one: 1 images do not decode; left out" in capsys.readouterr().out
     assert len(list((tmp_path / "out/clips/one").glob("*.jpg"))) == 4
+
+
+# --- what players show --------------------------------------------------------------------------------
+
+
+def corners(width: int = 160, height: int = 96) -> np.ndarray:
+    """A grey picture with a red corner top left, a green one top right and a blue one bottom right."""
+    image = np.full((height, width, 3), 90, np.uint8)
+    image[: height // 3, : width // 3] = 255, 0, 0
+    image[: height // 3, -width // 3 :] = 0, 255, 0
+    image[-height // 3 :, -width // 3 :] = 0, 0, 255
+    return image
+
+
+def set_display_matrix(path: Path, *turn: int) -> None:
+    """Set a, b, c, d of the matrix of an mp4's track: (x, y) is shown at (a x + c y, b x + d y)."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
+    a, b, c, d = (number << 16 for number in turn)
+    matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("turn", "shown"),
+    [
+        ((1, 0, 0, 1), lambda image: image),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+        ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    ],
+)
+@pytest.mark.parametrize("grey_width", [0, 48])
+def test_videos_are_turned_and_mirrored_as_they_say(
+    tmp_path: Path, turn: tuple[int, ...], shown: Any, grey_width: int
+) -> None:
+    write_video(tmp_path / "a.mp4", [corners()] * 3)
+    set_display_matrix(tmp_path / "a.mp4", *turn)
+    ((_, image), *_) = read_clip(tmp_path / "a.mp4", grey_width=grey_width)
+    expected = np.ascontiguousarray(shown(corners()))
+    if grey_width:
+        expected = small_grey(expected, grey_width)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < 12
+
+
+def encode(path: Path, frames: list[np.ndarray], codec: str = "libx264", **settings: Any) -> None:
+    """A video at 10 frames a second; B-frames where the codec likes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        add_stream(container, frames, codec, **settings)
+
+
+def add_stream(container: Any, frames: list[np.ndarray], codec: str, **settings: Any) -> None:
+    stream = container.add_stream(codec, rate=10)
+    stream.pix_fmt = "yuv420p"
+    stream.height, stream.width = frames[0].shape[:2]
+    for name, value in settings.items():
+        setattr(stream.codec_context, name, value)
+    for index, image in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = index, Fraction(1, 10)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["a.avi", "a.mp4", "a.mkv", "a.TS", "a.m2ts", "a.mts", "a.mov", "a.flv", "a.asf"]
+)
+def test_times_grow_in_every_container(tmp_path: Path, name: str) -> None:
+    encode(tmp_path / f"in/{name}", street_frames(12))
+    (clip,) = name_clips([tmp_path / "in"]).values()
+    frames = list(read_clip(clip))
+    assert [time for time, _ in frames] == pytest.approx([0.1 * i for i in range(12)], abs=2e-3)
+    for (_, image), expected in zip(frames, street_frames(12), strict=True):
+        assert np.abs(image.astype(int) - expected).mean() < 8
+
+
+def test_repeated_times_are_replaced(tmp_path: Path) -> None:
+    packets: list[Any] = []
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.pix_fmt, stream.height, stream.width = "yuvj420p", 96, 160
+        for image in street_frames(6):
+            packets += stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))
+        for packet, time in zip(packets, [0, 100, 100, 300, 300, 500], strict=True):
+            packet.pts = packet.dts = time
+            packet.time_base = Fraction(1, 1000)
+            container.mux_one(packet)
+    times = [time for time, _ in read_clip(tmp_path / "a.mkv")]
+    assert len(times) == 6
+    assert np.diff(times).min() > 0
+
+
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(8, 9)])
+def test_pixels_become_square(
+    tmp_path: Path, aspect: Fraction, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode(tmp_path / "in/a.mp4", street_frames(4), sample_aspect_ratio=aspect)
+    width = round(160 * aspect)
+    (frame, *_) = imported(tmp_path)
+    image = read_image(frame.image_path(tmp_path / "out"))
+    assert image.shape == (96, width, 3)
+    expected = resize_image(street_frames(4)[1], 96, width)
+    assert np.abs(image.astype(int) - expected).mean() < 8
+    told = capsys.readouterr().out
+    assert told.count("are made square") == 1
+    camera = Intrinsics.from_cam_json(tmp_path / "out/clips/a/cam.json", width, 96)
+    assert camera.fx == pytest.approx(camera.fy)
+
+
+def test_absurd_pixels_and_files_without_picture_are_named(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", street_frames(4), sample_aspect_ratio=Fraction(1, 100))
+    with pytest.raises(InputError, match=r"a\.mp4: has pixels of 1:100"):
+        list(read_clip(tmp_path / "a.mp4"))
+    with av.open(str(tmp_path / "b.mkv"), "w") as container:
+        audio = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    with pytest.raises(InputError, match=r"b\.mkv: has no video stream"):
+        list(read_clip(tmp_path / "b.mkv"))
+
+
+@pytest.mark.parametrize("first", ["preview", "film"])
+def test_the_stream_of_the_most_pixels_is_read(
+    tmp_path: Path, first: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = street_frames(8)
+    small = [resize_image(image, 48, 80) for image in film]
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = []
+        for frames in (small, film) if first == "preview" else (film, small):
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.pix_fmt = "yuv420p"
+            stream.height, stream.width = frames[0].shape[:2]
+            streams.append((stream, frames))
+        for index in range(8):
+            for stream, frames in streams:
+                container.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(frames[index], format="rgb24"))
+                )
+        for stream, _ in streams:
+            container.mux(stream.encode())
+    assert {image.shape for _, image in read_clip(tmp_path / "a.mkv")} == {(96, 160, 3)}
+    assert "has 2 video streams" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "file:a.mp4", "-a.mp4", "%03d.mp4", "a\nb c.mp4"])
+def test_names_of_videos_are_names(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "a.mp4", street_frames(4))
+    (tmp_path / "a.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    import_folder(Path(name), Path("out"), ImportConfig(field_of_view=60))
+    assert len(read_split(Path("out/splits/train_files.txt"))) == 2
+
+
+@pytest.mark.parametrize("levels", [(2, 11), (1, 6), (0, 3)])
+@pytest.mark.parametrize("lamp", [False, True])
+def test_dark_frames_that_move_are_no_repeats(
+    tmp_path: Path, levels: tuple[int, int], lamp: bool
+) -> None:
+    noise = np.random.default_rng(1).uniform(*levels, (12, 60, 3)).astype(np.float32)
+    wide = np.clip(cv2.resize(noise, (800, 96), interpolation=cv2.INTER_CUBIC), *levels)
+    for index in range(12):
+        image = np.round(wide[:, 2 * index : 2 * index + 160]).astype(np.uint8)
+        if lamp:
+            image[5:15, 5:15] = 255
+        write_image(tmp_path / f"in/a/{index}.png", image)
+        write_image(tmp_path / f"in/b/{2 * index}.png", image)
+        write_image(tmp_path / f"in/b/{2 * index + 1}.png", image)
+    imported(tmp_path)
+    for name in ("a", "b"):
+        assert len(list((tmp_path / f"out/clips/{name}").glob("*.jpg"))) == 12
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index, image in enumerate(street_frames(6)):
+        write_image(tmp_path / f"in/one/{index}.png", image)
+    write_image(tmp_path / "in/one/6.png", street_frames(6)[-1])
+    (tmp_path / "in/one/7.png").write_bytes(b"none")
+    (tmp_path / "in/broken.mp4").write_bytes(b"none")
+    (tmp_path / "in/notes.txt").write_text("none")
+    (tmp_path / "in/link").symlink_to("one")
+    write_clip(tmp_path / "in/short", 2)
+    imported(tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in told if "left out in all" in line]
+    for part in (
+        "1 folders linked a second time (link)",
+        "1 .txt (notes.txt)",
+        "1 clips that do not decode",
+        "1 images that do not decode",
+        "1 frames that repeat the one before",
+        "2 frames too few for a triplet",
+    ):
+        assert part in line
+
+
+def test_cameras_that_contradict_their_frames_are_refused(tmp_path: Path) -> None:
+    write_noise(tmp_path / "in/a", 160, 90, 3)
+    write_json(
+        tmp_path / "in/a/cam.json", {"intrinsic_mat": [[1, 0, 0.5], [0, 1, 0.28], [0, 0, 1]]}
+    )
+    with pytest.raises(
+        InputError, match=r"a.cam\.json: 'intrinsic_mat' gives 160 x 90 pixels focal"
+    ):
+        imported(tmp_path)
+
+
+# --- cases that were found by use ---------------------------------------------------------------------
+
+CASES = {
+    "avi_with_b_frames": 12,
+    "dark_clip_loses_frames": 12,
+    "folder_with_transport_stream": 24,
+    "frames_named_by_seconds": 7,
+    "jpeg_cut_with_end_marker": 5,
+    "jpeg_with_video_behind": 6,
+    "video_mirrored": 6,
+    "video_with_cover_picture": 12,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_frames_of_a_case_are_taken(shared: Path, tmp_path: Path, case: str) -> None:
+    source = shared / "cases" / case / "clips"
+    import_folder(source, tmp_path, ImportConfig(field_of_view=60))
+    assert len(list((tmp_path / "clips").rglob("*.jpg"))) == CASES[case]
+    for times in (tmp_path / "clips").rglob("times.json"):
+        assert np.diff(read_json(times)) == pytest.approx(0.1)
+
+
+def test_frames_named_by_seconds_are_in_order(shared: Path) -> None:
+    frames = read_clip(shared / "cases/frames_named_by_seconds/clips/a")
+    bars = [int((image > 200).all(-1).sum()) for _, image in frames]
+    assert bars == sorted(bars)
+
+
+def test_a_camera_written_by_columns_is_refused(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cam\.json.*as if written by columns"):
+        import_folder(shared / "cases/cam_transposed/clips", tmp_path, ImportConfig())
+
+
+def test_a_linked_clip_is_taken(shared: Path, tmp_path: Path) -> None:
+    case = shared / "cases/clips_by_symlink"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/two").symlink_to(case / "clips/two")
+    (tmp_path / "in/one").symlink_to(case / "store/one")
+    assert {frame.segment for frame in imported(tmp_path)} == {"clips/one", "clips/two"}

@@ -382,3 +382,90 @@ def test_a_calibration_of_another_lidar_is_named(
     shutil.copy(other, source / "lidar_calibration/123.parquet")
     with pytest.raises(InputError, match="the components of segment 123 do not fit each other"):
         prepare_waymo(source, tmp_path / "out", CONFIG)
+
+
+def test_kitti_frames_may_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    data = source / "2011_09_26/2011_09_26_drive_0009_sync/image_02/data"
+    for index, path in enumerate(sorted(data.iterdir())):
+        path.with_suffix(".JPG" if index % 2 else ".jpg").write_bytes(raw.encoded(index, ".jpg"))
+        if index:
+            path.unlink()
+    (data / "0000000001 (copy).jpg").write_bytes(raw.encoded(1, ".jpg"))
+    (data / "._0000000001.jpg").write_bytes(b"none")
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    segment = FORMS["kitti"][2]
+    assert layouts.frame_numbers(tmp_path / "out", segment) == list(range(raw.FRAMES))
+    for index in range(raw.FRAMES):
+        assert layouts.image_path(tmp_path / "out", segment, index).is_file()
+        assert layouts.depth_points(tmp_path / "out", segment, index) is not None
+    told = capsys.readouterr().out
+    for part in ("1 images whose names are no numbers", "1 second images of a frame"):
+        assert part in told
+
+
+def test_kitti_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    day = source / "2011_09_26"
+    text = (day / "calib_cam_to_cam.txt").read_text()
+    size = f"S_rect_02: {raw.WIDTH} {raw.HEIGHT}"
+    (day / "calib_cam_to_cam.txt").write_text(text.replace(size, "S_rect_02: 1242 375"))
+    with pytest.raises(
+        InputError, match=r"png: is of 96 x 64 pixels, and calibrated for 1242 x 375"
+    ):
+        prepare_kitti(source, tmp_path / "out", CONFIG)
+    shutil.rmtree(day / "2011_09_26_drive_0009_sync/image_02")
+    with pytest.raises(InputError, match=r"have no frames image_02/data/\*\.png or \*\.jpg"):
+        prepare_kitti(source, tmp_path / "none", CONFIG)
+
+
+def change_rows(source: Path, table: str, change: Callable[[list[dict]], object]) -> None:
+    path = source / f"v1.0-mini/{table}.json"
+    rows = json.loads(path.read_text())
+    changed = change(rows)
+    path.write_text(json.dumps(rows if changed is None else changed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_a_table_of_nuscenes_does_not_matter(tmp_path: Path, seed: int) -> None:
+    source = raw.write_nuscenes(tmp_path / "source")
+    nuscenes(source, tmp_path / "sorted", CONFIG)
+    order = np.random.default_rng(seed).permutation
+    change_rows(source, "sample_data", lambda rows: [rows[i] for i in order(len(rows))])
+    nuscenes(source, tmp_path / "mixed", CONFIG)
+    for path in (tmp_path / "sorted/scenes").rglob("*.*"):
+        if path.is_file():
+            again = tmp_path / "mixed" / path.relative_to(tmp_path / "sorted")
+            assert path.read_bytes() == again.read_bytes()
+
+
+def test_chains_of_nuscenes_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    for name, change, said in (
+        ("circle", lambda rows: rows[raw.FRAMES - 1].update(next="d0"), "leads in a circle"),
+        ("times", lambda rows: rows[2].update(timestamp=0), "times that do not grow"),
+        ("sizes", lambda rows: rows[2].update(width=1600), "several cameras or sizes"),
+        ("images", lambda rows: [{**r, "width": 1600} for r in rows], "calibrated for 1600 x 64"),
+    ):
+        source = raw.write_nuscenes(tmp_path / name)
+        change_rows(source, "sample_data", change)
+        with pytest.raises(InputError, match=said):
+            nuscenes(source, tmp_path / f"{name}-out", CONFIG)
+
+
+def test_cameras_of_nuscenes_that_are_none_are_refused(tmp_path: Path) -> None:
+    source = raw.write_nuscenes(tmp_path / "source")
+    matrix = np.array([[raw.FOCAL, 0, 48], [0, raw.FOCAL, 32], [0, 0, 1]]).T.tolist()
+    change_rows(source, "calibrated_sensor", lambda rows: rows[0].update(camera_intrinsic=matrix))
+    with pytest.raises(InputError, match=r"'camera_intrinsic' of 'cc' .* as if written by columns"):
+        nuscenes(source, tmp_path / "out", CONFIG)
+
+
+def test_kitti_as_jpg(shared: Path, tmp_path: Path) -> None:
+    prepare_kitti(shared / "cases/kitti_as_jpg/raw", tmp_path, CONFIG)
+    assert len(read_split(tmp_path / "splits/all_files.txt")) == 3
+
+
+def test_nuscenes_sweeps_before_the_first_row(shared: Path, tmp_path: Path) -> None:
+    nuscenes(shared / "cases/nuscenes_sweep_before_key_frame/raw", tmp_path, CONFIG)
+    assert len(list((tmp_path / "scenes/scene-0001/FRONT/rgb/original").iterdir())) == 7
+    assert len(read_split(tmp_path / "splits/all_files.txt")) == 5

@@ -37,6 +37,8 @@ from moduv.frames.video import (
     without_stills,
 )
 
+UNREADABLE = "clips that do not decode"
+
 
 @dataclass(frozen=True)
 class ImportConfig:
@@ -160,7 +162,7 @@ def _import(
 ) -> dict[str, Any]:
     """Import clips by name; `others` is what was left out before."""
     sizes, left_out = clip_sizes(named)
-    counted = others + Counter({"clips that do not decode": len(left_out)})
+    counted = others + Counter({UNREADABLE: len(left_out)})
     clips = {name: named[name] for name in sizes}
     for name, clip in clips.items():
         if not _known_camera(clip).is_file() and not config.field_of_view:
@@ -282,6 +284,8 @@ class _Shape:
         height, width = image.shape[:2]
         if self.known.is_file():
             found = Intrinsics.from_cam_json(self.known, width, height)
+            if unusual := found.check_pixels(f"{self.known}: 'intrinsic_mat'"):
+                say(f"  {unusual}")
         else:
             found = Intrinsics.from_field_of_view(self.config.field_of_view, width, height)
         height, width = self.frame(image).shape[:2]

@@ -9,7 +9,9 @@ reaches from its left to its right coordinate, without a pixel more.
 from __future__ import annotations
 
 import math
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,14 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_text
 from moduv.engine.log import progress
 from moduv.frames.images import read_image
-from moduv.frames.kitti_calibration import CAMERAS, SCANNER, VEHICLE, camera_from_scanner
+from moduv.frames.kitti_calibration import (
+    CAMERAS,
+    SCANNER,
+    VEHICLE,
+    camera_from_scanner,
+    read_camera,
+)
+from moduv.frames.listing import clip_images
 
 SIDES = ("02", "03")
 """The colour cameras, left and right."""
@@ -73,21 +82,40 @@ def prepare_kitti(source: Path, out: Path, config: PrepareConfig) -> None:
     drives = sorted(path for path in source.glob("*/*_sync") if path.is_dir())
     if not drives:
         raise InputError(f"{source}: has no day with a drive '*_sync'; {DOWNLOAD}")
-    jobs, segments = [], []
+    jobs, segments, left_out = [], [], Counter[str]()
     for drive in drives:
         located = (drive / "oxts/data").is_dir()
         for name in (CAMERAS, SCANNER, *((VEHICLE,) if located else ())):
             required(drive.parent / name, DOWNLOAD)
         for camera in SIDES:
-            if (drive / f"image_{camera}" / "data").is_dir():
-                jobs.append((drive, out, camera, config))
+            images = _images(drive / f"image_{camera}" / "data", left_out)
+            if images:
+                jobs.append((drive, out, camera, images, config))
                 segments.append(f"{drive.parent.name}/{drive.name}/image_{camera}")
-    prepare("prepare kitti", out, config, jobs, segments, _prepare_drive)
+    if not jobs:
+        raise InputError(
+            f"{source}: its drives have no frames image_02/data/*.png or *.jpg; {DOWNLOAD}"
+        )
+    prepare("prepare kitti", out, config, jobs, segments, _prepare_drive, left_out)
 
 
-def _prepare_drive(job: tuple[Path, Path, str, PrepareConfig]) -> list[int]:
+def _images(folder: Path, left_out: Counter[str]) -> dict[int, Path]:
+    """The images of a folder by number; PNG, as they are downloaded, before what they were converted to."""
+    found = dict[int, Path]()
+    paths = clip_images(folder) if folder.is_dir() else []
+    for path in sorted(paths, key=lambda path: path.suffix.lower() != ".png"):
+        if not re.fullmatch("[0-9]+", path.stem):
+            left_out["images whose names are no numbers"] += 1
+        elif int(path.stem) in found:
+            left_out["second images of a frame"] += 1
+        else:
+            found[int(path.stem)] = path
+    return dict(sorted(found.items()))
+
+
+def _prepare_drive(job: tuple[Path, Path, str, dict[int, Path], PrepareConfig]) -> list[int]:
     """One camera of one drive."""
-    drive, out, camera, config = job
+    drive, out, camera, images, config = job
     target = out / drive.parent.name / drive.name
     for name in (CAMERAS, SCANNER, VEHICLE):
         known, copied = drive.parent / name, target / name
@@ -98,15 +126,16 @@ def _prepare_drive(job: tuple[Path, Path, str, PrepareConfig]) -> list[int]:
     segment, poses = target / f"image_{camera}", _vehicle_poses(drive)
     if poses:
         write_poses(segment / "odometry.txt", poses)
-    numbers = []
-    for image in sorted((drive / f"image_{camera}" / "data").glob("*.png")):
-        write_frame(image, segment / "rgb", image.name, config)
-        scan = drive / "velodyne_points/data" / image.with_suffix(".bin").name
-        depth = segment / "depth" / image.with_suffix(".npy").name
+    calibrated = read_camera(drive.parent / CAMERAS, f"image_{camera}")
+    size = calibrated.width, calibrated.height
+    for number, image in images.items():
+        name = f"{number:010d}"
+        write_frame(image, segment / "rgb", name + image.suffix.lower(), config, size)
+        scan = drive / "velodyne_points/data" / f"{name}.bin"
+        depth = segment / "depth" / f"{name}.npy"
         if config.points and scan.is_file() and not depth.is_file():
             write_points(depth, _scan_depths(scan, projection @ to_camera, image))
-        numbers.append(int(image.stem))
-    return numbers
+    return list(images)
 
 
 def _vehicle_poses(drive: Path) -> list[np.ndarray]:

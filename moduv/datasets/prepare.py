@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import shutil
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from moduv.engine.log import progress, say
 from moduv.engine.parallel import process_map
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, resize_image, write_image
+from moduv.frames.images import decode_image, resize_image, write_image
+from moduv.frames.listing import say_left_out
 from moduv.frames.splits import read_split, write_split
 
 Job = tuple[Any, ...]
@@ -55,6 +56,7 @@ def prepare(
     jobs: Sequence[Job],
     segments: Sequence[str],
     work: Work,
+    left_out: Mapping[str, int] | None = None,
 ) -> None:
     """Run one job per segment and list all frames with both neighbours in a split file.
 
@@ -66,6 +68,7 @@ def prepare(
         jobs: pickled for another process.
         segments: segment of each job; a segment with a `finished.json` is skipped.
         work: prepares the segment of a job and returns its frame numbers.
+        left_out: what the data set holds and no job takes, and how many; told at the end.
 
     Raises:
         InputError: when no segment has three frames in a row.
@@ -80,14 +83,20 @@ def prepare(
             pass
         earlier = read_split(split) if split.is_file() else []
         frames = [frame for frame in earlier if frame.segment not in set(segments)]
+        alone = 0
         for segment, record in zip(segments, records, strict=True):
             known = set(read_json(record)["frames"])
-            frames += [FrameRef(segment, n) for n in known if {n - 1, n + 1} <= known]
+            kept = [FrameRef(segment, n) for n in known if {n - 1, n + 1} <= known]
+            frames += kept
+            alone += len(known) - len(kept)
+        others = Counter(left_out or {}) + Counter({"frames without both neighbours": alone})
         if not frames:
+            say_left_out(others)
             raise InputError(f"{out}: no segment has three frames in a row; check the download.")
         write_split(split, sorted(frames))
         count = len({frame.segment for frame in frames})
         say(f"  {split}: {len(frames)} frames with neighbours in {count} segments")
+        say_left_out(others)
         return {"segments": count, "frames": len(frames)}
 
     stage = Stage(name, out, config)
@@ -101,20 +110,34 @@ def _prepare_segment(work: Work, task: tuple[Job, Path]) -> None:
     write_json(record, {"frames": work(job)})
 
 
-def write_frame(source: Path | bytes, rgb: Path, name: str, config: PrepareConfig) -> None:
+def write_frame(
+    source: Path | bytes,
+    rgb: Path,
+    name: str,
+    config: PrepareConfig,
+    size: tuple[int, int] | None = None,
+) -> None:
     """Copy a frame's file to `original/<name>` and write it at training size as `downsample/*.jpg`.
 
-    Existing files are kept.
+    Existing files are kept. Raises InputError when the frame is not of `size`, width and height, for which
+    it is calibrated.
     """
     original, small = rgb / "original" / name, (rgb / "downsample" / name).with_suffix(".jpg")
+    if original.is_file() and small.is_file():
+        return
+    taken = original if isinstance(source, bytes) else source
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    image = decode_image(content, str(taken))
+    if size is not None and image.shape[1::-1] != size:
+        raise InputError(
+            f"{taken}: is of {image.shape[1]} x {image.shape[0]} pixels, and calibrated for {size[0]} x "
+            f"{size[1]}; give the frames as they were downloaded."
+        )
     if not original.is_file():
         with atomic_path(original) as temporary:
-            if isinstance(source, bytes):
-                temporary.write_bytes(source)
-            else:
-                shutil.copyfile(source, temporary)
+            temporary.write_bytes(content)
     if not small.is_file():
-        write_image(small, resize_image(read_image(original), config.height, config.width))
+        write_image(small, resize_image(image, config.height, config.width))
 
 
 def write_points(path: Path, points: np.ndarray) -> None:

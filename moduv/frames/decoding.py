@@ -20,6 +20,8 @@ it is small and grey."""
 USUAL_RATE = Fraction(25)
 WIDEST_PIXEL = 4
 """Times as wide as high; what exceeds it, or its inverse, is an error of the file."""
+NEARLY_SQUARE = 0.01
+"""Rounded from a size that a codec has filled up to whole blocks."""
 
 
 def decoder(path: Path) -> Any:
@@ -125,7 +127,7 @@ def _pixel_aspect(path: Path, stream: Any) -> Fraction:
         raise InputError(
             f"{path}: has pixels of {aspect.numerator}:{aspect.denominator}; convert it to square ones."
         )
-    return aspect
+    return aspect if abs(aspect - 1) > NEARLY_SQUARE else Fraction(1)
 
 
 def _describe(
@@ -213,5 +215,5 @@ def _turned(image: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Turn and mirror an image by the multiple of 90 degrees that is nearest."""
     swaps = _swaps_sides(turn)
     image = image.swapaxes(0, 1) if swaps else image
-    x, y = turn[::-1].diagonal()[::-1] if swaps else turn.diagonal()
+    x, y = turn[::-1].diagonal() if swaps else turn.diagonal()
     return np.ascontiguousarray(image[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1])

@@ -30,9 +30,16 @@ def read_image(
         content = path.read_bytes()
     except (FileNotFoundError, ValueError):  # a name that no file can have
         raise InputError(f"{path}: no such image; check the path and the split file.") from None
+    return decode_image(content, str(path), remedy)
+
+
+def decode_image(
+    content: bytes, name: str, remedy: str = "replace the file or take it out of the split"
+) -> np.ndarray:
+    """Decode the content of a file, see `read_image`; `name` is what errors call it."""
     image, fault = _decode(content)
     if image is None:
-        raise InputError(f"{path}: the image is {fault}; {remedy}.")
+        raise InputError(f"{name}: the image is {fault}; {remedy}.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

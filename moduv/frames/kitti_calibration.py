@@ -28,13 +28,13 @@ def read_camera(path: Path, folder: str) -> Intrinsics:
         ) from None
     except (ValueError, OverflowError):
         matrix, width, height = np.zeros((3, 4)), 0, 0
+    remedy = "copy the drive's calibration there again"
     if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1], width, height) <= 0:
         raise InputError(
             f"{path}: 'S_rect_{camera}' and 'P_rect_{camera}' are no size and camera with positive focal "
-            "lengths; copy the drive's calibration there again."
+            f"lengths; {remedy}."
         )
-    fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
-    return Intrinsics(float(fx), float(fy), float(cx), float(cy), width, height)
+    return Intrinsics.from_matrix(matrix, width, height, f"{path}: 'P_rect_{camera}'", remedy)
 
 
 def camera_from_scanner(folder: Path, camera: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ def list_files(source: Path, skip: Path | None = None) -> Listing:
         source: the folder.
         skip: a folder of outputs, which is ignored unless `source` lies in it.
     """
-    found, seen = Listing(), set[Path]()
+    found, seen, others = Listing(), set[Path](), defaultdict[str, list[Path]](list)
     root, skip = source.resolve(), skip and skip.resolve()
     skip = None if skip in root.parents else skip
     waiting = deque([source])
@@ -50,34 +50,37 @@ def list_files(source: Path, skip: Path | None = None) -> Listing:
         if skip is not None and real.is_relative_to(skip):
             continue
         if real in seen or real in root.parents:
-            found.left_out["folders linked a second time"] += 1
+            others["folders linked a second time"].append(folder)
             continue
         seen.add(real)
         try:
             paths = list(folder.iterdir())
             folders = [path for path in paths if path.is_dir()]
         except OSError:
-            found.left_out["folders that may not be read"] += 1
+            others["folders that may not be read"].append(folder)
             continue
         for path in folders:
             if path.name.startswith("."):
-                found.left_out["hidden"] += 1
+                others["hidden"].append(path)
             else:  # real folders first, so that a link is the second name
                 (waiting.append if path.is_symlink() else waiting.appendleft)(path)
-        _take_files([path for path in paths if path not in folders], found)
-    return Listing(sorted(found.images), sorted(found.videos), +found.left_out)
+        _take_files([path for path in paths if path not in folders], found, others)
+    for why, paths in others.items():
+        more = ", …" if len(paths) > 1 else ""
+        found.left_out[f"{why} ({min(paths).relative_to(source)}{more})"] = len(paths)
+    return Listing(sorted(found.images), sorted(found.videos), found.left_out)
 
 
-def _take_files(paths: list[Path], found: Listing) -> None:
-    """Add the files of a folder to a listing."""
-    names = {path.name for path in paths}
-    has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in paths)
+def _take_files(paths: list[Path], found: Listing, others: dict[str, list[Path]]) -> None:
+    """Add the files of a folder to a listing, or to the others."""
+    names = {path.name for path in paths if not path.name.startswith(".")}
+    has_images = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
     for path in paths:
         suffix = path.suffix.lower()
         if path.name.startswith("."):
-            found.left_out["hidden"] += 1
+            others["hidden"].append(path)
         elif not path.is_file():
-            found.left_out["links to nothing"] += 1
+            others["links to nothing"].append(path)
         elif suffix in IMAGE_SUFFIXES:
             found.images.append(path)
         elif suffix in VIDEO_SUFFIXES:
@@ -85,7 +88,7 @@ def _take_files(paths: list[Path], found: Listing) -> None:
         elif not (has_images and path.name in BESIDE):
             is_camera = path.name.endswith(".cam.json")
             if not (is_camera and path.name.removesuffix(".cam.json") in names):
-                found.left_out[suffix or "without suffix"] += 1
+                others[suffix or "without suffix"].append(path)
 
 
 def is_video(path: Path) -> bool:

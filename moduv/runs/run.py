@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moduv.datasets.clips import ImportConfig, clip_sizes, import_sources, name_clips
+from moduv.datasets.clips import (
+    UNREADABLE,
+    ImportConfig,
+    clip_sizes,
+    gather_clips,
+    import_sources,
+    name_clips,
+)
 from moduv.engine import distributed
 from moduv.engine.config import load_preset, read_preset
 from moduv.engine.errors import InputError
@@ -21,6 +29,7 @@ from moduv.engine.pipeline import Place, Step, perform
 from moduv.engine.stages import OtherSettings, read_manifest
 from moduv.frames.clip import with_neighbours
 from moduv.frames.images import read_image
+from moduv.frames.listing import say_left_out
 from moduv.frames.splits import hold_out, read_split, write_split
 from moduv.frames.video import count_frames
 from moduv.instances.exported import export_labels
@@ -170,8 +179,9 @@ class Run:
 
         Raises InputError when a source is missing or no clip decodes.
         """
-        clips = name_clips(self.sources, self.out)
-        width, height = next(iter(clip_sizes(clips)[0].values()))
+        clips, left_out = gather_clips(self.sources, self.out)
+        sizes, broken = clip_sizes(clips)
+        width, height = next(iter(sizes.values()))
         widest = self.config.max_width or width
         if width > widest:
             width, height = widest, round(height * widest / width)
@@ -183,6 +193,7 @@ class Run:
             manifest = read_manifest(folders[title]) if title in folders else {}
             done = f"finished in {manifest['seconds']:.0f} s" if manifest else ""
             say(f"  {title:<20} {self._size(title, frames):<14} {done}".rstrip())
+        say_left_out(left_out + Counter({UNREADABLE: len(broken)}))
 
     def _size(self, title: str, frames: int) -> str:
         """How much work a step is."""

@@ -24,9 +24,11 @@ from moduv.datasets.prepare import (
 )
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json, write_npz
+from moduv.frames.camera import Intrinsics
 from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, pose_of
 
 CAMERA, LIDAR = "CAM_FRONT", "LIDAR_TOP"
+SENSOR = "calibrated_sensor"
 DOWNLOAD = (
     "download the metadata and the camera and lidar blobs of a version, e.g. v1.0-mini, from "
     "nuscenes.org (account, terms CC BY-NC-SA 4.0) and unpack them there."
@@ -83,8 +85,10 @@ class Tables:
             name: {row["token"]: row for row in rows} for name, rows in self.rows.items()
         }
         self.of_sample: dict[str, list[Row]] = defaultdict(list)
+        self.before: dict[str, Row] = {}
         for row in self.rows["sample_data"]:
             self.of_sample[row["sample_token"]].append(row)
+            self.before[row["next"]] = row
         self.annotations: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows["sample_annotation"]:
             self.annotations[row["sample_token"]].append(row)
@@ -147,15 +151,42 @@ class Scene:
 
 def _scene(tables: Tables, scene: Row) -> Scene:
     first = tables.get("sample", scene["first_sample_token"])
-    rows = [row for row in tables.of_sample[first["token"]] if tables.channel(row) == CAMERA]
-    if not rows:
+    row = next((r for r in tables.of_sample[first["token"]] if tables.channel(r) == CAMERA), None)
+    if row is None:
         raise InputError(f"scene {scene['name']}: its first sample has no {CAMERA}; {DOWNLOAD}")
-    chain = rows[:1]
+    chain = _chain(tables, row)
+    cameras = {repr(tables.get(SENSOR, r[f"{SENSOR}_token"])["camera_intrinsic"]) for r in chain}
+    sizes = {(int(r["width"]), int(r["height"])) for r in chain}
+    times = np.diff([r["timestamp"] for r in chain])
+    if len(cameras) > 1 or len(sizes) > 1 or (times <= 0).any():
+        raise InputError(
+            f"scene {scene['name']}: the frames of {CAMERA} have several cameras or sizes, or times that do "
+            f"not grow; {DOWNLOAD}"
+        )
+    sensor = tables.get(SENSOR, chain[0][f"{SENSOR}_token"])
+    source = f"{SENSOR}.json: 'camera_intrinsic' of {sensor['token']!r}"
+    Intrinsics.from_matrix(sensor["camera_intrinsic"], *min(sizes), source, DOWNLOAD.rstrip("."))
+    return Scene(tuple(_frame(tables, r) for r in chain), sensor, *min(sizes))
+
+
+def _chain(tables: Tables, row: Row) -> list[Row]:
+    """All frames that a frame's neighbours lead to, the first one first; tables have no order."""
+    seen = {row["token"]}
+    while earlier := tables.before.get(row["token"]):
+        row = _unless_seen(earlier, seen)
+    chain, seen = [row], {row["token"]}
     while chain[-1]["next"]:
-        chain.append(tables.get("sample_data", chain[-1]["next"]))
-    frames = tuple(_frame(tables, row) for row in chain)
-    sensor = tables.get("calibrated_sensor", chain[0]["calibrated_sensor_token"])
-    return Scene(frames, sensor, int(chain[0]["width"]), int(chain[0]["height"]))
+        chain.append(_unless_seen(tables.get("sample_data", chain[-1]["next"]), seen))
+    return chain
+
+
+def _unless_seen(row: Row, seen: set[str]) -> Row:
+    if row["token"] in seen:
+        raise InputError(
+            f"sample_data.json: 'next' of {row['token']!r} leads in a circle; {DOWNLOAD}"
+        )
+    seen.add(row["token"])
+    return row
 
 
 def _frame(tables: Tables, row: Row) -> Frame:
@@ -201,7 +232,8 @@ def _prepare_scene(job: tuple[Path, Path, Scene, PrepareConfig]) -> list[int]:
     write_poses(front / "odometry.txt", [frame.world_from_vehicle for frame in scene.frames])
     for index, frame in enumerate(scene.frames):
         image = required(source / frame.file, DOWNLOAD)
-        write_frame(image, front / "rgb", f"{index:06d}.jpg", config)
+        size = scene.width, scene.height
+        write_frame(image, front / "rgb", f"{index:06d}.jpg", config, size)
         if config.points and frame.camera_from_lidar is not None:
             _write_truth(source, front, f"{index:06d}", frame, scene, matrix)
     return list(range(len(scene.frames)))
