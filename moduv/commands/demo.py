@@ -291,13 +291,18 @@ class _Run:
     ) -> Iterator[tuple[Timed, Instances]]:
         """A video's frames and the objects to draw; `seen` receives the time and all detections of each."""
         tracker = Tracker(self.config.tracks, self.next_identity)
-        frames, threshold = read_clip(path), self.config.threshold
+        frames, threshold = self._frames(path), self.config.threshold
         for frame, found in self.detector.follow(
             frames, tracker, threshold, self.config.batch_size
         ):
             seen.append((frame[0], found))
             self.next_identity = tracker.next_identity
             yield frame, found[found.columns["track"] != NOT_FOLLOWED]
+
+    def _frames(self, path: Path) -> Iterator[Timed]:
+        for at, image in read_clip(path):
+            self.detector.check_size(image, str(path))
+            yield at, image
 
 
 def _draw_followed(item: tuple[Timed, Instances]) -> Timed:
