@@ -80,7 +80,7 @@ class CropMasks:
         places = torch.stack([torch.searchsorted(columns, x), torch.searchsorted(rows, y)], 2)
         places = places.reshape(-1, 4)  # left, top, right, bottom
         device = self.pixels.device
-        rows, columns = rows.to(device), columns.to(device)
+        rows, columns = (line.to(device, non_blocking=True) for line in (rows, columns))
         parts = [
             crop[rows[y0:y1] - corner_y][:, columns[x0:x1] - corner_x].reshape(-1)
             for crop, (corner_x, corner_y, _, _), (x0, y0, x1, y1) in zip(
@@ -101,7 +101,8 @@ class CropMasks:
             (K, side, side) in [0, 1].
         """
         order = matched.argsort(stable=True)
-        counts = torch.bincount(matched, minlength=len(self)).tolist()
+        # A GPU would wait twice to count: for the largest number and for the counts.
+        counts = torch.bincount(matched.cpu(), minlength=len(self)).tolist()
         result = boxes.new_zeros((len(boxes), side, side))
         parts = [
             _read(crop, place, self.size, group, side)
@@ -131,5 +132,6 @@ def _read(
     margin = [int(left > 0), int(right < size[1]), int(top > 0), int(bottom < size[0])]
     padded = functional.pad(crop.to(boxes.dtype), margin)
     x, y = left - margin[0], top - margin[2]
-    moved = boxes - boxes.new_tensor([x, y, x, y])
+    x0, y0, x1, y1 = boxes.unbind(1)
+    moved = torch.stack([x0 - x, y0 - y, x1 - x, y1 - y], 1)
     return roi_align(padded[None, None], [moved], side)[:, 0]

@@ -73,13 +73,11 @@ class TableRoIAlign(MultiScaleRoIAlign):
         """Rows of the table and their weights, (bins, 4 samples²) each, for every region in turn."""
         regions = torch.cat(boxes)  # (K, 4)
         device = regions.device
-        counts = torch.tensor([len(group) for group in boxes], device=device)
-        image = torch.arange(len(boxes), device=device).repeat_interleave(counts)  # (K,)
+        image = torch.cat([torch.full((len(b),), n, device=device) for n, b in enumerate(boxes)])
         level = self._levels(regions, len(shapes))  # (K,)
-        heights = torch.tensor([shape[2] for shape in shapes], device=device)[level]
-        widths = torch.tensor([shape[3] for shape in shapes], device=device)[level]
         cells = [shape[0] * shape[2] * shape[3] for shape in shapes]
-        starts = torch.tensor([sum(cells[:n]) for n in range(len(cells))], device=device)[level]
+        sizes = torch.tensor([(*s[2:], sum(cells[:n])) for n, s in enumerate(shapes)])
+        heights, widths, starts = sizes.to(device, non_blocking=True)[level].unbind(1)  # (K,) each
         scaled = regions / (FIRST_STRIDE * 2**level)[:, None]
         x_pair, x_weight = self._axis(scaled[:, 0], scaled[:, 2], widths)  # (K, R, 2 samples)
         y_pair, y_weight = self._axis(scaled[:, 1], scaled[:, 3], heights)
