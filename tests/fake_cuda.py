@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 import moduv
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda:0")
 FOUND = 3
 """How many there are of whatever only the GPU can count."""
 PACKAGES = tuple(str(Path(package.__file__ or "").parent) for package in (moduv, torchvision))
@@ -92,8 +93,30 @@ def fake_cuda() -> Iterator[FakeCuda]:
     """CUDA tensors are fake inside, whether or not torch was built for CUDA and finds a GPU."""
     available = patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     bf16 = patch("torch.cuda.is_bf16_supported", lambda *_: True)
-    with available, bf16, FakeCuda() as mode:  # autocast switches itself off where there is no GPU
+    # Autocast switches itself off where there is no GPU.
+    with _device_guard(), available, bf16, FakeCuda() as mode:
         yield mode
+
+
+@contextmanager
+def _device_guard() -> Iterator[None]:
+    """Lend CUDA the guard of `meta` where torch was built without CUDA.
+
+    Indexing asks for a guard even of tensors without values, and torch replaces only a guard it has.
+    """
+    if torch.backends.cuda.is_built():
+        yield
+        return
+    library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("libc10.*"))))
+    cuda, meta = 1, 14  # of c10::DeviceType
+    guards = (ctypes.c_void_p * (meta + 1)).in_dll(
+        library, "_ZN3c104impl26device_guard_impl_registryE"
+    )
+    guards[cuda] = guards[meta]
+    try:
+        yield
+    finally:
+        guards[cuda] = None
 
 
 def to_cuda(model: nn.Module) -> None:
