@@ -58,9 +58,8 @@ class CropRoIHeads(RoIHeads):
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, regression = self.box_predictor(pooled)
         classifier, box_reg = box_losses(logits, regression, labels, box_targets)
-        positive = [
-            torch.where(label > 0)[0] for label in labels
-        ]  # a GPU waits once, not at each use
+        # As indices, because every use of a mask would wait for the GPU once more.
+        positive = [torch.where(label > 0)[0] for label in labels]
         regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
         pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
         mask = mask_loss(
