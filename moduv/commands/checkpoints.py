@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from moduv.engine.config import build
 from moduv.engine.download import download, is_archive, unpack
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path, digest, read_json, sha256, write_json
+from moduv.engine.files import alone, atomic_path, digest, read_json, sha256, write_json
 from moduv.engine.log import say
 
 RECORD = "checksums.json"
@@ -108,10 +108,9 @@ def fetch_checkpoints(
     """
     chosen = choose(names or ["paper"])
     missing = [item for item in chosen if not is_here(item, folder)]
-    folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as room:
-        given = _given(source, missing, Path(room))
+    with alone(folder), _room(folder) as room:
+        given = _given(source, missing, room)
         for item in chosen:
             try:
                 if item not in missing:
@@ -120,7 +119,7 @@ def fetch_checkpoints(
                 elif given is not None:
                     _take(item, folder, given, source)
                 else:
-                    _fetch(item, folder, Path(room))
+                    _fetch(item, folder, room)
             except InputError as error:
                 problems.append(str(error))
     _raise_first(problems)
@@ -167,6 +166,18 @@ def verify(item: Checkpoint, folder: Path) -> None:
         _remember(name, _checked(item, name, path, folder, path), folder, "by hand")
 
 
+@contextlib.contextmanager
+def _room(folder: Path) -> Iterator[Path]:
+    """An empty folder for what is being fetched, also where a killed process has left its own."""
+    room = folder / ".fetch"
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir()
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
 def _given(source: str, missing: list[Checkpoint], room: Path) -> Path | None:
     """What the user gave to take checkpoints from."""
     if not source or not missing:
@@ -203,9 +214,10 @@ def _take(item: Checkpoint, folder: Path, got: Path, origin: str) -> None:
     places = list(zip(item.files, parts, _paths(item, folder), strict=True))
     facts = [_checked(item, name, part, folder, origin) for name, part, _ in places]
     for (name, part, place), fact in zip(places, facts, strict=True):
+        # Recorded first: after a kill in between, a file without a record would count as put there by hand.
+        _remember(name, fact, folder, origin)
         with atomic_path(place) as temporary:
             shutil.copyfile(part, temporary)
-        _remember(name, fact, folder, origin)
     say(f"{item.name}: {folder / _place(item)} from {origin}")
 
 

@@ -99,10 +99,8 @@ def prepare(
         say_left_out(others)
         return {"segments": count, "frames": len(frames)}
 
-    stage = Stage(name, out, config)
-    if not all(path.is_file() for path in (split, *records)):
-        stage.reopen()
-    stage.run(run)
+    whole = all(path.is_file() for path in (split, *records))
+    Stage(name, out, config).run(run, grown=not whole)
 
 
 def _prepare_segment(work: Work, task: tuple[Job, Path]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import broken_disk
 
 GOOGLE_DRIVE = re.compile(
     r"https://drive\.google\.com/(?:file/d/|(?:uc|open)\?(?:.*&)?id=)([\w-]+)"
@@ -63,6 +64,7 @@ def _from_web(source: str, target: Path) -> None:
                     stream.write(chunk)
                     bar.update(len(chunk))
     except (OSError, ValueError) as error:
+        _raise_broken_disk(error, target)
         reason = getattr(error, "reason", None) or error
         raise InputError(f"{source}: could not be fetched ({reason}); check the address.") from None
     if told and target.stat().st_size != told:
@@ -71,12 +73,19 @@ def _from_web(source: str, target: Path) -> None:
         )
 
 
+def _raise_broken_disk(error: Exception, target: Path) -> None:
+    """Raise OSError where not the source is to blame but the disk that is written to."""
+    if (broken := broken_disk(error, target)) is not None:
+        raise broken from None
+
+
 def _from_google_drive(identity: str, source: str, target: Path) -> None:
     import gdown  # only here, and it brings a web client
 
     try:
         gdown.download(id=identity, output=str(target), quiet=True)
     except (OSError, gdown.exceptions.FileURLRetrievalError) as error:
+        _raise_broken_disk(error, target)
         reason = " ".join(str(error).split())
         raise InputError(
             f"{source}: could not be fetched ({reason[:200]}); check the link."
@@ -117,6 +126,7 @@ def unpack(archive: Path, wanted: Sequence[str], folder: Path) -> list[Path]:
                     shutil.copyfileobj(source, stream, CHUNK)
                 taken.append(target)
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        _raise_broken_disk(error, archive)
         raise InputError(f"{archive.name}: is no whole zip ({error}); fetch it again.") from None
     return taken
 

@@ -14,6 +14,8 @@ REMEDIES = {
     errno.ENOTDIR: "is a file, and a folder is needed there; remove it or choose another place",
     errno.ENOSPC: "cannot be written, the disk is full; make room and run the command again",
     errno.EDQUOT: "cannot be written, your share of the disk is full; make room and run the command again",
+    errno.EFBIG: "cannot be written, files may not be as large here; see 'ulimit -f' or choose another disk",
+    errno.EIO: "cannot be read or written, the disk reports an error; check it and run the command again",
     errno.ENAMETOOLONG: "is a name too long for this disk; choose a shorter one",
 }
 """Errors of the file system that the user can fix, and how."""

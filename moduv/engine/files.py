@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ MARKS = {
 """What files of known codings begin with; the longer ones come first."""
 MEND = "mend the file, or move it away and run the stage that made it again"
 """What to do about a broken file, whether a user wrote it or a stage did."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk that is full or broken."""
+TEMPORARY = ".moduv-partial-"
+"""Beginning of the names of files that are being written."""
+LOCK = ".moduv-lock"
+"""File in a folder that a process is writing to; it names the process."""
+
+_swept: set[Path] = set()
+"""Folders in which this process has removed what killed ones left."""
 
 
 @contextlib.contextmanager
@@ -37,19 +47,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
 
     A crash, a kill or an exception leaves `path` as it was. The temporary name keeps the suffix,
-    so that writers which choose a format by suffix work.
+    so that writers which choose a format by suffix work. What a kill leaves is removed by the next process
+    that writes to the folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_beside(path)
+    _sweep(path.parent)
+    handle, temporary = _temporary_beside(path)
     try:
+        lock(handle)
         try:
             yield temporary
         except Exception as error:
-            full = _full_disk(error, path)
-            if full is None:
+            broken = broken_disk(error, path)
+            if broken is None:
                 raise
-            raise full from error
+            raise broken from error
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         # mkstemp makes private files; outputs follow the user's umask like any other file.
@@ -58,31 +71,103 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
-def _temporary_beside(path: Path) -> Path:
-    """An empty file beside `path`. Errors name `path`, not a name that the user has never seen."""
+def _sweep(folder: Path) -> None:
+    """Remove, once a process, the temporary files whose writers are dead: living ones hold a lock."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR)
+            if lock(handle):
+                path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _temporary_beside(path: Path) -> tuple[int, Path]:
+    """An empty open file beside `path`. Errors name `path`, not a name that the user has never seen."""
     try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-    os.close(handle)
-    return Path(name)
+    return handle, Path(name)
 
 
-def _full_disk(error: BaseException | None, path: Path) -> OSError | None:
-    """The full disk behind an error, with the name of the file that was written, if there is one.
+def broken_disk(error: BaseException | None, path: Path) -> OSError | None:
+    """The error of the disk behind an error, with the name of the file that was written, if there is one.
 
-    Writing names no file, and torch raises another error after that of the disk.
+    Writing names no file, and libraries raise other errors after or instead of that of the disk.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return OSError(error.errno, error.strerror, str(path))
+        for code in DISK:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                return OSError(code, os.strerror(code), str(path))
         error = error.__context__
     return None
+
+
+def lock(handle: int, *, by_process: bool = False) -> bool | None:
+    """Lock an open file until it is closed or its process dies.
+
+    Args:
+        handle: of the file.
+        by_process: hold it for the process, whose children then have no part in it, until the process
+            closes the file under any handle; instead of for the handle.
+
+    Returns:
+        Whether it is locked now; None where the system or the disk has no locks.
+    """
+    try:
+        import fcntl
+
+        (fcntl.lockf if by_process else fcntl.flock)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder of outputs meanwhile; the kernel ends this with the process.
+
+    Raises InputError that names the process at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    handle = _claim(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _claim(path: Path) -> int:
+    """Lock the file of a folder and write this process's name into it."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path.parent)) from None
+        if lock(handle, by_process=True) is False:
+            owner = os.read(handle, 1000).decode() or "another process"
+            os.close(handle)
+            raise InputError(
+                f"{path.parent}: {owner} is at work here; wait until it has ended, or choose another name."
+            )
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            break
+        os.close(handle)  # whoever had it has removed it in between
+    with contextlib.suppress(OSError):  # of a full disk: the name is a courtesy
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+    return handle
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from moduv.engine.files import atomic_path
+
 Item = TypeVar("Item")
 
 
@@ -75,9 +77,9 @@ class JsonLines:
 
     def __init__(self, path: str | Path, *, resume_step: int = 0) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_log(self.path) if entry["step"] <= resume_step]
-        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def write(self, entry: dict[str, Any]) -> None:
         with self.path.open("a") as stream:

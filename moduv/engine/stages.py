@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from moduv import __version__
 from moduv.engine import distributed
 from moduv.engine.config import decisive, difference, of_this_version, save_config
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, sha256, write_json
+from moduv.engine.files import LOCK, alone, read_json, sha256, write_json
 from moduv.engine.log import say
 
 MANIFEST = "manifest.json"
@@ -53,32 +54,29 @@ class Stage:
     inputs: tuple[Path, ...] = ()
     data: Path | None = None
 
-    def run(self, work: Callable[[], dict[str, Any] | None]) -> None:
+    def run(self, work: Callable[[], dict[str, Any] | None], *, grown: bool = False) -> None:
         """Run `work` unless the stage is finished; then write the manifest.
 
         `work` must itself skip what an earlier, killed run has finished. What it returns is kept in
-        the manifest as results.
+        the manifest as results. `grown`: a finished stage runs again because its input has grown.
 
-        Raises OtherSettings when the output was made with other settings or from other inputs.
+        Raises OtherSettings when the output was made with other settings or from other inputs, and
+        InputError when another process is at work on it.
         """
         identity = self.identity()
-        started = self.out / f".{MANIFEST}"
-        for path in (self.out / MANIFEST, started):
-            if path.is_file():
-                self._compare(read_json(path), identity, path)
-        finished, resumed = (self.out / MANIFEST).is_file(), started.is_file()
-        seconds = float(read_json(started).get("seconds", 0.0)) if resumed else 0.0
-        # Every process must have looked before one of them changes what there is to see.
-        distributed.barrier()
-        if finished:
+        if self._is_finished(identity) and not grown:
+            self._tidy()
             say(f"{self.name}: finished before, kept ({self.out})")
             return
-        if distributed.is_main():
-            if resumed:
-                self._sweep()
-            self.out.mkdir(parents=True, exist_ok=True)
-            save_config(self.out / "config.yaml", self.config)
-            write_json(started, {**identity, "seconds": seconds})
+        # Of several processes the first holds the lock for all.
+        with alone(self.out) if distributed.is_main() else contextlib.nullcontext():
+            if self._is_finished(identity) and not grown:  # by another process, in between
+                say(f"{self.name}: finished before, kept ({self.out})")
+                return
+            self._work(work, identity)
+
+    def _work(self, work: Callable[[], dict[str, Any] | None], identity: dict[str, Any]) -> None:
+        seconds = self._begin(identity) if distributed.is_main() else 0.0
         distributed.barrier()
         say(f"{self.name}: {'resumed' if seconds else 'started'} ({self.out})")
         begin = time.monotonic()
@@ -87,23 +85,44 @@ class Stage:
             results = work()
         except BaseException:
             if distributed.is_main():
-                self._keep_for_resuming(started, identity, seconds + time.monotonic() - begin)
+                self._keep_for_resuming(identity, seconds + time.monotonic() - begin)
             raise
         seconds += time.monotonic() - begin
         distributed.barrier()
         if distributed.is_main():
             manifest = {**identity, "seconds": round(seconds, 1), "results": results or {}}
-            write_json(self.out / MANIFEST, manifest, indent=1)
-            started.unlink()
+            write_json(self._started, manifest, indent=1)
+            self._started.replace(self.out / MANIFEST)
         distributed.barrier()
         say(f"{self.name}: finished in {seconds:.0f} s")
 
-    def reopen(self) -> None:
-        """Let a finished stage run again because its input has grown."""
-        if distributed.is_main() and (self.out / MANIFEST).is_file():
-            self._compare(read_json(self.out / MANIFEST), self.identity(), self.out / MANIFEST)
-            (self.out / MANIFEST).replace(self.out / f".{MANIFEST}")
+    @property
+    def _started(self) -> Path:
+        """The manifest of a stage that is not finished."""
+        return self.out / f".{MANIFEST}"
+
+    def _begin(self, identity: dict[str, Any]) -> float:
+        """Record that the stage is begun; the seconds that it took before it was interrupted."""
+        seconds = 0.0
+        if (self.out / MANIFEST).is_file():
+            (self.out / MANIFEST).replace(self._started)
+        if self._started.is_file():
+            before = read_json(self._started)
+            self._compare(before, identity, self._started)
+            seconds = float(before.get("seconds", 0.0))
+        write_json(self._started, {**identity, "seconds": seconds})
+        save_config(self.out / "config.yaml", self.config)
+        return seconds
+
+    def _is_finished(self, identity: dict[str, Any]) -> bool:
+        """Whether the stage is finished, with these settings."""
+        path = self.out / MANIFEST
+        finished = path.is_file()
+        if finished:
+            self._compare(read_json(path), identity, path)
+        # Every process must have looked before one of them changes what there is to see.
         distributed.barrier()
+        return finished
 
     def identity(self) -> dict[str, Any]:
         """What determines the output: stage, settings, inputs; not the number of workers."""
@@ -120,18 +139,20 @@ class Stage:
             "moduv": __version__,
         }
 
-    def _keep_for_resuming(self, started: Path, identity: dict[str, Any], seconds: float) -> None:
+    def _keep_for_resuming(self, identity: dict[str, Any], seconds: float) -> None:
         """Record an interrupted stage; if it has produced nothing, leave nothing behind."""
-        write_json(started, {**identity, "seconds": seconds})
-        bookkeeping = {started, self.out / "config.yaml"}
+        with contextlib.suppress(OSError):  # of the disk that has perhaps ended the stage
+            write_json(self._started, {**identity, "seconds": seconds})
+        bookkeeping = {self._started, self.out / "config.yaml", self.out / LOCK}
         if not any(path.is_file() and path not in bookkeeping for path in self.out.rglob("*")):
             for path in bookkeeping:
                 path.unlink(missing_ok=True)
 
-    def _sweep(self) -> None:
-        """Remove temporary files that a killed run was writing."""
-        for path in self.out.rglob(".*-????????.*"):
-            path.unlink(missing_ok=True)
+    def _tidy(self) -> None:
+        """Remove the lock of a process that was killed between its last two operations."""
+        if distributed.is_main() and (self.out / LOCK).is_file():
+            with contextlib.suppress(InputError, OSError), alone(self.out):
+                pass
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], path: Path) -> None:
         for key in DECISIVE:
