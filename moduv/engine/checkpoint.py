@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,21 @@ SAFETENSORS = ".safetensors"
 
 def save(path: str | Path, content: Any) -> None:
     """Write tensors, numbers and containers of them, atomically."""
-    # Given a path, torch writes the file's name into the archive; the same content is to be the same file.
+    # The same content is to be the same file. Given a path, torch writes its name into the archive.
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        torch.save(content, stream)
+        torch.save(_interned(content), stream)
+
+
+def _interned(content: Any) -> Any:
+    """The content with equal strings as one object: pickle writes an object once, and equal ones each.
+
+    Keys of a state that was loaded are other objects than those that torch adds later.
+    """
+    if isinstance(content, dict):
+        return {_interned(key): _interned(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_interned(value) for value in content]
+    return sys.intern(content) if type(content) is str else content
 
 
 def load(path: str | Path) -> Any:
