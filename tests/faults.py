@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,24 @@ def serve() -> None:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     for line in sys.stdin:
-        ours, theirs = os.pipe()
-        process = os.fork()
-        if process == 0:
-            _strike(json.loads(line), theirs)
-        os.close(theirs)
-        with os.fdopen(ours) as told:
-            changes = int(told.read() or 0)
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        print(json.dumps([status, changes]), flush=True)
+        print(json.dumps([_ended(*child) for child in map(_fork, json.loads(line))]), flush=True)
+
+
+def _fork(order: dict[str, Any]) -> tuple[int, int]:
+    """Begin an order; its process, and where its last words are read."""
+    ours, theirs = os.pipe()
+    process = os.fork()
+    if process == 0:
+        _strike(order, theirs)
+    os.close(theirs)
+    return process, ours
+
+
+def _ended(process: int, words: int) -> tuple[int, int]:
+    """Exit code of a process, and the changes that it counted."""
+    with os.fdopen(words) as told:
+        changes = int(told.read() or 0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), changes
 
 
 # --- those who strike -------------------------------------------------------------------------------
@@ -152,23 +161,32 @@ class Server:
         command = [sys.executable, __file__, "--serve"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
-        self._log = Path(tempfile.mkstemp(prefix="faults-", suffix=".log")[1])
+        self._room = Path(tempfile.mkdtemp(prefix="faults-"))
 
     def run(self, arguments: list[str], out: Path, fault: str = "", number: int = 0) -> Ending:
         """Run a command; the number-th change in or beside `out` fails."""
-        order = {"arguments": arguments, "out": str(out), "log": str(self._log)}
+        return self.at_once(arguments, out, fault, number, times=1)[0]
+
+    def at_once(
+        self, arguments: list[str], out: Path, fault: str = "", number: int = 0, *, times: int = 2
+    ) -> list[Ending]:
+        """Run a command several times at once."""
+        logs = [self._room / f"{one}.log" for one in range(times)]
+        order = {"arguments": arguments, "out": str(out), "fault": fault, "number": number}
         orders, answers = self._process.stdin, self._process.stdout
         assert orders is not None
         assert answers is not None
-        print(json.dumps({**order, "fault": fault, "number": number}), file=orders, flush=True)
-        status, changes = json.loads(answers.readline())
-        return Ending(status, changes, self._log.read_text(errors="replace").splitlines())
+        print(json.dumps([{**order, "log": str(log)} for log in logs]), file=orders, flush=True)
+        return [
+            Ending(status, changes, log.read_text(errors="replace").splitlines())
+            for (status, changes), log in zip(json.loads(answers.readline()), logs, strict=True)
+        ]
 
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
-        self._log.unlink()
+        shutil.rmtree(self._room)
 
 
 @contextlib.contextmanager
@@ -230,7 +248,14 @@ def targets(root: Path) -> dict[str, Target]:
         ("prepare kitti", ["--source", root / "else/kitti", "--config.workers", "1"], ""),
         (
             "frames import",
-            ["--source", root / "else/clips", "--config.field_of_view", "60", "--config.every", "1"],
+            [
+                "--source",
+                root / "else/clips",
+                "--config.field_of_view",
+                "60",
+                "--config.every",
+                "1",
+            ],
             "",
         ),
         ("labels export", labels, "labels.json"),
@@ -266,11 +291,11 @@ def targets(root: Path) -> dict[str, Target]:
     return found
 
 
-def prepare(root: Path, striking: Server) -> dict[str, Target]:
-    """Finish the chain below `root`; the commands to strike."""
+def prepare(root: Path, striking: Server, links: int | None = None) -> dict[str, Target]:
+    """Finish the chain below `root`, or its first links; the commands to strike."""
     from chain import chain
 
-    for link in chain(root):
+    for link in chain(root)[:links]:
         if not link.out.is_dir():
             ending = striking.run(link.arguments, link.out)
             assert ending.status == 0, "\n".join(ending.said)
@@ -311,13 +336,13 @@ class Count:
 
 
 def strike(
-    striking: Server, target: Target, room: Path, fault: str, most: int
+    striking: Server, target: Target, room: Path, fault: str, shares: Sequence[float]
 ) -> tuple[Count, list[str]]:
     """Strike a command at one change after the other, run it again, and compare with an uninterrupted run.
 
     Args:
         room: keeps the uninterrupted run, and what differs.
-        most: how many changes are struck; of more, as many at even distances, the last among them.
+        shares: which changes are struck, as shares of all.
 
     Returns:
         The counts, and what went wrong, a line a number.
@@ -329,8 +354,7 @@ def strike(
         (whole.parent / f"{whole.name}.count").write_text(str(ending.changes))
     count = Count(int((whole.parent / f"{whole.name}.count").read_text()))
     wrong = []
-    for part in range(min(most, count.changes)):
-        number = count.changes - part * max(1, count.changes // most)
+    for number in sorted({max(1, round(share * count.changes)) for share in shares}):
         place = room / f"{whole.name}-{fault}-{number}"
         arguments, out = target.at(place)
         ending = striking.run(arguments, out, fault, number)
@@ -353,7 +377,9 @@ def strike(
 
 def table(root: Path, most: dict[str, int], names: list[str]) -> None:
     """Print the table of every command, or of those named; `most`: strikes by fault."""
-    print("| command | changes | killed / identical | ENOSPC: struck / sentences / identical | EIO |")
+    print(
+        "| command | changes | killed / identical | ENOSPC: struck / sentences / identical | EIO |"
+    )
     print("|---|---|---|---|---|")
     root.mkdir(parents=True, exist_ok=True)
     with server() as striking:
@@ -362,7 +388,8 @@ def table(root: Path, most: dict[str, int], names: list[str]) -> None:
                 continue
             cells = []
             for fault, number in most.items():
-                count, wrong = strike(striking, target, root, fault, number)
+                shares = [part / number for part in range(1, number + 1)]
+                count, wrong = strike(striking, target, root, fault, shares)
                 counts = [count.struck, count.sentences, count.identical]
                 cells.append(" / ".join(map(str, counts[:: 2 if fault == KILL else 1])))
                 for line in wrong:

@@ -14,7 +14,8 @@ import yaml
 from moduv.engine.config import build
 from moduv.engine.download import download, is_archive, unpack
 from moduv.engine.errors import InputError
-from moduv.engine.files import alone, atomic_path, digest, read_json, sha256, write_json
+from moduv.engine.files import atomic_path, digest, read_json, sha256, write_json
+from moduv.engine.lock import alone
 from moduv.engine.log import say
 
 RECORD = "checksums.json"

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from moduv.engine.errors import InputError
+from moduv.engine.lock import lock
 
 LARGEST_TEXT, LARGEST_ARRAY = 2 << 30, 1 << 29
 """Bytes beyond which a file is not read."""
@@ -35,8 +35,6 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a disk that is full or broken."""
 TEMPORARY = ".moduv-partial-"
 """Beginning of the names of files that are being written."""
-LOCK = ".moduv-lock"
-"""File in a folder that a process is writing to; it names the process."""
 
 _swept: set[Path] = set()
 """Folders in which this process has removed what killed ones left."""
@@ -58,6 +56,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         lock(handle)
         try:
             yield temporary
+        except InputError:
+            raise
         except Exception as error:
             broken = broken_disk(error, path)
             if broken is None:
@@ -81,11 +81,9 @@ def _sweep(folder: Path) -> None:
         return
     _swept.add(folder)
     for path in folder.glob(f"{TEMPORARY}*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDWR)
-            if lock(handle):
+        with contextlib.suppress(OSError), path.open("r+b") as left:
+            if lock(left.fileno()):
                 path.unlink(missing_ok=True)
-            os.close(handle)
 
 
 def _temporary_beside(path: Path) -> tuple[int, Path]:
@@ -108,66 +106,6 @@ def broken_disk(error: BaseException | None, path: Path) -> OSError | None:
                 return OSError(code, os.strerror(code), str(path))
         error = error.__context__
     return None
-
-
-def lock(handle: int, *, by_process: bool = False) -> bool | None:
-    """Lock an open file until it is closed or its process dies.
-
-    Args:
-        handle: of the file.
-        by_process: hold it for the process, whose children then have no part in it, until the process
-            closes the file under any handle; instead of for the handle.
-
-    Returns:
-        Whether it is locked now; None where the system or the disk has no locks.
-    """
-    try:
-        import fcntl
-
-        (fcntl.lockf if by_process else fcntl.flock)(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except (ImportError, OSError):
-        return None
-    return True
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder of outputs meanwhile; the kernel ends this with the process.
-
-    Raises InputError that names the process at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    handle = _claim(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _claim(path: Path) -> int:
-    """Lock the file of a folder and write this process's name into it."""
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path.parent)) from None
-        if lock(handle, by_process=True) is False:
-            owner = os.read(handle, 1000).decode() or "another process"
-            os.close(handle)
-            raise InputError(
-                f"{path.parent}: {owner} is at work here; wait until it has ended, or choose another name."
-            )
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            break
-        os.close(handle)  # whoever had it has removed it in between
-    with contextlib.suppress(OSError):  # of a full disk: the name is a courtesy
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
-    return handle
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> None:

@@ -17,7 +17,8 @@ from moduv import __version__
 from moduv.engine import distributed
 from moduv.engine.config import decisive, difference, of_this_version, save_config
 from moduv.engine.errors import InputError
-from moduv.engine.files import LOCK, alone, read_json, sha256, write_json
+from moduv.engine.files import read_json, sha256, write_json
+from moduv.engine.lock import LOCK, alone
 from moduv.engine.log import say
 
 MANIFEST = "manifest.json"
@@ -143,8 +144,9 @@ class Stage:
         """Record an interrupted stage; if it has produced nothing, leave nothing behind."""
         with contextlib.suppress(OSError):  # of the disk that has perhaps ended the stage
             write_json(self._started, {**identity, "seconds": seconds})
-        bookkeeping = {self._started, self.out / "config.yaml", self.out / LOCK}
-        if not any(path.is_file() and path not in bookkeeping for path in self.out.rglob("*")):
+        bookkeeping = [self._started, self.out / "config.yaml"]
+        ours = {*bookkeeping, self.out / LOCK}
+        if not any(path.is_file() and path not in ours for path in self.out.rglob("*")):
             for path in bookkeeping:
                 path.unlink(missing_ok=True)
 
