@@ -12,7 +12,7 @@ from moduv.engine.config import load_preset
 from moduv.engine.pipeline import Place, perform, select
 from moduv.frames.images import Picture, as_image, write_image
 from moduv.instances.instances import Instances
-from moduv.rounds import recipe
+from moduv.rounds.recipe import RoundConfig
 from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import MODUV, RENDER, folder
 from moduv.runs.run import run_videos
@@ -117,6 +117,8 @@ def train_round(
     Raises:
         InputError: when no frame is labelled, or frames and labels do not fit.
     """
-    config = load_preset(recipe.RoundConfig, preset, name, **overrides)
-    recipe.train_round(Path(data), Path(split), Path(labels), Path(out), config)
+    config = load_preset(RoundConfig, preset, name, **overrides)
+    paths = {"data": data, "split": split, "labels": labels, "out": out}
+    given = {option: Path(path) for option, path in paths.items()}
+    COMMANDS["round final"].call({**given, "config": config})
     return Path(out)

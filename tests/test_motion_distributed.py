@@ -11,10 +11,11 @@ from motion_world import config, final_weights, launch, street  # noqa: F401 (a 
 from torch import nn
 
 from moduv.depth.weights import save_modules
+from moduv.engine.batch_norm import share_batch_norm
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import MODULES, PHASES
 from moduv.motion.predict import MotionPredictionConfig, predict_motion
-from moduv.motion.train import ramp_steps, synchronise_batch_norm
+from moduv.motion.train import ramp_steps
 
 GRADIENTS = """
 import sys, torch
@@ -56,7 +57,7 @@ def test_two_processes_give_the_gradients_of_one(
     street: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """In evaluation mode: on CPUs batch normalisation uses a process's own batch."""
+    """In evaluation mode: gradients through statistics of a batch are sums that nearly cancel."""
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
     for processes in (1, 2):
@@ -81,10 +82,10 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
         for key, value in (("steps", 2), ("batch_size", 2), ("save_every", 1))
     ]
     common = ["--preset", "street", "--data", street, "--split", split]
-    size = ["--config.height", 64, "--config.width", 96, "--config.sync_batch_norm", "true"]
+    size = ["--config.height", 64, "--config.width", 96]
     train = ["-m", "moduv.commands.cli", "motion", "train", *common, *size, *loops, "--out"]
     launch(2, *train, tmp_path / "whole")
-    assert "sync_batch_norm: torch has none for CPUs" in launch(2, *train, out)
+    launch(2, *train, out)
     # As if killed after the third phase: what came later is gone.
     for path in (*(out / "4_fine_tune").iterdir(), *(out / "weights").iterdir()):
         path.unlink()
@@ -135,17 +136,48 @@ def test_a_late_process_finds_its_frames_still_to_do(
     assert len(list((tmp_path / "out").rglob("*.npz"))) == 8
 
 
-def test_batch_norm_is_synchronised_on_gpus_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    model = DynamoDepth("street")
-    keys = set(model.state_dict())
-    synchronise_batch_norm(model, torch.device("cpu"))
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    assert "each process normalises by its own batch" in capsys.readouterr().out
-    synchronise_batch_norm(model, torch.device("cuda"))
-    kinds = {type(module) for module in model.modules()}
-    assert nn.SyncBatchNorm in kinds
-    assert nn.BatchNorm2d not in kinds
-    assert set(model.state_dict()) == keys
+NORMALISED = """
+import sys, torch
+from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
+from moduv.motion.networks import DynamoDepth
+distributed.start()
+torch.manual_seed(0)
+torch.set_default_dtype(torch.float64)
+encoder = DynamoDepth("street").depth_enc.train()
+share_batch_norm(encoder)
+images = distributed.shard(torch.rand(4, 3, 64, 96).unbind())
+features = encoder(torch.stack(images))
+sum(feature.square().sum((1, 2, 3)).mean() for feature in features).backward()
+distributed.average_gradients(encoder.parameters())
+found = {name: p.grad for name, p in encoder.named_parameters()} | dict(encoder.named_buffers())
+if distributed.is_main():
+    torch.save(found, sys.argv[1])
+distributed.stop()
+"""
+
+
+def test_shared_batch_norm_sees_the_batches_of_all_processes(tmp_path: Path) -> None:
+    script = tmp_path / "normalised.py"
+    script.write_text(NORMALISED)
+    for processes in (1, 2):
+        launch(processes, script, tmp_path / f"{processes}.pt")
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    for key, value in one.items():
+        scale = float(value.abs().max()) + 1e-12
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-9 * scale, msg=key)
+
+
+def test_shared_batch_norm_has_the_weights_of_the_plain_one() -> None:
+    torch.manual_seed(0)
+    model = DynamoDepth("street").train()
+    state, images = model.state_dict(), torch.rand(2, 3, 64, 96)
+    plain = model.depth_enc(images)
+    share_batch_norm(model)
+    assert not any(type(module) is nn.BatchNorm2d for module in model.modules())
+    assert model.state_dict().keys() == state.keys()
+    for ours, theirs in zip(model.depth_enc(images), plain, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("ramp", "alone"), [(0.25, 10_000), (0.0, 8000 / 3)])

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
+from moduv.engine.cores import SPINS, load_function
 from moduv.engine.errors import InputError, refusal
 from moduv.engine.files import reason_of
-from moduv.engine.pipeline import config_class, load_function
+from moduv.engine.pipeline import config_class
 from moduv.runs.catalogue import COMMANDS
 
 USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
@@ -44,6 +45,7 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
     An interrupt becomes exit code 130; `resumes` says whether `work` then goes on where it was when
     it is run again.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is first imported
     try:
         with _group():
             work()
@@ -100,7 +102,8 @@ def run_command(name: str, arguments: list[str]) -> Any:
     """Parse the options of a command and call its function."""
     function = load_function(COMMANDS[name].function)
     values = parse(name, arguments)
-    return function(**{key: values[key] for key in inspect.signature(function).parameters})
+    given = {key: values[key] for key in inspect.signature(function).parameters}
+    return COMMANDS[name].call(given)
 
 
 def parse(name: str, arguments: list[str]) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class DetectorTrainingConfig:
     cache_bytes: int = speed_only(1 << 29)
     """Memory for decoded frames, per loading process."""
 
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
+
 
 def train_detector(
     frames_root: str | Path,

@@ -23,20 +23,27 @@ def start() -> None:
 
     Raises InputError when there are GPUs, but not one for each process.
     """
-    global _store
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    _store, own, size = next(dist.rendezvous("env://"))
+    store, own, size = next(dist.rendezvous("env://"))
     has_gpus = torch.cuda.is_available()
     if has_gpus and device().index >= torch.cuda.device_count():
         raise InputError(
             f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs; "
             "start no more processes than there are GPUs."
         )
-    group = dist.PrefixStore("group", _store)
-    dist.init_process_group("nccl" if has_gpus else "gloo", store=group, rank=own, world_size=size)
+    join(store, own, size)
     if has_gpus:
         torch.cuda.set_device(device())
+
+
+def join(store: dist.Store, rank: int, size: int) -> None:
+    """Join the process group of `size` processes that meet in `store`."""
+    global _store
+    _store = store
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    group = dist.PrefixStore("group", store)
+    dist.init_process_group(backend, store=group, rank=rank, world_size=size)
 
 
 def first_to_fail() -> bool:
@@ -51,6 +58,8 @@ def first_to_fail() -> bool:
 
 def stop() -> None:
     """Leave the process group, if any."""
+    global _store
+    _store = None
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import signal
 import subprocess
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moduv.engine.cores import load_function, run_on_cores
 from moduv.engine.errors import InputError
 
 
@@ -30,6 +30,14 @@ class Command:
     """The argument that takes the words after the command."""
     resumes: bool = False
     """Whether it continues where it was when it is run again after an interrupt."""
+    shared: bool = False
+    """Whether several processes may share its work."""
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Call the function, on all cores where processes may share it."""
+        if self.shared:
+            return run_on_cores(self.function, arguments)
+        return load_function(self.function)(**arguments)
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,6 @@ class Step:
     """The split that it works on: train or val."""
     out: str = "out"
     """The option that names its output."""
-    shared: bool = True
-    """Whether several processes may share it."""
     former: str = ""
     """Folder of its output in runs of version 0.1, where it had another name."""
 
@@ -128,11 +134,16 @@ def perform(
     if entry.section is not None:
         config = load_preset(config_class(entry), preset, entry.section)
         given["config"] = dataclasses.replace(config, **changes)
-    load_function(entry.function)(**given)
+    entry.call(given)
 
 
 def command_lines(
-    steps: Sequence[Step], chain: Sequence[Step], place: Place, preset: str, processes: int = 1
+    steps: Sequence[Step],
+    chain: Sequence[Step],
+    place: Place,
+    commands: Mapping[str, Command],
+    preset: str,
+    processes: int = 1,
 ) -> Iterator[list[str]]:
     """The command line of every step; several processes share those that can be shared."""
     launch = ["python", "-m", "moduv.engine.launch", "--standalone"]
@@ -140,7 +151,7 @@ def command_lines(
         filled = options(step, chain, place).items()
         words = [*step.command.split(), "--preset", preset]
         words += [word for option, path in filled for word in (f"--{option}", str(path))]
-        shared = processes > 1 and step.shared
+        shared = processes > 1 and commands[step.command].shared
         head = [*launch, "--nproc_per_node", str(processes), "-m", "moduv.cli"]
         yield [*(head if shared else ["moduv"]), *words]
 
@@ -166,12 +177,6 @@ def _wait_for(command: Sequence[str]) -> int:
                     return child.wait()
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """Import `module:function`."""
-    module, function = path.split(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def config_class(entry: Command) -> Any:

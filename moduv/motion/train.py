@@ -16,6 +16,7 @@ from moduv.depth.networks.camera import LearnedCamera
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.depth.weights import load_initial_weights, save_modules
 from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
@@ -65,7 +66,7 @@ class MotionTrainingConfig:
     pictures: int = 4
     """How many held-out frames are drawn at every look."""
     sync_batch_norm: bool = False
-    """Normalise over the batches of all processes, so that they train what one would; needs GPUs."""
+    """Normalise over the batches of all GPUs, so that they train what one would; processes on CPUs always do."""
     compile: bool = speed_only(False)
     """Compile the networks with torch.compile: minutes at the start of every phase."""
     seed: int = 0
@@ -77,6 +78,11 @@ class MotionTrainingConfig:
             raise InputError(
                 f"motion: loops must name the phases {tuple(PHASES)}; mend the preset."
             )
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return tuple(loop.batch_size for loop in self.loops.values())
 
 
 WatchPhase = Callable[[DynamoDepth, Phase], Watch]
@@ -152,8 +158,10 @@ def _make_networks(config: MotionTrainingConfig, guessed: bool) -> DynamoDepth:
         model.camera = LearnedCamera()
     device = distributed.device()
     model.to_device(device)
-    if config.sync_batch_norm and distributed.world_size() > 1:
-        synchronise_batch_norm(model, device)
+    if device.type == "cpu":
+        share_batch_norm(model)
+    elif config.sync_batch_norm and distributed.world_size() > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.compile:
         for name in MODULES:  # when they first run; names and forms of their weights stay
             getattr(model, name).compile()
@@ -202,14 +210,6 @@ def _train_phase(
 
     look = None if watch is None else watch(model, phase)
     fit(model, step, triplets, loop, run_dir, label=phase.name, watch=look)
-
-
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Let every batch normalisation use the batches of all processes; on CPUs, say that it cannot."""
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    else:
-        say("  sync_batch_norm: torch has none for CPUs; each process normalises by its own batch")
 
 
 def or_uncompiled(model: nn.Module, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,6 +11,11 @@ def _stage(function: str, section: str | None, help: str, words: str = "") -> Co
     return Command(function, section, help, words, resumes=True)
 
 
+def _shared(function: str, section: str, help: str) -> Command:
+    """A stage that several processes may share."""
+    return Command(function, section, help, resumes=True, shared=True)
+
+
 COMMANDS = {
     "doctor": Command(
         "moduv.commands.doctor:doctor", None, "check this machine: packages, GPUs, weights"
@@ -25,10 +30,10 @@ COMMANDS = {
         "moduv.datasets.clips:import_folder", "frames_import", "import folders of frames"
     ),
     **{f"prepare {data.name}": data.prepare for data in DATASETS if data.prepare},
-    "motion train": _stage(
+    "motion train": _shared(
         "moduv.runs.watch:train_stage1", "motion", "stage 1: train depth, ego-motion, motion mask"
     ),
-    "motion predict": _stage(
+    "motion predict": _shared(
         "moduv.motion.predict:predict_motion", "motion_predict", "stage 1: write masks and depth"
     ),
     "labels initial": _stage(
@@ -37,12 +42,12 @@ COMMANDS = {
     "motion evaluate": Command(
         "moduv.runs.measure:measure_motion", None, "stage 1 against ground truth, street or real"
     ),
-    "labels mobile": _stage(
+    "labels mobile": _shared(
         "moduv.rounds.moving2mobile:mobile_labels",
         "mobile_labels",
         "L1 from the Moving2Mobile round",
     ),
-    "labels aggregated": _stage(
+    "labels aggregated": _shared(
         "moduv.rounds.large2small:aggregated_labels", "aggregated_labels", "L2 from both scales"
     ),
     "labels true": Command(
@@ -50,14 +55,14 @@ COMMANDS = {
         "true_labels",
         "ground truth as a label set, for the upper bound",
     ),
-    "round moving2mobile": _stage(
+    "round moving2mobile": _shared(
         "moduv.rounds.recipe:train_round", "moving2mobile", "train briefly on L0"
     ),
-    "round large": _stage("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
-    "round small": _stage("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
-    "round final": _stage("moduv.rounds.recipe:train_round", "final", "train the final detector"),
+    "round large": _shared("moduv.rounds.recipe:train_round", "large", "train at full scale on L1"),
+    "round small": _shared("moduv.rounds.recipe:train_round", "small", "train on shrunken frames"),
+    "round final": _shared("moduv.rounds.recipe:train_round", "final", "train the final detector"),
     **{f"truth {data.name}": data.truth for data in DATASETS if data.truth},
-    "detect": _stage(
+    "detect": _shared(
         "moduv.commands.detect:detect_images",
         "detect",
         "detections in the images of a ground truth",

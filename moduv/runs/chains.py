@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from moduv.engine.pipeline import Place, Step, command_lines, execute, select
+from moduv.runs.catalogue import COMMANDS
 
-RENDER = Step("street", "street render", "", "Street world", takes=("root",), out="", shared=False)
+RENDER = Step("street", "street render", "", "Street world", takes=("root",), out="")
 ROUNDS = (
     Step("motion", "motion train", "motion", "Motion: train"),
     Step(
@@ -22,7 +23,6 @@ ROUNDS = (
     Step(
         *("L0", "labels initial", "L0_pseudo_labels", "L0"),
         reads={"motion": "motion_outputs"},
-        shared=False,
     ),
     Step(
         *("moving2mobile", "round moving2mobile", "R1_M2M", "Moving2Mobile"),
@@ -45,7 +45,6 @@ SUPERVISED = (
     Step(
         *("true_labels", "labels true", "true_labels", "Ground-truth labels"),
         takes=("split", "annotations"),
-        shared=False,
     ),
     Step(
         *("supervised", "round final", "supervised", "Supervised"),
@@ -64,13 +63,11 @@ EVALUATION = (
         *("evaluation", "measure", "evaluation", "Evaluation"),
         takes=("run", "data", "split", "annotations"),
         on="val",
-        shared=False,
     ),
     Step(
         *("report", "report", "", "Report"),
         takes=("run", "data", "split", "annotations"),
         on="val",
-        shared=False,
     ),
 )
 MODUV = (*ROUNDS, *SUPERVISED, *EVALUATION)
@@ -123,7 +120,7 @@ def main(words: list[str] | None = None) -> int:
         given.report,
     )
     steps = select(chain, given.steps)
-    lines = command_lines(steps, chain, place, given.preset, given.processes)
+    lines = command_lines(steps, chain, place, COMMANDS, given.preset, given.processes)
     if given.dry_run:
         for line in lines:
             print("+", *line)

@@ -36,7 +36,7 @@ from moduv.instances.exported import export_labels
 from moduv.labels.initial import InitialConfig
 from moduv.motion.phases import PHASES
 from moduv.motion.train import MotionTrainingConfig
-from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
+from moduv.rounds.moving2mobile import MobileLabelsConfig
 from moduv.rounds.recipe import RoundConfig
 from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import (
@@ -305,7 +305,8 @@ class Run:
         labels, final = self.out / DETECTIONS, folder(self.out, "final")
         batch = self._load(MobileLabelsConfig, "mobile_labels").batch_size
         settings = MobileLabelsConfig(score_threshold=self.config.score, batch_size=batch)
-        mobile_labels(self.data, self.everything, final, labels, settings)
+        given = {"data": self.data, "split": self.everything, "detector": final, "out": labels}
+        COMMANDS["labels mobile"].call({**given, "config": settings})
         target = self.out / "detections.json"
         if distributed.is_main():
             export_labels(labels, self.everything, self.data, target)

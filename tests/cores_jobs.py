@@ -1,0 +1,40 @@
+"""What the processes of `test_cores.py` do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from moduv.engine import distributed
+from moduv.engine.errors import InputError
+
+
+def total_of_ranks(out: Path) -> int:
+    """Leave a file a rank; the sum of their numbers, counted from 1."""
+    (out / f"{distributed.rank()} of {distributed.world_size()}").write_text(str(os.getpid()))
+    assert torch.get_num_threads() == 1
+    return distributed.total(distributed.rank() + 1)
+
+
+def refuse(out: Path, rank: int) -> None:
+    """Refuse on one rank or, below 0, on all, while the others wait."""
+    total_of_ranks(out)
+    if rank in {-1, distributed.rank()}:
+        raise InputError(f"{out}: is no good.")
+    distributed.barrier()
+
+
+def die(out: Path) -> None:
+    total_of_ranks(out)
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.barrier()
+
+
+def wait(out: Path) -> None:
+    total_of_ranks(out)
+    time.sleep(100)
