@@ -203,7 +203,7 @@ def test_unknown_coco_categories_are_named(tmp_path: Path) -> None:
     ("key", "value", "said"),
     [
         ("segmentation", [[1, 2, 3, 4, 5, 6, 7]], "900 has a polygon that"),
-        ("bbox", [1, 2, 3], "'bbox' is"),
+        ("bbox", [1, 2, 3], "has the 'bbox'"),
     ],
 )
 def test_damaged_coco_annotations_are_named(

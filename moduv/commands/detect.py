@@ -63,7 +63,7 @@ def detect_images(
 def _detect(
     weights: Path, images: Path, truth: Path, out: Path, config: DetectionConfig
 ) -> dict[str, Any]:
-    entries = read_ground_truth(truth).images
+    entries = [image.entry for image in read_ground_truth(truth).images.values()]
     files = [(entry["id"], image_file(images, entry)) for entry in entries]
     starts = range(0, len(files), PART)
     parts = {out / "parts" / f"{start:06d}.json": files[start : start + PART] for start in starts}

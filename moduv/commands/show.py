@@ -58,11 +58,9 @@ def show_labels(
         _check_size(out, len(chosen), first, columns, width)
     sheet: dict[str, np.ndarray] = {}
     for frame in progress(chosen, desc="labels", unit="frame"):
-        instances = read_labels(labels, frame)
-        if instances.scores is not None:
-            instances = instances[instances.scores > score]
-        image = enlarge(read_image(frame.image_path(data)), width)
-        picture = draw_instances(image, instances)
+        image = read_image(frame.image_path(data))
+        instances = read_labels(labels, frame, image.shape).above(score)
+        picture = draw_instances(enlarge(image, width), instances)
         if is_sheet:
             sheet[f"{frame.line()} ({len(instances)})"] = picture
         else:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-ASPECT_TOLERANCE = 0.12
-"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
+from moduv.instances.instances import ASPECT_TOLERANCE
+
 OTHER_ASPECT = ASPECT_TOLERANCE / 6
 """Relative difference of another aspect. The rest of the tolerance is for the size of stage 1's input, which
 has the aspect of one frame in steps of 32 pixels."""

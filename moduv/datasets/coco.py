@@ -6,18 +6,16 @@ choice, since the paper's own list could not be consulted; `categories` makes an
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moduv.datasets.truth import Selection, Size, TrueImage, TrueObject, TruthConfig, write_truth
+from moduv.datasets.truth import Selection, TrueImage, TrueObject, TruthConfig, write_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
 from moduv.engine.log import progress
-from moduv.instances.coco import read_ground_truth
-from moduv.instances.imported import to_rle
+from moduv.instances.coco import DataSet, group_by_image, is_ignored, read_ground_truth
 
 PERSONS = ("person",)
 VEHICLES = ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat")
@@ -50,18 +48,28 @@ def convert_coco(
     Raises:
         InputError: when the file is no COCO data set or lacks one of the categories.
     """
-    read_ground_truth(annotations)
     content = read_json(annotations)
-    names = _mobile_names(annotations, content, config.categories)
+    data = read_ground_truth(_with_corners(content), str(annotations))
+    data.tell("the file's are taken")
+    names = _mobile_names(annotations, data, config.categories)
     selection = Selection(split)
-    images = _images(annotations, content, names, selection)
+    images = _images(data, names, selection)
     write_truth(out, images, config, selection, annotations.name)
 
 
-def _mobile_names(path: Path, content: Any, wanted: tuple[str, ...]) -> dict[int, str]:
+def _with_corners(content: Any) -> Any:
+    """A data set without polygons of less than three corners: they cover nothing."""
+    for entry in content.get("annotations") or [] if isinstance(content, dict) else []:
+        mask = entry.get("segmentation") if isinstance(entry, dict) else None
+        if isinstance(mask, list):
+            entry["segmentation"] = [p for p in mask if not isinstance(p, list) or len(p) >= 6]
+    return content
+
+
+def _mobile_names(path: Path, data: DataSet, wanted: tuple[str, ...]) -> dict[int, str]:
     """Mobile categories by number."""
-    known = content.get("categories") or []
-    found = {category["id"]: category["name"] for category in known}
+    known = data.content.get("categories") or []
+    found = {category["id"]: str(category.get("name")) for category in known}
     missing = sorted(set(wanted) - set(found.values()))
     if missing:
         raise InputError(
@@ -71,37 +79,22 @@ def _mobile_names(path: Path, content: Any, wanted: tuple[str, ...]) -> dict[int
     return {number: name for number, name in found.items() if name in wanted}
 
 
-def _images(
-    path: Path, content: Any, names: dict[int, str], selection: Selection
-) -> Iterator[TrueImage]:
-    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for entry in content["annotations"]:
-        if entry.get("category_id") in names:
-            of_image[entry["image_id"]].append(entry)
-    for image in progress(content["images"], desc="COCO", unit="image"):
-        if not {"file_name", "height", "width"} <= image.keys():
+def _images(data: DataSet, names: dict[int, str], selection: Selection) -> Iterator[TrueImage]:
+    of_image = group_by_image(a for a in data.annotations if a.get("category_id") in names)
+    for image in progress(data.images.values(), desc="COCO", unit="image"):
+        if not image.name or image.size is None:
             raise InputError(
-                f"{path}: image {image['id']} lacks its 'file_name', 'height' or 'width'; {DOWNLOAD}"
+                f"{data.name}: image {image.id} lacks its 'file_name', 'height' or 'width'; {DOWNLOAD}"
             )
-        if image["file_name"] not in selection:
-            continue
-        size = (int(image["height"]), int(image["width"]))
-        found = tuple(
-            _object(path, entry, names[entry["category_id"]], size)
-            for entry in of_image[image["id"]]
-        )
-        yield TrueImage(image["file_name"], size, found, image["id"])
-
-
-def _object(path: Path, entry: dict[str, Any], name: str, size: Size) -> TrueObject:
-    left, top, width, height = entry["bbox"]
-    mask = entry.get("segmentation")
-    if isinstance(mask, list):  # polygons of less than three corners cover nothing
-        mask = [p for p in mask if not isinstance(p, list) or len(p) >= 6]
-    try:
-        mask = to_rle(mask, size) if mask else None
-    except ValueError as error:
-        raise InputError(f"{path}: annotation {entry.get('id')} {error}.") from None
-    box = (left, top, width, height)
-    ignore = bool(entry.get("iscrowd") or entry.get("ignore"))
-    return TrueObject(box, name, mask, entry.get("area"), ignore)
+        if image.name in selection:
+            found = tuple(
+                TrueObject(
+                    tuple(a["bbox"]),
+                    names[a["category_id"]],
+                    a.get("segmentation"),
+                    a.get("area"),
+                    is_ignored(a),
+                )
+                for a in of_image.get(image.id, [])
+            )
+            yield TrueImage(image.name, image.size, found, image.id)

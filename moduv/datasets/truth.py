@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco
 
 from moduv import __version__
 from moduv.engine.config import to_dict
@@ -73,7 +72,7 @@ class TrueImage:
     """`<segment>/NNNNNN.jpg` where the data set has segments, its path below its folder elsewhere."""
     size: Size | None
     objects: tuple[TrueObject, ...]
-    id: int | None = None
+    id: int | str | None = None
     """The data set's own id; None: images are counted from 1."""
 
 
@@ -105,10 +104,28 @@ class Selection:
         self._names: set[str] = set()
         if split is not None:
             self._names = {"/".join(_parts(name)) for name in _read_names(split)}
-            self._folders = {name.rpartition("/")[0] for name in self._names}
+        self._folders = {name.rpartition("/")[0] for name in self._names}
 
     def __contains__(self, file_name: str) -> bool:
         return self.split is None or not self._names.isdisjoint(_endings(_parts(file_name)))
+
+    def check(self, file_names: Iterable[str]) -> None:
+        """Say how many lines name no image. Raises InputError for a line that names several."""
+        found: dict[str, str] = {}
+        for file_name in file_names:
+            for line in self._names.intersection(_endings(_parts(file_name))):
+                if line in found:
+                    raise InputError(
+                        f"{self.split}: {line!r} may be {found[line]!r} or {file_name!r}; "
+                        "write more of the path, and rename images that differ in their suffix only."
+                    )
+                found[line] = file_name
+        if len(found) < len(self._names):
+            first = min(self._names - found.keys())
+            say(
+                f"{self.split}: {len(self._names) - len(found)} of {len(self._names)} lines name no image "
+                f"that has ground truth, as {first!r}"
+            )
 
     def reaches(self, folder: str) -> bool:
         """Test whether any image of a folder may be wanted."""
@@ -164,6 +181,7 @@ def write_truth(
             f"{where}: names no image that has ground truth; "
             "check that the folder, the part and the split file belong together."
         )
+    selection.check(image.file_name for image in kept)
     with_masks = any(item.mask is not None for image in kept for item in image.objects)
     entries, annotations = _coco(kept, config, with_masks=with_masks)
     judged = sum(not annotation["ignore"] for annotation in annotations)
@@ -205,11 +223,16 @@ def _annotation(
 ) -> dict[str, Any]:
     mask, ignore = item.mask, item.ignore
     if with_masks and mask is None:
-        mask, ignore = _filled_box(item.box, image), True
+        if image.size is None:
+            raise InputError(
+                f"{image.file_name}: has an object without mask and no known size; "
+                "give the image's height and width."
+            )
+        mask, ignore = rle.from_box(item.box, image.size), True
     width, height = item.box[2:]
     area = item.area
     if area is None:
-        area = width * height if item.mask is None else float(coco.area(item.mask))
+        area = width * height if item.mask is None else rle.area(item.mask)
     ignore = ignore or width < config.min_width or height < config.min_height
     ignore = ignore or area < config.min_area
     return {
@@ -222,25 +245,6 @@ def _annotation(
         "ignore": int(ignore),
         **({} if item.moving is None else {"moving": int(item.moving)}),
     }
-
-
-def _filled_box(box: Box, image: TrueImage) -> Rle:
-    if image.size is None:
-        raise InputError(
-            f"{image.file_name}: has an object without mask and no known size; "
-            "give the image's height and width."
-        )
-    mask = np.zeros(image.size, bool)
-    left, top, width, height = box
-    rows = slice(max(0, round(top)), max(0, round(top + height)))
-    mask[rows, max(0, round(left)) : max(0, round(left + width))] = True
-    return rle.encode(mask)
-
-
-def box_of_mask(mask: Rle) -> Box:
-    """Return the box around a mask's pixels."""
-    left, top, width, height = coco.toBbox(mask).tolist()
-    return left, top, width, height
 
 
 @dataclass(frozen=True)

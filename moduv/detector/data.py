@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from moduv.datasets.aspects import ASPECT_TOLERANCE
 from moduv.detector.transforms import AugmentationConfig, LabelledFrame, Sample, Target, augment
-from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.instances.crops import Crop
@@ -91,13 +89,7 @@ def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> Labe
 
     Raises InputError naming `source` when the aspects differ.
     """
-    height, width = instances.size or image.shape[:2]
-    ratio = (height * image.shape[1]) / (width * image.shape[0])
-    if abs(ratio - 1) > ASPECT_TOLERANCE:
-        raise InputError(
-            f"{source}: 'masks' are {height} x {width} but the image is {image.shape[0]} x "
-            f"{image.shape[1]}, another aspect; make the labels from these frames."
-        )
+    instances.check_aspect(image.shape[:2], source)
     boxes = instances.boxes_at(*image.shape[:2])
     masks = [Crop.decode(mask) for mask in instances.masks]
-    return LabelledFrame(image, boxes, masks, (height, width))
+    return LabelledFrame(image, boxes, masks, instances.size or image.shape[:2])

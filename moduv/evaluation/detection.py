@@ -12,7 +12,16 @@ import hotcoco
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.instances.coco import GroundTruth, Results, Source, read_ground_truth, read_results
+from moduv.engine.log import say
+from moduv.instances.coco import (
+    CATEGORIES,
+    Annotation,
+    DataSet,
+    Source,
+    is_ignored,
+    read_ground_truth,
+    read_results,
+)
 
 Areas = dict[str, tuple[float, float]]
 
@@ -70,12 +79,41 @@ def evaluate(
         raise InputError(f"max_detections is {max_detections}; allow at least one detection.")
     truth = read_ground_truth(ground_truth)
     results = read_results(predictions, truth)
+    for data in (truth, results):
+        data.tell("the file's are taken")
+    with_mask = sum("segmentation" in entry for entry in truth.annotations)
+    if 0 < with_mask < len(truth.annotations):
+        bare = len(truth.annotations) - with_mask
+        say(f"{truth.name}: {bare} objects have no mask, so that masks are not evaluated")
+    _to_one_class(truth, results)
     metrics = _counts(truth, results, ranges)
     metrics |= _evaluate_kind("box", truth, results, ranges, max_detections, score_threshold)
     # No prediction at all is a result for masks too.
-    if truth.masks and truth.annotations and (results.masks or not results.entries):
+    if truth.masks and truth.annotations and results.masks:
         metrics |= _evaluate_kind("mask", truth, results, ranges, max_detections, score_threshold)
     return metrics
+
+
+def _to_one_class(truth: DataSet, results: DataSet) -> None:
+    """Number images and annotations and give all one class, as hotcoco wants them."""
+    # Images in the order of their ids: it decides which of equal scores comes first.
+    ids = sorted(truth.images, key=lambda key: (isinstance(key, str), key))
+    numbers = {key: number for number, key in enumerate(ids, 1)}
+    for data in (truth, results):
+        data.annotations = [
+            {
+                "id": number,
+                "image_id": numbers[entry["image_id"]],
+                "category_id": 1,
+                "bbox": entry["bbox"],
+                "area": entry.get("area", entry["bbox"][2] * entry["bbox"][3]),
+                "score": entry.get("score", 1.0),
+                "iscrowd": int(is_ignored(entry)),
+                "moving": entry.get("moving"),
+                **{key: entry[key] for key in ("segmentation",) if data.masks},
+            }
+            for number, entry in enumerate(data.annotations, 1)
+        ]
 
 
 def _named_ranges(areas: str | Areas | None) -> Areas:
@@ -93,18 +131,19 @@ def _named_ranges(areas: str | Areas | None) -> Areas:
 
 def _evaluate_kind(
     kind: str,
-    truth: GroundTruth,
-    results: Results,
+    truth: DataSet,
+    results: DataSet,
     ranges: Areas,
     max_detections: int,
     score_threshold: float,
 ) -> dict[str, float]:
-    truth_set = hotcoco.COCO(truth.dataset())
-    # A result that carries a box is sized by it, even when masks are compared: one of them only.
-    unused = "segmentation" if kind == "box" else "bbox"
-    result_set = truth_set.load_res(
-        [{k: v for k, v in entry.items() if k != unused} for entry in results.entries]
+    images = [{"id": number} for number in range(1, len(truth.images) + 1)]
+    truth_set = hotcoco.COCO(
+        {"images": images, "annotations": truth.annotations, "categories": CATEGORIES}
     )
+    # A result that carries a box is sized by it, even when masks are compared: one of them only.
+    used = ("image_id", "category_id", "score", "bbox" if kind == "box" else "segmentation")
+    result_set = truth_set.load_res([{k: entry[k] for k in used} for entry in results.annotations])
     averaged = hotcoco.COCOeval(truth_set, result_set, "bbox" if kind == "box" else "segm")
     lower_limits = {limit for limit in (1, 10, 100) if limit < max_detections}
     averaged.params.max_dets = sorted(lower_limits | {max_detections})
@@ -153,7 +192,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _match_metrics(
-    evaluator: hotcoco.COCOeval, truth: GroundTruth, ranges: Areas, score_threshold: float
+    evaluator: hotcoco.COCOeval, truth: DataSet, ranges: Areas, score_threshold: float
 ) -> dict[str, float]:
     """Recalls of kinds of instances, and precision against recall, from the matches at IoU 0.5."""
     found_by_id: dict[int, bool] = {}
@@ -181,7 +220,7 @@ def _match_metrics(
     )
 
 
-def _groups(objects: list[dict[str, Any]], ranges: Areas) -> dict[str, np.ndarray]:
+def _groups(objects: list[Annotation], ranges: Areas) -> dict[str, np.ndarray]:
     """Suffix of the recall -> which objects it is about, (N,) bool."""
     area = np.array([entry["area"] for entry in objects], dtype=float)
     moving = np.array([entry["moving"] for entry in objects], dtype=object)
@@ -223,13 +262,13 @@ def _at_score(
     }
 
 
-def _counts(truth: GroundTruth, results: Results, ranges: Areas) -> dict[str, float]:
+def _counts(truth: DataSet, results: DataSet, ranges: Areas) -> dict[str, float]:
     objects = [entry for entry in truth.annotations if not entry["iscrowd"]]
     groups = _groups(objects, ranges)
     named = {"objects": "", "moving": "_moving", "static": "_static"} | {n: f"_{n}" for n in ranges}
     return {
         "count/images": len(truth.images),
         "count/ignored": len(truth.annotations) - len(objects),
-        "count/predictions": len(results.entries),
+        "count/predictions": len(results.annotations),
         **{f"count/{name}": int(groups[suffix].sum()) for name, suffix in named.items()},
     }

@@ -35,8 +35,7 @@ def read_split(path: str | Path) -> list[FrameRef]:
             raise InputError(
                 f"{path}: line {number} is {line!r:.80}; write '<segment> <frame number>'."
             )
-        segment = PureWindowsPath(fields[0])  # knows the absolute paths of every system
-        if segment.anchor or ".." in segment.parts or "\\" in fields[0]:
+        if not is_inside(fields[0]):
             raise InputError(
                 f"{path}: line {number} leaves the data folder ({fields[0]!r:.80}); use a path relative to "
                 "it, with / between folders."
@@ -48,6 +47,12 @@ def read_split(path: str | Path) -> list[FrameRef]:
             f"{path}: the split is empty; write one line '<segment> <frame>' per frame."
         )
     return frames
+
+
+def is_inside(segment: str) -> bool:
+    """Whether a segment lies below the folder that it is joined to, on every system."""
+    path = PureWindowsPath(segment)  # knows the absolute paths of all of them
+    return not path.anchor and ".." not in path.parts and "\\" not in segment
 
 
 def hold_out(frames: Iterable[FrameRef], every: int = 10) -> tuple[list[FrameRef], list[FrameRef]]:

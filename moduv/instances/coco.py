@@ -1,155 +1,165 @@
-"""COCO files at the door of the evaluation: read, checked, and reduced to one class."""
+"""COCO data sets and results: the only place that reads and checks them, entry by entry.
+
+What cannot be meant is refused with the entry and the key. Where two statements of one fact differ and
+both can be used, as box and mask can, the reader counts it and its caller says which of them counts.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
+from moduv.engine.log import say
 from moduv.frames.clip import FrameRef
 from moduv.instances import rle
+from moduv.instances.instances import LIMIT, Instances
+from moduv.instances.masks import Size, contradictions, is_number, to_rle
 
 Source = dict[str, Any] | list[dict[str, Any]] | str | Path
+Annotation = dict[str, Any]
+"""As in COCO, its known keys checked: masks as compressed runs, what is not given is left out."""
 
 CATEGORIES = [{"id": 1, "name": "object"}]
+IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|webp|tiff?)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """Class-agnostic ground truth.
+@dataclass
+class Image:
+    """An image of a data set."""
 
-    `annotations` hold id, image_id, bbox [x, y, w, h] in pixels, area in pixels², iscrowd (1 where
-    the file says `iscrowd` or `ignore`), segmentation where `masks`, and moving (1, 0 or None).
-    """
+    id: int | str
+    name: str
+    """Its `file_name`; empty where the file does not tell."""
+    size: Size | None
+    """Height and width; None until the file or the first mask tells."""
+    entry: dict[str, Any]
+    """As the file has it."""
+
+
+@dataclass
+class DataSet:
+    """Images and annotations of a COCO data set, or the entries of a results list."""
 
     name: str
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    masks: bool
+    images: dict[Any, Image]
+    annotations: list[Annotation]
+    content: dict[str, Any] = field(default_factory=dict)
+    """All that the file says."""
+    doubts: dict[str, list[tuple[Annotation, str]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Annotations that contradict themselves, with their place and values, by kind."""
 
-    def dataset(self) -> dict[str, Any]:
-        """The COCO dictionary of this ground truth."""
-        return {"images": self.images, "annotations": self.annotations, "categories": CATEGORIES}
+    @property
+    def masks(self) -> bool:
+        """Whether every annotation has a mask."""
+        return all("segmentation" in entry for entry in self.annotations)
+
+    def tell(self, decision: str) -> None:
+        """Say how many contradictions of each kind there are, the first, and what was decided."""
+        for kind, found in self.doubts.items():
+            say(f"{self.name}: {len(found)} {kind}, first {found[0][1]}; {decision}")
 
 
-@dataclass(frozen=True)
-class Results:
-    """Class-agnostic predictions: image_id, bbox [x, y, w, h], score, segmentation where `masks`."""
-
-    name: str
-    entries: list[dict[str, Any]]
-    masks: bool
+Check = Callable[[Annotation], None]
+"""What a caller needs of an annotation; raises ValueError with the rest of the sentence."""
 
 
-def read_ground_truth(source: Source) -> GroundTruth:
-    """Read COCO ground truth (path or dictionary) with all categories made one.
+def read_data_set(source: Source, role: str, check: Check | None = None) -> DataSet:
+    """Read and check a COCO data set (path or dictionary); its masks may be RLE or polygons.
 
-    Masks may be RLE or polygons; they count when every annotation has one. Raises InputError
-    naming the file, the entry and the key at fault.
+    Raises InputError naming the file, the first entry and the key at fault, and how many are.
     """
-    name, content = _load(source, "ground truth")
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{name}: is not a COCO data set; give a file with images and annotations."
-        )
+    name, content = _load(source, role)
     for key in ("images", "annotations"):
-        if not isinstance(content.get(key), list):
-            raise InputError(f"{name}: lacks the list {key!r}; write it as a COCO data set.")
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise InputError(
+                f"{name}: lacks the list {key!r}; export it as a COCO data set, not as results."
+            )
     if not content["images"]:
         raise InputError(f"{name}: 'images' is empty; write the annotations of at least one image.")
-    sizes = _image_sizes(name, content["images"])
-
-    annotations, masks = [], True
-    for number, entry in enumerate(content["annotations"]):
-        where = f"{name}: annotations[{number}]"
-        bbox = _checked_box(where, entry)
-        image_id = _known_image(where, entry, sizes)
-        segmentation = _checked_mask(where, entry, sizes[image_id])
-        masks = masks and segmentation is not None
-        annotations.append(
-            {
-                "id": number + 1,
-                "image_id": image_id,
-                "category_id": 1,
-                "bbox": bbox,
-                "segmentation": segmentation,
-                "area": _area(where, entry, bbox),
-                "iscrowd": int(bool(entry.get("iscrowd") or entry.get("ignore"))),
-                "moving": entry.get("moving"),
-            }
+    images = _read_images(name, content["images"])
+    data = _read_annotations(name, content["annotations"], images, check)
+    known = content.get("categories") or []
+    plain = isinstance(known, list) and all(isinstance(category, dict) for category in known)
+    numbers = [_identity(category.get("id")) for category in known] if plain else [None]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        raise InputError(f"{name}: 'categories' are no objects with an 'id' each; correct them.")
+    others = [a for a in data.annotations if a.get("category_id") not in [None, *numbers]]
+    if known and others:
+        say(
+            f"{name}: {len(others)} annotations have a 'category_id' that 'categories' lacks, "
+            f"first {others[0]['category_id']!r:.60}"
         )
-    _check_masks(f"{name}: annotations[{{}}]", annotations)
-    if not masks:
-        for entry in annotations:
-            del entry["segmentation"]
-    return GroundTruth(name, content["images"], annotations, masks)
+    return replace(data, content=content)
 
 
-def read_results(source: Source, ground_truth: GroundTruth) -> Results:
+def read_ground_truth(source: Source, role: str = "ground truth") -> DataSet:
+    """Read COCO ground truth, in which every object has a box; `role` names dictionaries."""
+    return read_data_set(source, role, _has_box)
+
+
+def read_results(source: Source, truth: DataSet) -> DataSet:
     """Read predictions: a COCO results list, or a COCO data set such as an exported label set.
 
-    A data set's images are found in the ground truth by `file_name` (its suffix aside), a list's by
-    `image_id`. A missing score is 1. Masks count when every prediction has one. Raises InputError
-    naming the file, the entry and the key at fault.
+    A data set's images are found in the ground truth by `file_name`, see `find_images`, a list's by
+    `image_id`. Masks are given to all predictions or to none.
+
+    Raises InputError naming the file, the entry and the key at fault.
     """
     name, content = _load(source, "predictions")
-    sizes = _image_sizes(ground_truth.name, ground_truth.images)
-    entries = content
-    renamed: dict[Any, Any] | None = None
+    entries, images = content, truth.images
     if isinstance(content, dict):
         entries = content.get("annotations")
         if content.get("images"):
-            renamed = _match_images(name, content["images"], ground_truth)
+            images = _images_in_truth(name, content["images"], truth)
     if not isinstance(entries, list):
         raise InputError(
             f"{name}: is no list of COCO results and lacks 'annotations'; export it as COCO."
         )
-
-    results, with_mask = [], 0
-    for number, entry in enumerate(entries):
-        where = f"{name}: entry {number}"
-        bbox = _checked_box(where, entry)
-        image_id = _known_image(where, entry, sizes, renamed)
-        segmentation = _checked_mask(where, entry, sizes[image_id])
-        score = _finite(where, "score", entry.get("score", 1.0))
-        with_mask += segmentation is not None
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": 1,
-                "bbox": bbox,
-                "score": score,
-                "segmentation": segmentation,
-            }
-        )
-    if with_mask not in (0, len(results)):
+    is_list = entries is content
+    data = _read_annotations(name, entries, images, _has_box, is_list=is_list)
+    count = len(entries)
+    with_mask, scored = (
+        sum(key in entry for entry in data.annotations) for key in ("segmentation", "score")
+    )
+    if with_mask not in (0, count):
         raise InputError(
-            f"{name}: only {with_mask} of {len(results)} predictions have a 'segmentation'; "
+            f"{name}: only {with_mask} of {count} predictions have a 'segmentation'; "
             "give every prediction one, or none."
         )
-    _check_masks(f"{name}: entry {{}}", results)
-    return Results(name, results, masks=with_mask == len(results))
+    if scored not in (0, count):
+        say(f"{name}: {count - scored} of {count} predictions have no 'score' and count as certain")
+    return data
 
 
 def select_images(ground_truth: Source, file_names: Iterable[str]) -> dict[str, Any]:
     """Restrict a COCO data set to the images named, for a label set that covers a part of them.
 
-    Names are compared without suffix. Raises InputError when one is not in the data set.
+    Raises InputError when one is not in the data set, or when its name fits several; see `find_images`.
     """
-    name, content = _load(ground_truth, "ground truth")
-    known = {_stem(image["file_name"]): image for image in content["images"]}
-    wanted = [_stem(file_name) for file_name in file_names]
-    unknown = next((stem for stem in wanted if stem not in known), None)
-    if unknown is not None:
-        raise InputError(f"{name}: has no image {unknown!r}; use the split that it was made for.")
-    images = [known[stem] for stem in wanted]
-    kept = {image["id"] for image in images}
-    annotations = [entry for entry in content["annotations"] if entry["image_id"] in kept]
-    return {**content, "images": images, "annotations": annotations}
+    data, names = read_ground_truth(ground_truth), list(file_names)
+    images = list(data.images.values())
+    found = find_images(names, [image.name for image in images], data.name)
+    if None in found:
+        missing = IMAGE_SUFFIX.sub("", names[found.index(None)])
+        raise InputError(
+            f"{data.name}: has no image {missing!r}; use the split that it was made for."
+        )
+    chosen = [images[position] for position in found if position is not None]
+    kept = {image.id for image in chosen}
+    annotations = [entry for entry in data.annotations if entry["image_id"] in kept]
+    entries = [image.entry for image in chosen]
+    return {**data.content, "images": entries, "annotations": annotations}
 
 
 def select_truth(annotations: Path, data: Path, frames: Sequence[FrameRef]) -> dict[str, Any]:
@@ -167,124 +177,229 @@ def select_truth(annotations: Path, data: Path, frames: Sequence[FrameRef]) -> d
         return select_images(annotations, paths)
 
 
+def find_images(wanted: Iterable[str], known: Iterable[str], source: str) -> list[int | None]:
+    """Positions of image names in a list: by the whole name, or without suffix where only one fits.
+
+    Raises InputError naming the images between which a name leaves open, or that fit the same one.
+    """
+    names = list(known)
+    whole, short = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for position, name in enumerate(names):
+        whole[_with_slashes(name)].append(position)
+        short[IMAGE_SUFFIX.sub("", _with_slashes(name))].append(position)
+    found: list[int | None] = []
+    taken: dict[int, str] = {}
+    for name in wanted:
+        plain = _with_slashes(name)
+        fitting = whole.get(plain) or short.get(IMAGE_SUFFIX.sub("", plain), [])
+        if len(fitting) > 1:
+            first, second = (names[position] for position in fitting[:2])
+            raise InputError(
+                f"{source}: {name!r} may be {first!r} or {second!r}; name every image in full and once."
+            )
+        if fitting and fitting[0] in taken:
+            raise InputError(
+                f"{source}: {taken[fitting[0]]!r} and {name!r} both fit {names[fitting[0]]!r}; "
+                "name every image in full and once."
+            )
+        taken |= dict.fromkeys(fitting, name)
+        found.append(fitting[0] if fitting else None)
+    return found
+
+
+def is_ignored(annotation: Annotation) -> bool:
+    """Whether detections of an object are neither asked for nor punished."""
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
+
+
+def group_by_image(annotations: Iterable[Annotation]) -> dict[Any, list[Annotation]]:
+    """COCO annotations by the image they belong to."""
+    grouped = defaultdict[Any, list[Annotation]](list)
+    for annotation in annotations:
+        grouped[annotation["image_id"]].append(annotation)
+    return grouped
+
+
+def coco_instances(
+    annotations: Sequence[Annotation], size: Size | None = None, *, boxes_as_masks: bool = False
+) -> Instances:
+    """COCO annotations or results of one image as instances.
+
+    Args:
+        annotations: with masks as runs or polygons; a missing box is the mask's.
+        size: height and width of the image; polygons and boxes need it.
+        boxes_as_masks: where there is no mask, its box stands for it.
+
+    Raises:
+        InputError: when an annotation has no mask, or a broken one.
+    """
+    masks, boxes, scores = [], [], []
+    for annotation in annotations:
+        try:
+            entry = _checked(annotation, size)
+            if "segmentation" not in entry and boxes_as_masks and size:
+                _has_box(entry)
+                entry["segmentation"] = rle.from_box(entry["bbox"], size)
+            has_mask(entry)
+        except ValueError as error:
+            raise InputError(f"annotation with id {annotation.get('id')} {error}.") from None
+        masks.append(entry["segmentation"])
+        boxes.append(entry.get("bbox") or rle.box(entry["segmentation"]))
+        scores += [entry["score"]] if "score" in entry else []
+    scored = np.array(scores) if scores and len(scores) == len(masks) else None
+    return Instances(masks, rle.corners(boxes), scored, size)
+
+
+def has_mask(entry: Annotation) -> None:
+    """Raise ValueError, saying so, for an annotation without mask."""
+    if "segmentation" not in entry:
+        raise ValueError("has no 'segmentation'; draw its mask or remove it")
+
+
+def _has_box(entry: Annotation) -> None:
+    if "bbox" not in entry:
+        raise ValueError("lacks 'bbox'; give [x, y, width, height] in pixels")
+
+
 def _load(source: Source, role: str) -> tuple[str, Any]:
     return (str(source), read_json(source)) if isinstance(source, str | Path) else (role, source)
 
 
-def _stem(file_name: str) -> str:
-    return PurePosixPath(file_name).with_suffix("").as_posix()
+def _with_slashes(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
 
 
-def _image_sizes(name: str, images: list[dict[str, Any]]) -> dict[Any, tuple[int, int] | None]:
-    """(height, width) by image id; None where the file does not tell."""
-    sizes: dict[Any, tuple[int, int] | None] = {}
-    for number, image in enumerate(images):
-        if not isinstance(image, dict) or "id" not in image:
-            raise InputError(f"{name}: images[{number}] lacks 'id'; number the images.")
-        if image["id"] in sizes:
+def _identity(value: Any) -> Any:
+    """An id of a file, whole number or text; None for what is neither."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return value if isinstance(value, str) or (whole and abs(value) < 1 << 63) else None
+
+
+def _read_images(name: str, entries: list[Any]) -> dict[Any, Image]:
+    """The images of a file by their ids."""
+    images: dict[Any, Image] = {}
+    for position, entry in enumerate(entries):
+        where = f"{name}: images[{position}]"
+        told = {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else {}
+        key, file_name = _identity(told.get("id")), told.get("file_name", "")
+        if key is None:
+            raise InputError(f"{where} lacks 'id', a whole number or text; number the images.")
+        if not isinstance(file_name, str):
+            raise InputError(f"{where}: 'file_name' is {file_name!r:.60}; give the image's name.")
+        if key in images:
             raise InputError(
-                f"{name}: image id {image['id']} occurs twice; number the images anew."
+                f"{where}: the image id {key!r} of {file_name!r:.200} occurs twice, "
+                f"first for {images[key].name!r:.200}; number the images anew."
             )
-        known = "height" in image and "width" in image
-        sizes[image["id"]] = (image["height"], image["width"]) if known else None
-    return sizes
+        size = (told.get("height"), told.get("width"))
+        whole = all(type(side) is int and side > 0 for side in size)
+        if size != (None, None) and not (whole and size[0] * size[1] <= rle.LARGEST):
+            raise InputError(
+                f"{where} ({file_name!r:.200}): 'height' and 'width' are {size!r:.60}; "
+                "give both in pixels, or none."
+            )
+        images[key] = Image(key, file_name, None if size == (None, None) else size, told)
+    return images
 
 
-def _match_images(
-    name: str, images: list[dict[str, Any]], ground_truth: GroundTruth
-) -> dict[Any, Any] | None:
-    """Prediction image id -> ground-truth image id; None when either side gives no file names."""
-    if not all("file_name" in image for image in (*images, *ground_truth.images)):
-        return None
-    ids = {_stem(image["file_name"]): image["id"] for image in ground_truth.images}
-    unknown = next((i["file_name"] for i in images if _stem(i["file_name"]) not in ids), None)
-    if unknown is not None:
-        raise InputError(
-            f"{name}: image {unknown!r} is not in {ground_truth.name}; "
-            "evaluate on the split that the predictions were made for."
-        )
-    return {image["id"]: ids[_stem(image["file_name"])] for image in images}
+def _images_in_truth(name: str, entries: Any, truth: DataSet) -> dict[Any, Image]:
+    """Images of the ground truth by the ids that the predictions give them."""
+    if not isinstance(entries, list):
+        raise InputError(f"{name}: 'images' is no list; export it as a COCO data set.")
+    images, known = list(_read_images(name, entries).values()), list(truth.images.values())
+    if all(image.name for image in (*images, *known)):
+        names = [image.name for image in known]
+        found = [
+            None if position is None else known[position]
+            for position in find_images([image.name for image in images], names, truth.name)
+        ]
+    else:
+        found = [truth.images.get(image.id) for image in images]
+    for image, other in zip(images, found, strict=True):
+        if other is None:
+            raise InputError(
+                f"{name}: image {image.name or image.id!r} is not in {truth.name}; "
+                "evaluate on the split that the predictions were made for."
+            )
+        if image.size and other.size and image.size != other.size:
+            raise InputError(
+                f"{name}: image {image.name or image.id!r} is {image.size[0]} x {image.size[1]} and in "
+                f"{truth.name} {other.size[0]} x {other.size[1]} (height x width); give both one size."
+            )
+        other.size = other.size or image.size
+    if len(images) < len(known):
+        say(f"{name}: has {len(images)} of {len(known)} images; objects of the others are missed")
+    return {image.id: other for image, other in zip(images, found, strict=True) if other}
 
 
-def _known_image(
-    where: str, entry: dict[str, Any], sizes: dict[Any, Any], renamed: dict[Any, Any] | None = None
-) -> Any:
-    if "image_id" not in entry:
-        raise InputError(f"{where} lacks 'image_id'; name the image that it belongs to.")
-    image_id = entry["image_id"]
-    image_id = image_id if renamed is None else renamed.get(image_id)
-    if image_id not in sizes:
-        raise InputError(
-            f"{where} has the unknown image_id {entry['image_id']!r}; "
-            "use the ids of the ground truth's images."
-        )
-    return image_id
-
-
-def _checked_box(where: str, entry: Any) -> list[float]:
-    if not isinstance(entry, dict) or "bbox" not in entry:
-        raise InputError(f"{where} lacks 'bbox'; give [x, y, width, height] in pixels.")
-    bbox = entry["bbox"]
-    if not isinstance(bbox, list | tuple) or len(bbox) != 4:
-        raise InputError(f"{where}: 'bbox' is {bbox!r}; give [x, y, width, height] in pixels.")
-    x, y, width, height = (_finite(where, "bbox", value) for value in bbox)
-    if width < 0 or height < 0:
-        raise InputError(
-            f"{where}: 'bbox' has the negative size {width:g} x {height:g}; "
-            "give [x, y, width, height], not corners."
-        )
-    return [x, y, width, height]
-
-
-def _finite(where: str, key: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: {key!r} holds {value!r}; every number must be finite.")
-    return number
-
-
-def _checked_mask(where: str, entry: dict[str, Any], size: tuple[int, int] | None) -> Any:
-    segmentation = entry.get("segmentation")
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        return segmentation
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise InputError(
-            f"{where}: 'segmentation' is neither polygons nor RLE with 'size' and 'counts'; "
-            "encode the mask as COCO RLE."
-        )
-    if size is not None and tuple(segmentation["size"]) != tuple(size):
-        raise InputError(
-            f"{where}: 'segmentation' has the size {list(segmentation['size'])} and its image "
-            f"{list(size)}; resize the mask to the image."
-        )
-    return segmentation
-
-
-def _check_masks(where: str, entries: list[dict[str, Any]]) -> None:
-    """Refuse run lengths that do not fill their mask: the evaluation would read them as empty."""
+def _read_annotations(
+    name: str,
+    entries: list[Any],
+    images: dict[Any, Image],
+    check: Check | None,
+    *,
+    is_list: bool = False,
+) -> DataSet:
+    """Check annotations, or results of a list, whose ids mean nothing; `images` are by their ids."""
+    data = DataSet(name, images, [])
+    problems, ids = [], set[Any]()
     for number, entry in enumerate(entries):
-        mask = entry["segmentation"]
-        if isinstance(mask, dict) and not _is_whole(mask):
-            height, width = mask["size"]
-            raise InputError(
-                f"{where.format(number)}: the RLE 'counts' do not fill a mask of {height} x {width}; "
-                "the file is damaged, so write it again."
+        place = f"entry {number}" if is_list else f"annotations[{number}]"
+        try:
+            if not isinstance(entry, dict):
+                raise ValueError(f"is {entry!r:.60}; write a COCO annotation")
+            if type(entry.get("id")) is int and not is_list:
+                place += f" with id {entry['id']}"
+            if "image_id" not in entry:
+                raise ValueError("lacks 'image_id'; name the image that it belongs to")
+            image = images.get(_identity(entry["image_id"]))
+            if image is None:
+                raise ValueError(
+                    f"has the unknown image_id {entry['image_id']!r:.60}; "
+                    "use the ids of the images, or remove it"
+                )
+            found = {**_checked(entry, image.size), "image_id": image.id}
+            if "id" in found and not is_list:
+                if found["id"] in ids:
+                    raise ValueError("has an id that another one has; number the annotations anew")
+                ids.add(found["id"])
+            if check is not None:
+                check(found)
+        except ValueError as error:
+            problems.append(f"{name}: {place} {error}.")
+            continue
+        box, mask = found.get("bbox"), found.get("segmentation")
+        image.size = image.size or (tuple(mask["size"]) if mask else None)
+        for kind, values in contradictions(box, mask, found.get("area"), image.size):
+            data.doubts[kind].append((found, f"{place}: {values}"))
+        data.annotations.append(found)
+    if problems:
+        more = f" ({len(problems)} annotations are broken)" if len(problems) > 1 else ""
+        raise InputError(problems[0] + more)
+    return data
+
+
+def _checked(entry: Annotation, size: Size | None) -> Annotation:
+    """An annotation or a result in the form above. Raises ValueError with the rest of the sentence."""
+    found = {key: value for key, value in entry.items() if value is not None}
+    if "bbox" in found:
+        box = found["bbox"]
+        plain = isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))
+        if not plain or box[2] < 0 or box[3] < 0:
+            raise ValueError(
+                f"has the 'bbox' {box!r:.60}; give [x, y, width, height] in pixels, not corners"
             )
-
-
-def _is_whole(mask: dict[str, Any]) -> bool:
-    """Compressed runs as text or bytes, or, as in COCO's crowds, a list of runs."""
-    counts, size = mask["counts"], list(mask["size"])
-    if isinstance(counts, list):
-        return sum(counts) == size[0] * size[1]
-    text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
-    return rle.is_whole({"size": size, "counts": text})
-
-
-def _area(where: str, entry: dict[str, Any], bbox: list[float]) -> float:
-    return _finite(where, "area", entry["area"]) if "area" in entry else bbox[2] * bbox[3]
+        found["bbox"] = [float(value) for value in box]
+    if found.pop("segmentation", None):
+        found["segmentation"] = to_rle(entry["segmentation"], size)
+    for key, low, high in (("score", -LIMIT, LIMIT), ("area", 0, LIMIT)):
+        if key in found and not (is_number(found[key]) and low <= found[key] <= high):
+            raise ValueError(f"has the {key!r} {found[key]!r:.60}; give a number, or none")
+    for key in ("iscrowd", "ignore", "moving"):
+        if found.get(key) not in (None, 0, 1):
+            raise ValueError(f"has {key!r} {found[key]!r:.60}; give 0 or 1, or none")
+    if "id" in found and _identity(found["id"]) is None:
+        raise ValueError(f"has the 'id' {found['id']!r:.60}; give a whole number")
+    return found

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
 from moduv.engine.log import progress, say
@@ -13,7 +15,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES
-from moduv.instances.polygons import to_polygons
+from moduv.instances.masks import to_polygons
 from moduv.instances.store import labelled, read_labels
 
 
@@ -87,8 +89,8 @@ def to_coco(
     annotations: list[dict[str, Any]] = []
     kept: list[int | None] = []
     for image_id, frame in enumerate(frames, 1):
-        instances = read_labels(root, frame)
         size = image_sizes[frame] if isinstance(image_sizes, Mapping) else image_sizes
+        instances = read_labels(root, frame, size)
         height, width = size or instances.size or (0, 0)
         images.append(
             {"id": image_id, "file_name": f"{frame.segment}/{frame.index:06d}.jpg"}
@@ -96,11 +98,7 @@ def to_coco(
             | ({"scored": False} if instances.scores is None else {})
         )
         annotations += instances.to_coco(image_id, (height, width))
-        kept += (
-            instances.columns["id"].tolist()
-            if "id" in instances.columns
-            else [None] * len(instances)
-        )
+        kept += instances.columns.get("id", np.full(len(instances), None)).tolist()
     numbered = [
         {"id": number, "iscrowd": 0, **entry}
         for number, entry in zip(_numbers(kept), annotations, strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from moduv.instances.rle import Rle
 
 LIMIT = float(np.finfo(np.float32).max)
 """Numbers in label files are smaller than this."""
+ASPECT_TOLERANCE = 0.12
+"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
 COLUMNS = {"id": "ids"}
 """Columns whose key in label files is another word."""
 
@@ -183,14 +186,22 @@ class Instances:
         factors = np.array([width / self.size[1], height / self.size[0]] * 2, np.float32)
         return self.boxes * factors
 
+    def check_aspect(self, image: Sequence[int], source: str | Path) -> None:
+        """Raise InputError, naming the source, when an image (height, width) has another aspect."""
+        height, width = self.size or image[:2]
+        if abs((height * image[1]) / (width * image[0]) - 1) > ASPECT_TOLERANCE:
+            raise InputError(
+                f"{source}: 'masks' are {height} x {width} but the image is {image[0]} x {image[1]}, "
+                "another aspect; make the labels from these frames."
+            )
+
     def resized(self, height: int, width: int) -> Instances:
         """The same objects at another image size; masks by nearest neighbour, boxes exactly."""
         if self.size == (height, width):
             return self
-        masks = [
-            rle.encode(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST))
-            for mask in self.decode().astype(np.uint8)
-        ]
+        full = (rle.decode(mask).view(np.uint8) for mask in self.masks)
+        to, by = (width, height), cv2.INTER_NEAREST
+        masks = [rle.encode(cv2.resize(pixels, to, interpolation=by)) for pixels in full]
         return replace(self, masks=masks, boxes=self.boxes_at(height, width), size=(height, width))
 
     def to_coco(
@@ -223,38 +234,66 @@ class Instances:
     def from_coco(
         cls, annotations: Sequence[dict[str, Any]], size: tuple[int, int] | None = None
     ) -> Instances:
-        """See `moduv.instances.masks.coco_instances`."""
-        from moduv.instances import masks
+        """See `moduv.instances.coco.coco_instances`."""
+        from moduv.instances.coco import coco_instances
 
-        return masks.coco_instances(annotations, size)
+        return coco_instances(annotations, size)
 
     def to_supervision(self) -> Any:
-        """See `moduv.instances.convert.to_supervision`."""
-        from moduv.instances import convert
+        """`supervision.Detections` of class 0; `track` becomes `tracker_id`, other columns `data`.
 
-        return convert.to_supervision(self)
+        Raises ModuleNotFoundError where the package `supervision` is not installed.
+        """
+        from supervision import Detections
+
+        return Detections(
+            xyxy=self.boxes,
+            mask=self.decode() if len(self) else None,
+            confidence=self.scores,
+            class_id=np.zeros(len(self), int),
+            tracker_id=self.columns.get("track"),
+            data={name: values for name, values in self.columns.items() if name != "track"},
+        )
 
     @classmethod
     def from_supervision(cls, detections: Any, size: tuple[int, int] | None = None) -> Instances:
-        """See `moduv.instances.convert.from_supervision`."""
-        from moduv.instances import convert
+        """Of `supervision.Detections` with masks (N, H, W); `tracker_id` becomes the column `track`.
 
-        return convert.from_supervision(detections, size)
+        `size`, height and width of the image, is needed where there is no object. Raises ValueError when
+        objects have no masks.
+        """
+        if detections.mask is None and len(detections):
+            raise ValueError("the detections have no masks; segment them first")
+        columns = dict(detections.data)
+        if detections.tracker_id is not None:
+            columns["track"] = detections.tracker_id
+        if detections.mask is None:
+            return cls([], np.zeros((0, 4)), detections.confidence, size, columns)
+        return cls.from_dense(detections.mask, detections.xyxy, detections.confidence, columns)
 
     def to_torchvision(self) -> dict[str, Tensor]:
-        """See `moduv.instances.convert.to_torchvision`."""
-        from moduv.instances import convert
-
-        return convert.to_torchvision(self)
+        """A target of torchvision's detectors: `boxes` (N, 4), `labels` (N,) 1, `masks` (N, H, W) uint8."""
+        target = {
+            "boxes": torch.from_numpy(self.boxes),
+            "labels": torch.ones(len(self), dtype=torch.int64),
+            "masks": torch.from_numpy(self.decode().view(np.uint8)),
+        }
+        return target if self.scores is None else target | {"scores": torch.from_numpy(self.scores)}
 
     @classmethod
     def from_torchvision(
         cls, target: Mapping[str, Tensor], mask_threshold: float = 0.5
     ) -> Instances:
-        """See `moduv.instances.convert.from_torchvision`."""
-        from moduv.instances import convert
+        """Of a target or an output of torchvision's detectors.
 
-        return convert.from_torchvision(target, mask_threshold)
+        `masks` are (N, H, W) or (N, 1, H, W), whole or probabilities that exceed a threshold; `scores` may
+        be missing.
+        """
+        found = {key: values.detach().cpu() for key, values in target.items()}
+        masks, scores = found["masks"].flatten(0, -3), found.get("scores")
+        hard = masks > (mask_threshold if masks.is_floating_point() else 0)
+        confidence = None if scores is None else scores.numpy()
+        return cls.from_dense(hard.numpy(), found["boxes"].numpy(), confidence)
 
     @classmethod
     def from_dense(
@@ -293,45 +332,34 @@ class Instances:
 
         Raises InputError naming the source and the key that is missing or broken.
         """
-        if not isinstance(content, dict):
-            raise InputError(f"{source}: holds no labels; make them again with the label stage.")
-        masks = _list(content, "masks", source)
-        boxes = _numbers(content, "boxes", source, 4)
-        if len(boxes) != len(masks):
+        try:
+            if not isinstance(content, dict):
+                raise ValueError("holds no labels")
+            masks = _list(content, "masks")
+            for position, mask in enumerate(masks):
+                if not rle.is_whole(mask):
+                    raise ValueError(f"'masks' entry {position} is no whole run-length mask")
+            if len({tuple(mask["size"]) for mask in masks}) > 1:
+                raise ValueError("'masks' are of different sizes")
+            boxes = _numbers(content, "boxes", 4, len(masks))
+            inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))
+            if len(inverted):
+                raise ValueError(f"'boxes' entry {inverted[0]} is not left, top, right, bottom")
+            columns = _columns(content, len(masks))
+            if "scores" not in content:
+                return cls(masks, boxes + np.array([0, 0, 1, 1], np.float32), columns=columns)
+            scores = _numbers(content, "scores", 0, len(masks))
+        except ValueError as error:
             raise InputError(
-                f"{source}: 'boxes' has {len(boxes)} entries for {len(masks)} masks; "
-                "make the labels again."
-            )
-        for position, mask in enumerate(masks):
-            if not rle.is_whole(mask):
-                raise InputError(
-                    f"{source}: 'masks' entry {position} is no whole run-length mask; "
-                    "make the labels again."
-                )
-        if len({tuple(mask["size"]) for mask in masks}) > 1:
-            raise InputError(f"{source}: 'masks' are of different sizes; make the labels again.")
-        inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))
-        if len(inverted):
-            raise InputError(
-                f"{source}: 'boxes' entry {inverted[0]} is not left, top, right, bottom; "
-                "make the labels again."
-            )
-        columns = _columns(content, len(masks), source)
-        if "scores" not in content:
-            return cls(masks, boxes + np.array([0, 0, 1, 1], np.float32), columns=columns)
-        scores = _numbers(content, "scores", source, 0)
-        if len(scores) != len(masks):
-            raise InputError(
-                f"{source}: 'scores' has {len(scores)} entries for {len(masks)} masks; "
-                "make the labels again."
-            )
+                f"{source}: {error}; make the labels again, or mend the file."
+            ) from None
         return cls(masks, boxes, scores, columns=columns)
 
 
-def _columns(content: dict[str, Any], count: int, source: str | Path) -> dict[str, np.ndarray]:
+def _columns(content: dict[str, Any], count: int) -> dict[str, np.ndarray]:
     """What a file says of its objects beside the official keys; lists about other things are left.
 
-    Raises InputError for a known column of another length or of values that are no plain facts.
+    Raises ValueError for a known column of another length or of values that are no plain facts.
     """
     columns = {}
     for key, values in content.items():
@@ -339,33 +367,32 @@ def _columns(content: dict[str, Any], count: int, source: str | Path) -> dict[st
             continue
         kinds = {type(value) for value in values}
         plain = kinds <= {int, float} or kinds in ({str}, {bool})
+        # Whole numbers beyond 64 bits are none of ours.
+        plain = plain and all(abs(value) < 1 << 63 for value in values if type(value) is int)
         if len(values) == count and plain and (key != "ids" or kinds <= {int}):
             name = next((name for name, stored in COLUMNS.items() if stored == key), key)
             columns[name] = np.asarray(values, np.int64 if key == "ids" else None)
         elif key in {"ids", "track", "name", "moving"}:
             kind = "whole number" if key == "ids" else "value"
-            remedy = "import the labels again" if key == "ids" else "correct or remove it"
-            raise InputError(f"{source}: {key!r} is not one {kind} per mask; {remedy}.")
+            raise ValueError(f"{key!r} is not one {kind} per mask")
     return columns
 
 
-def _list(content: dict[str, Any], key: str, source: str | Path) -> list[Any]:
-    value = content.get(key)
-    if not isinstance(value, list):
-        raise InputError(f"{source}: lacks the list '{key}'; make the labels again.")
-    return value
+def _list(content: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(content.get(key), list):
+        raise ValueError(f"lacks the list '{key}'")
+    return list(content[key])
 
 
-def _numbers(content: dict[str, Any], key: str, source: str | Path, width: int) -> np.ndarray:
+def _numbers(content: dict[str, Any], key: str, width: int, count: int) -> np.ndarray:
     """The list `key` as finite numbers (N, width), or (N,) when the width is 0."""
-    rows = _list(content, key, source)
+    rows = _list(content, key)
+    if len(rows) != count:
+        raise ValueError(f"'{key}' has {len(rows)} entries for {count} masks")
     for position, row in enumerate(rows):
         values = row if width else [row]
         plain = isinstance(values, list) and all(type(value) in (int, float) for value in values)
         # NaN compares false; larger numbers would become infinite in float32.
         if not plain or len(values) != (width or 1) or not all(abs(v) < LIMIT for v in values):
-            raise InputError(
-                f"{source}: '{key}' entry {position} is not made of {width or 1} finite numbers; "
-                "make the labels again."
-            )
+            raise ValueError(f"'{key}' entry {position} is not made of {width or 1} finite numbers")
     return np.asarray(rows, np.float32).reshape((-1, width) if width else -1)

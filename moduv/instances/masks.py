@@ -1,26 +1,31 @@
-"""COCO segmentations, polygons or runs, and COCO annotations of one image as instances."""
+"""COCO segmentations: polygons or runs become run-length masks, and these polygons along their pixels' edges."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_codec
 
-from moduv.engine.errors import InputError
 from moduv.instances import rle
-from moduv.instances.instances import LIMIT, Instances
+from moduv.instances.instances import LIMIT
 from moduv.instances.rle import Rle
 
 Size = tuple[int, int]
+OTHER_BOX = "annotations have a 'bbox' that does not fit their mask and image"
+OTHER_AREA = "annotations have an 'area' that does not fit their mask or box"
+LONGEST_OUTLINE = 1 << 21
+"""Pixels around all polygons of an object; filling them takes memory in proportion."""
 
 
 def to_rle(segmentation: Any, size: Size | None) -> Rle:
     """A COCO segmentation, polygons or runs, as compressed runs.
 
     Args:
-        segmentation: as COCO has it: {"size", "counts"} with runs as text or list, or polygons
+        segmentation: as COCO has it: {"size", "counts"} with runs as text, bytes or list, or polygons
             [[x, y, x, y, …], …] in pixels.
         size: height and width of the image; polygons need it, runs must have it.
 
@@ -28,38 +33,37 @@ def to_rle(segmentation: Any, size: Size | None) -> Rle:
         ValueError: saying what is wrong, to go on after the annotation's name.
     """
     if isinstance(segmentation, dict):
-        return _checked_runs(segmentation, size)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError("has no 'segmentation'; draw its mask or remove it")
+        return _from_runs(segmentation, size)
+    if not isinstance(segmentation, list):
+        raise ValueError("has a 'segmentation' that is neither polygons nor runs; draw it again")
     if size is None:
         raise ValueError("has polygons on an image without 'height' and 'width'; add them")
     return _from_polygons(segmentation, size)
 
 
-def _checked_runs(segmentation: dict[str, Any], size: Size | None) -> Rle:
-    own, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(own, list) or len(own) != 2 or not all(type(v) is int for v in own):
+def _from_runs(segmentation: dict[str, Any], size: Size | None) -> Rle:
+    own: Any = segmentation.get("size")
+    plain = isinstance(own, list | tuple) and len(own) == 2
+    if not plain or not all(type(side) is int and side > 0 for side in own):
         raise ValueError("has a mask without 'size' [height, width]; export it again as COCO RLE")
-    if size is not None and tuple(own) != size:
+    if size is not None and tuple(own) != tuple(size):
         raise ValueError(
             f"has a mask of {own[0]} x {own[1]} on an image of {size[0]} x {size[1]}; "
             "export it at the image's size"
         )
-    if isinstance(counts, list):
-        whole = all(type(run) is int and run >= 0 for run in counts)
-        if min(own) < 1 or not whole or sum(counts) != own[0] * own[1]:
-            raise ValueError("has runs that do not fill its mask; export it again")
-        return rle.from_runs(counts, tuple(own))
-    mask = {"size": own, "counts": counts}
-    if not rle.is_whole(mask):
-        raise ValueError("has runs that do not fill its mask; export it again")
+    mask = rle.from_counts(segmentation.get("counts"), own)
+    if mask is None:
+        raise ValueError(
+            f"has runs that do not fill its mask of {own[0]} x {own[1]}; export it again"
+        )
     return mask
 
 
 def _from_polygons(polygons: list[Any], size: Size) -> Rle:
     height, width = size
+    outline = 0.0
     for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(is_number(value) for value in polygon)
+        numbers = isinstance(polygon, list) and all(map(is_number, polygon))
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("has a polygon that is not [x, y, x, y, x, y, …]; draw it again")
         points = np.array(polygon, float).reshape(-1, 2)
@@ -68,58 +72,115 @@ def _from_polygons(polygons: list[Any], size: Size) -> Rle:
             raise ValueError(
                 f"has a polygon far outside its image of {height} x {width}; draw it again"
             )
+        outline += float(abs(points - np.roll(points, 1, 0)).max(1).sum())
+    if outline > LONGEST_OUTLINE:
+        raise ValueError(f"has polygons {outline:.0f} pixels around; draw them with fewer turns")
     merged = coco_codec.merge(coco_codec.frPyObjects(polygons, height, width))
     return {"size": [height, width], "counts": merged["counts"].decode()}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number that float32 can hold."""
+    """Whether a value of a file is a finite number that float32 can hold."""
     # NaN compares false.
-    return type(value) in (int, float) and abs(value) < LIMIT
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and bool(abs(value) < LIMIT)
 
 
-def group_by_image(annotations: Iterable[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
-    """COCO annotations by the image they belong to."""
-    grouped: dict[Any, list[dict[str, Any]]] = {}
-    for annotation in annotations:
-        grouped.setdefault(annotation["image_id"], []).append(annotation)
-    return grouped
+def contradictions(
+    box: Sequence[float] | None, mask: Rle | None, area: float | None, size: Size | None
+) -> Iterable[tuple[str, str]]:
+    """What an annotation says twice and differently: kinds and values. Boxes are [x, y, w, h]."""
+    inner = rle.box(mask) if mask and rle.area(mask) else None
+    if box and not _fits(box, inner, size):
+        yield OTHER_BOX, f"{box} and {list(inner)}" if inner else f"{box}, image {size}"
+    # Polygons and their masks differ by half the pixels on the edge. Without mask, a box is the most.
+    pixels = rle.area(mask) if mask else box[2] * box[3] if box else None
+    if area is not None and pixels is not None:
+        least = pixels / 2 - 16 if mask else 0
+        if not least <= area <= 2 * pixels + 16:
+            yield OTHER_AREA, f"{area:g} and {pixels:g}"
 
 
-def coco_instances(
-    annotations: Sequence[dict[str, Any]],
-    size: tuple[int, int] | None = None,
-    *,
-    boxes_as_masks: bool = False,
-) -> Instances:
-    """COCO annotations or results of one image as instances.
+def _fits(box: Sequence[float], inner: Sequence[float] | None, size: Size | None) -> bool:
+    """Whether a box [x, y, w, h] lies in its image and encloses its mask's box, and is no [x, y, x, y].
+
+    Predicted boxes are wider than masks, and end within them by a few pixels.
+    """
+    (outer,) = rle.corners([box])
+    if size is not None and ((outer < -1) | (outer > np.array([size[1], size[0]] * 2) + 1)).any():
+        return False
+    if inner is None:
+        return True
+    (tight,) = rle.corners([inner])
+    slack = 2 + 0.05 * np.array(inner[2:])
+    encloses = (outer[:2] <= tight[:2] + slack).all() and (outer[2:] >= tight[2:] - slack).all()
+    corners = abs(np.array(box) - tight).max() < 1.5 and abs(outer - tight).max() > 2
+    return bool(encloses and not corners)
+
+
+def to_polygons(mask: Rle, tolerance: float = 0.0) -> list[list[float]]:
+    """A mask as polygons [x, y, x, y, …] in pixels, one for each of its parts, none where it is empty.
+
+    The largest comes first: some tools read no other. COCO's polygons know no holes, so a hole is
+    joined to the edge around it by a slit of no width: filled again, nothing of the mask is lost, but
+    an editor shows the slit.
 
     Args:
-        annotations: with masks as runs or polygons.
-        size: height and width of the image; polygons and boxes need it.
-        boxes_as_masks: where there is no mask, its box stands for it.
-
-    Raises:
-        InputError: when an annotation has no mask, or a broken one.
+        mask: as COCO's runs.
+        tolerance: pixels by which the polygons may miss the mask's edge, for fewer points; 0: exact.
     """
-    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    masks = []
-    for annotation, box in zip(annotations, boxes, strict=True):
-        if boxes_as_masks and size and not annotation.get("segmentation"):
-            masks.append(_filled_box(box, size))
-            continue
-        try:
-            masks.append(to_rle(annotation.get("segmentation"), size))
-        except ValueError as error:
-            raise InputError(f"annotation with id {annotation.get('id')} {error}.") from None
-    scored = bool(annotations) and all("score" in annotation for annotation in annotations)
-    scores = np.array([a["score"] for a in annotations]) if scored else None
-    return Instances(masks, boxes, scores, size)
+    top, left, crop = rle.decode_crop(mask)
+    if not crop.size:
+        return []
+    corner = np.array([left, top])
+    rings = sorted(_rings(crop), key=_area, reverse=True)
+    return [(_thinned(ring, tolerance) + corner).ravel().tolist() for ring in rings]
 
 
-def _filled_box(box: np.ndarray, size: tuple[int, int]) -> rle.Rle:
-    mask = np.zeros(size, bool)
-    left, top, right, bottom = np.clip(np.round(box), 0, None).astype(int)
-    mask[top:bottom, left:right] = True
-    return rle.encode(mask)
+def _rings(crop: np.ndarray) -> list[np.ndarray]:
+    """The edge of every part of a mask (h, w) as corners of pixels (N, 2), its holes joined to it."""
+    # At twice the size, the pixels to both sides of the edge x are 2 x - 1 and 2 x: both become x.
+    doubled = np.repeat(np.repeat(crop.astype(np.uint8), 2, 0), 2, 1)
+    found, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    edges = [_moving((contour[:, 0] + 1) // 2) for contour in found]
+    holes: dict[int, list[np.ndarray]] = {}
+    for edge, parent in zip(edges, tree[0, :, 3].tolist(), strict=True):
+        holes.setdefault(parent, []).append(edge)
+    parts = np.flatnonzero(tree[0, :, 3] < 0).tolist()
+    return [_joined(edges[part], holes.get(part, [])) for part in parts]
+
+
+def _joined(ring: np.ndarray, holes: list[np.ndarray]) -> np.ndarray:
+    """An edge with its holes, each entered from above along a slit."""
+    # From the highest on: what lies above a hole is part of the ring by then.
+    for hole in sorted(holes, key=lambda edge: edge[:, 1].min()):
+        start = int(np.lexsort((hole[:, 0], hole[:, 1]))[0])
+        x, y = hole[start]
+        above = np.flatnonzero((ring[:, 0] == x) & (ring[:, 1] <= y))
+        door = int(above[ring[above, 1].argmax()])
+        there_and_back = [np.roll(hole, -start, 0), hole[start : start + 1]]
+        ring = np.concatenate([ring[: door + 1], *there_and_back, ring[door:]])
+    return ring
+
+
+def _area(ring: np.ndarray) -> float:
+    return cv2.contourArea(ring.astype(np.int32))
+
+
+def _thinned(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """A closed ring without the points that are on its way, within the tolerance."""
+    ring = _moving(ring)
+    before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
+    straight = (before[:, 0] * after[:, 1] == before[:, 1] * after[:, 0]) & (
+        (before * after).sum(1) > 0
+    )
+    corners = ring[~straight]
+    if not tolerance:
+        return corners
+    fewer = cv2.approxPolyDP(corners.astype(np.int32), tolerance, closed=True)[:, 0]
+    return fewer if len(fewer) > 2 else corners
+
+
+def _moving(ring: np.ndarray) -> np.ndarray:
+    """A closed ring without points that stay where the one before is."""
+    return ring[(ring != np.roll(ring, 1, 0)).any(1)]

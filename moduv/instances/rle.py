@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -10,6 +11,8 @@ from pycocotools import mask as coco
 
 Rle = dict[str, Any]
 """`size` [h, w] and `counts`, COCO's compressed runs as text, column by column."""
+LARGEST = 1 << 28
+"""Pixels of a mask's image. COCO's own code ends at 32 bits, memory before that."""
 
 
 def encode(mask: np.ndarray) -> Rle:
@@ -41,11 +44,47 @@ def from_runs(runs: list[int], shape: tuple[int, ...]) -> Rle:
     return {"size": [height, width], "counts": compressed["counts"].decode()}
 
 
+def from_counts(counts: Any, shape: Sequence[int]) -> Rle | None:
+    """A mask of the runs in a file: text, bytes, or a list of numbers; None when they do not fill it."""
+    if not isinstance(counts, list):
+        text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+        mask = {"size": list(shape), "counts": text}
+        return mask if is_whole(mask) else None
+    pixels = shape[0] * shape[1]
+    whole = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == pixels
+    return from_runs(counts, tuple(shape)) if whole and pixels <= LARGEST else None
+
+
+def from_box(box: Sequence[float], shape: tuple[int, int]) -> Rle:
+    """The pixels of a box [x, y, width, height], rounded and cut at the image's edges."""
+    left, top, right, bottom = (max(0, round(edge)) for edge in corners([box])[0].tolist())
+    inside = np.ones(
+        (max(0, min(bottom, shape[0]) - top), max(0, min(right, shape[1]) - left)), bool
+    )
+    return encode_crop(inside, top, left, shape) if inside.size else encode(np.zeros(shape, bool))
+
+
+def corners(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    """Boxes [x, y, width, height] as XYXY (N, 4)."""
+    found = np.array(boxes, np.float64).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]
+    return found
+
+
+def area(mask: Rle) -> int:
+    """Pixels of a mask."""
+    return int(coco.area(mask))
+
+
+def box(mask: Rle) -> tuple[float, float, float, float]:
+    """The box [x, y, width, height] around a mask's pixels."""
+    left, top, width, height = coco.toBbox(mask).tolist()
+    return left, top, width, height
+
+
 def decode(rle: Rle) -> np.ndarray:
     """The mask (H, W), bool; of runs that `is_whole` accepts."""
-    height, width = rle["size"]
-    text = np.frombuffer(rle["counts"].encode("ascii"), np.uint8)
-    return _fill(_parse(text), height * width).reshape(width, height).T
+    return np.asarray(coco.decode(rle)).view(bool)
 
 
 def decode_crop(rle: Rle) -> tuple[int, int, np.ndarray]:
@@ -76,8 +115,7 @@ def is_whole(rle: Any) -> bool:
     except UnicodeEncodeError:
         return False
     runs = _parse(text)
-    # COCO's own code holds runs and pixels in 32 bits.
-    return min(size) > 0 and size[0] * size[1] < 1 << 32 and int(runs.sum()) == size[0] * size[1]
+    return min(size) > 0 and size[0] * size[1] <= LARGEST and int(runs.sum()) == size[0] * size[1]
 
 
 @numba.njit(cache=True)
@@ -137,19 +175,6 @@ def _parse(text: np.ndarray) -> np.ndarray:
         runs[count] = value
         count += 1
     return runs[:count]
-
-
-@numba.njit(cache=True)
-def _fill(runs: np.ndarray, pixels: int) -> np.ndarray:
-    """Pixels (pixels,) bool, column by column; absence comes first."""
-    mask = np.zeros(pixels, np.bool_)
-    start = 0
-    for index in range(len(runs)):
-        stop = min(start + runs[index], pixels)
-        if index % 2:
-            mask[start:stop] = True
-        start = stop
-    return mask
 
 
 @numba.njit(cache=True)

@@ -31,10 +31,16 @@ def write_labels(root: str | Path, frame: FrameRef, instances: Instances) -> Non
     write_json(frame.file(root, SUFFIX), instances.to_json())
 
 
-def read_labels(root: str | Path, frame: FrameRef) -> Instances:
-    """Read a frame's labels. Raises InputError naming the file when it is missing or broken."""
+def read_labels(root: str | Path, frame: FrameRef, image: Sequence[int] | None = None) -> Instances:
+    """Read a frame's labels. Raises InputError naming the file when it is missing or broken.
+
+    So it does when an `image` size (height, width, …) is given that has another aspect.
+    """
     path = frame.file(root, SUFFIX)
-    return Instances.from_json(read_json(path), path)
+    found = Instances.from_json(read_json(path), path)
+    if image is not None:
+        found.check_aspect(image, path)
+    return found
 
 
 def is_labelled(root: str | Path, frame: FrameRef) -> bool:
@@ -57,6 +63,8 @@ def labelled(root: str | Path, frames: Iterable[FrameRef]) -> list[FrameRef]:
             f"{root}: has no labels for the {len(frames)} frames of the split; "
             "run the label stage first or check the folder."
         )
+    if len(found) < len(frames):
+        say(f"{root}: {len(frames) - len(found)} of {len(frames)} frames have no labels, left out")
     return found
 
 

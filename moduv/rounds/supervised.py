@@ -18,9 +18,8 @@ from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.layouts import MOVING, intrinsics
 from moduv.frames.splits import read_split
-from moduv.instances.coco import select_images
+from moduv.instances.coco import coco_instances, group_by_image, select_images
 from moduv.instances.instances import Instances
-from moduv.instances.masks import coco_instances, group_by_image
 from moduv.instances.store import statistics, write_labels
 
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from moduv.evaluation.agreement import Agreement, compare, without_ignored
 from moduv.frames.clip import FrameRef
-from moduv.instances.coco import select_truth
+from moduv.instances.coco import coco_instances, group_by_image, is_ignored, select_truth
 from moduv.instances.instances import Instances
-from moduv.instances.masks import coco_instances, group_by_image
 from moduv.runs.chains import LABEL_SETS, folder
 from moduv.runs.heldout import HeldOut
 from moduv.runs.measure import IMAGES
@@ -108,8 +107,8 @@ def read_findings(
         frames,
         found,
         detections,
-        [_objects(image, [e for e in entries if not _is_ignored(e)]) for image, entries in known],
-        [_objects(image, [e for e in entries if _is_ignored(e)]) for image, entries in known],
+        [_objects(image, [e for e in entries if not is_ignored(e)]) for image, entries in known],
+        [_objects(image, [e for e in entries if is_ignored(e)]) for image, entries in known],
     )
 
 
@@ -118,10 +117,6 @@ def _objects(image: dict[str, Any], annotations: Sequence[dict[str, Any]]) -> In
     size = (image["height"], image["width"]) if "height" in image else None
     moving = np.array([entry.get("moving") == 1 for entry in annotations], bool)
     return coco_instances(annotations, size, boxes_as_masks=True).with_columns(moving=moving)
-
-
-def _is_ignored(annotation: dict[str, Any]) -> bool:
-    return bool(annotation.get("ignore") or annotation.get("iscrowd"))
 
 
 def one_per_clip(frames: Sequence[FrameRef], ranks: Sequence[tuple[float, ...]]) -> list[FrameRef]:

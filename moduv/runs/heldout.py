@@ -10,8 +10,8 @@ from typing import Any
 from moduv.engine.files import read_json, read_npz, write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
+from moduv.instances.coco import coco_instances, group_by_image
 from moduv.instances.instances import Instances
-from moduv.instances.masks import coco_instances, group_by_image
 from moduv.instances.store import is_labelled, read_labels
 from moduv.labels.initial import InitialConfig
 from moduv.rounds.labelling import Select, detect_frames, label_motion_frames

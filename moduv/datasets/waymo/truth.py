@@ -23,7 +23,6 @@ from moduv.datasets.truth import (
     TrueImage,
     TrueObject,
     TruthConfig,
-    box_of_mask,
     write_truth,
 )
 from moduv.datasets.waymo.frame import CYCLIST, PEDESTRIAN, UNKNOWN, VEHICLE, Camera, DriveFrame
@@ -166,7 +165,7 @@ def panoptic_objects(label: np.ndarray, divisor: int) -> list[TrueObject]:
         mask = rle.encode(label == value)
         name = PANOPTIC.get(kind) or PANOPTIC_REGIONS[kind]
         ignore = kind not in PANOPTIC or not instance
-        objects.append(TrueObject(box_of_mask(mask), name, mask, ignore=ignore))
+        objects.append(TrueObject(rle.box(mask), name, mask, ignore=ignore))
     return objects
 
 
