@@ -20,7 +20,7 @@ from moduv.evaluation.detection import evaluate
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import write_split
 from moduv.instances import rle
-from moduv.instances.coco import coco_instances, find_images, read_ground_truth
+from moduv.instances.coco import Image, coco_instances, find_images, read_ground_truth
 from moduv.instances.imported import import_labels
 from moduv.instances.store import read_labels
 
@@ -346,17 +346,18 @@ def test_what_is_said_twice_and_differently_is_counted(capsys: pytest.CaptureFix
 def test_whole_names_find_their_image_and_shortened_ones_only_where_they_are_unique(
     names: list[str],
 ) -> None:
-    assert find_images(names, names, "truth") == list(range(len(names)))
-    for position, name in enumerate(names):
-        stem = re.sub(r"\.(jpg|PNG)$", "", name)
-        same = [other for other in names if re.sub(r"\.(jpg|PNG)$", "", other) == stem]
+    images = [Image(number, name, None, {}) for number, name in enumerate(names)]
+    assert find_images(names, images, "truth") == images
+    for image in images:
+        stem = re.sub(r"\.(jpg|PNG)$", "", image.name)
+        same = [name for name in names if re.sub(r"\.(jpg|PNG)$", "", name) == stem]
         wanted = f"{stem}.bmp".replace("/", "\\")
         if len(same) == 1:
-            assert find_images([wanted], names, "truth") == [position]
+            assert find_images([wanted], images, "truth") == [image]
         else:
             with pytest.raises(InputError, match="name every image in full"):
-                find_images([wanted], names, "truth")
-    assert find_images(["c/a.jpg"], names, "truth") == [None]
+                find_images([wanted], images, "truth")
+    assert find_images(["c/a.jpg"], images, "truth") == [None]
 
 
 def test_two_predictions_for_one_image_are_refused() -> None:

@@ -148,17 +148,16 @@ def select_images(ground_truth: Source, file_names: Iterable[str]) -> dict[str, 
     Raises InputError when one is not in the data set, or when its name fits several; see `find_images`.
     """
     data, names = read_ground_truth(ground_truth), list(file_names)
-    images = list(data.images.values())
-    found = find_images(names, [image.name for image in images], data.name)
-    if None in found:
+    found = find_images(names, list(data.images.values()), data.name)
+    images = [image for image in found if image is not None]
+    if len(images) < len(names):
         missing = IMAGE_SUFFIX.sub("", names[found.index(None)])
         raise InputError(
             f"{data.name}: has no image {missing!r}; use the split that it was made for."
         )
-    chosen = [images[position] for position in found if position is not None]
-    kept = {image.id for image in chosen}
+    kept = {image.id for image in images}
     annotations = [entry for entry in data.annotations if entry["image_id"] in kept]
-    entries = [image.entry for image in chosen]
+    entries = [image.entry for image in images]
     return {**data.content, "images": entries, "annotations": annotations}
 
 
@@ -177,33 +176,30 @@ def select_truth(annotations: Path, data: Path, frames: Sequence[FrameRef]) -> d
         return select_images(annotations, paths)
 
 
-def find_images(wanted: Iterable[str], known: Iterable[str], source: str) -> list[int | None]:
-    """Positions of image names in a list: by the whole name, or without suffix where only one fits.
+def find_images(wanted: Iterable[str], known: Sequence[Image], source: str) -> list[Image | None]:
+    """Images by name: by the whole one, or without suffix where only one fits; None where none does.
 
-    Raises InputError naming the images between which a name leaves open, or that fit the same one.
+    Raises InputError naming the images between which a name leaves open, or the names of one image.
     """
-    names = list(known)
-    whole, short = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
-    for position, name in enumerate(names):
-        whole[_with_slashes(name)].append(position)
-        short[IMAGE_SUFFIX.sub("", _with_slashes(name))].append(position)
-    found: list[int | None] = []
-    taken: dict[int, str] = {}
+    whole, short = defaultdict[str, list[Image]](list), defaultdict[str, list[Image]](list)
+    for image in known:
+        whole[_with_slashes(image.name)].append(image)
+        short[IMAGE_SUFFIX.sub("", _with_slashes(image.name))].append(image)
+    found: list[Image | None] = []
+    taken: dict[Any, str] = {}
     for name in wanted:
         plain = _with_slashes(name)
         fitting = whole.get(plain) or short.get(IMAGE_SUFFIX.sub("", plain), [])
+        image = fitting[0] if fitting else None
+        doubt = ""
         if len(fitting) > 1:
-            first, second = (names[position] for position in fitting[:2])
-            raise InputError(
-                f"{source}: {name!r} may be {first!r} or {second!r}; name every image in full and once."
-            )
-        if fitting and fitting[0] in taken:
-            raise InputError(
-                f"{source}: {taken[fitting[0]]!r} and {name!r} both fit {names[fitting[0]]!r}; "
-                "name every image in full and once."
-            )
-        taken |= dict.fromkeys(fitting, name)
-        found.append(fitting[0] if fitting else None)
+            doubt = f"{name!r} may be {fitting[0].name!r} or {fitting[1].name!r}"
+        elif image and image.id in taken:
+            doubt = f"{taken[image.id]!r} and {name!r} both fit {image.name!r}"
+        if doubt:
+            raise InputError(f"{source}: {doubt}; name every image in full and once.")
+        taken |= {image.id: name} if image else {}
+        found.append(image)
     return found
 
 
@@ -293,7 +289,7 @@ def _read_images(name: str, entries: list[Any]) -> dict[Any, Image]:
                 f"{where}: the image id {key!r} of {file_name!r:.200} occurs twice, "
                 f"first for {images[key].name!r:.200}; number the images anew."
             )
-        size = (told.get("height"), told.get("width"))
+        size: Any = (told.get("height"), told.get("width"))
         whole = all(type(side) is int and side > 0 for side in size)
         if size != (None, None) and not (whole and size[0] * size[1] <= rle.LARGEST):
             raise InputError(
@@ -309,14 +305,9 @@ def _images_in_truth(name: str, entries: Any, truth: DataSet) -> dict[Any, Image
     if not isinstance(entries, list):
         raise InputError(f"{name}: 'images' is no list; export it as a COCO data set.")
     images, known = list(_read_images(name, entries).values()), list(truth.images.values())
+    found = [truth.images.get(image.id) for image in images]
     if all(image.name for image in (*images, *known)):
-        names = [image.name for image in known]
-        found = [
-            None if position is None else known[position]
-            for position in find_images([image.name for image in images], names, truth.name)
-        ]
-    else:
-        found = [truth.images.get(image.id) for image in images]
+        found = find_images([image.name for image in images], known, truth.name)
     for image, other in zip(images, found, strict=True):
         if other is None:
             raise InputError(
