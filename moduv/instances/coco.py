@@ -182,9 +182,9 @@ def find_images(wanted: Iterable[str], known: Sequence[Image], source: str) -> l
     Raises InputError naming the images between which a name leaves open, or the names of one image.
     """
     whole, short = defaultdict[str, list[Image]](list), defaultdict[str, list[Image]](list)
-    for image in known:
-        whole[_with_slashes(image.name)].append(image)
-        short[IMAGE_SUFFIX.sub("", _with_slashes(image.name))].append(image)
+    for other in known:
+        whole[_with_slashes(other.name)].append(other)
+        short[IMAGE_SUFFIX.sub("", _with_slashes(other.name))].append(other)
     found: list[Image | None] = []
     taken: dict[Any, str] = {}
     for name in wanted:
