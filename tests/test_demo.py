@@ -478,5 +478,7 @@ def test_a_video_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
         write_video(tmp_path / "v.mp4", broken(), Fraction(25))
     with pytest.raises(InputError, match="no frames"):
         write_video(tmp_path / "v.mp4", [], Fraction(25))
+    with pytest.raises(InputError, match=r"v\.mp4: the video could not be encoded"):
+        write_video(tmp_path / "v.mp4", [(0.0, np.zeros((4, 20_000, 3), np.uint8))], Fraction(25))
     assert not list(tmp_path.iterdir())
     assert "libx264" in av.codecs_available

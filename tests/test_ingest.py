@@ -537,6 +537,22 @@ def test_dark_frames_that_move_are_no_repeats(
         assert len(list((tmp_path / f"out/clips/{name}").glob("*.jpg"))) == 12
 
 
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_a_small_object_before_a_standing_camera_is_no_repeat(tmp_path: Path, suffix: str) -> None:
+    plain = resize_image(street_frames(1)[0], 384, 640)
+    frames = []
+    for index in range(10):
+        frames.append(plain.copy())
+        frames[-1][200:220, 100 + 8 * index : 116 + 8 * index] = 255
+    if suffix == "mp4":
+        encode(tmp_path / "in/drive.mp4", frames)
+    else:
+        for index, image in enumerate(frames):
+            write_image(tmp_path / f"in/drive/{index}.png", image)
+    imported(tmp_path)
+    assert kept_frames(tmp_path) == 10
+
+
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index, image in enumerate(street_frames(6)):
         write_image(tmp_path / f"in/one/{index}.png", image)

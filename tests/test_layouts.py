@@ -213,3 +213,37 @@ def test_an_unknown_camera_is_assumed_on_demand(tmp_path: Path) -> None:
     sample = Triplets(tmp_path, [frame], 32, 64, field_of_view=90)[0, 0]
     assert float(sample["K"][0, 0]) == pytest.approx(32)  # half the width at 90 degrees
     assert float(sample["K"][1, 1]) == pytest.approx(32)
+
+
+def test_a_camera_of_other_sides_is_refused_where_frames_are_read(tmp_path: Path) -> None:
+    for index in range(3):
+        write_image(tmp_path / f"clip/{index:06d}.jpg", np.full((90, 160, 3), 90, np.uint8))
+    content = {"intrinsic_mat": [[1, 0, 0.5], [0, 1, 0.28], [0, 0, 1]]}  # both rows by the width
+    (tmp_path / "clip/cam.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="gives 160 x 90 pixels focal lengths of 160 and 90"):
+        Triplets(tmp_path, [FrameRef("clip", 1)], 32, 64)[0, 0]
+
+
+def test_frames_in_capitals_are_found(tmp_path: Path) -> None:
+    for index, suffix in enumerate(("JPG", "PNG", "webp", "TIF")):
+        path = tmp_path / f"store/{index:06d}.{suffix}"
+        write_image(path, np.full((48, 96, 3), 90, np.uint8))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/clip").symlink_to("../store")
+    assert list_segments(tmp_path / "data") == ["clip"]
+    frames = list_frames(tmp_path / "data", "clip")
+    assert with_neighbours(frames, tmp_path / "data") == (frames[1:3], 2)
+
+
+def test_kitti_calibrations_of_several_cameras_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "drive/image_02/rgb/original").mkdir(parents=True)
+    camera = "P_rect_02: {} 0 600 0 0 700 180 0 0 0 1 0\n"
+    path = tmp_path / "drive/calib_cam_to_cam.txt"
+    path.write_text("S_rect_02: 1242 375\n" + 2 * camera.format(700))
+    assert layouts.intrinsics(tmp_path, "drive/image_02", 1242, 375).fx == 700
+    path.write_text(path.read_text() + camera.format(710))
+    with pytest.raises(InputError, match="has 'P_rect_02' of several cameras"):
+        layouts.intrinsics(tmp_path, "drive/image_02", 640, 192)
+    path.write_text("S_rect_02: 1242 375\nP_rect_02: 700 0 1300 0 0 700 180 0 0 0 1 0\n")
+    with pytest.raises(InputError, match=r"'P_rect_02' has its principal point at .* outside"):
+        layouts.intrinsics(tmp_path, "drive/image_02", 640, 192)

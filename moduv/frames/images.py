@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
@@ -65,6 +65,17 @@ def _decode(content: bytes) -> tuple[np.ndarray | None, str]:
     return image, "not readable as an image"
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image by its header, turned upright; None where it has no header."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    return (height, width) if turned else (width, height)
+
+
 def as_image(source: Picture) -> np.ndarray:
     """An image (H, W, 3) uint8 RGB of a path, an array of that form, or a PIL image, turned upright.
 
@@ -74,8 +85,11 @@ def as_image(source: Picture) -> np.ndarray:
     if isinstance(source, str | Path):
         return read_image(source)
     if not isinstance(source, np.ndarray) and hasattr(source, "convert"):
-        upright: Any = ImageOps.exif_transpose(source)
-        source = np.array(upright.convert("RGB"))
+        try:
+            upright: Any = ImageOps.exif_transpose(source)
+            source = np.array(upright.convert("RGB"))
+        except OSError as error:
+            raise InputError(f"a PIL image does not decode ({error}); give a whole one.") from None
     if not isinstance(source, np.ndarray):
         raise InputError(
             f"an image is given as {type(source).__name__}; give a path, an array (H, W, 3) or a PIL image."

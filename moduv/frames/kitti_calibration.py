@@ -79,14 +79,19 @@ def _motion(path: Path) -> np.ndarray:
 
 def _values(path: Path, name: str, count: int) -> np.ndarray:
     """The numbers behind a name. Raises KeyError with the path and the name when they are not there."""
-    for line in read_text(path).splitlines() if path.is_file() else ():
-        key, _, rest = line.partition(":")
-        if key == name and len(rest.split()) == count:
-            try:
-                return np.array(rest.split(), np.float64)
-            except ValueError:
-                break
-    raise KeyError(f"{path}: lacks {name!r} with {count} numbers")
+    entries = (
+        (line.partition(":") for line in read_text(path).splitlines()) if path.is_file() else ()
+    )
+    found = {tuple(numbers.split()) for key, _, numbers in entries if key == name}
+    found = {numbers for numbers in found if len(numbers) == count}
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: has {name!r} of several cameras; copy the drive's own there again."
+        )
+    try:
+        return np.array(found.pop(), np.float64)
+    except (KeyError, ValueError):
+        raise KeyError(f"{path}: lacks {name!r} with {count} numbers") from None
 
 
 def _lacks(error: KeyError) -> InputError:

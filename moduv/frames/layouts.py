@@ -18,6 +18,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_npy, read_npz
 from moduv.frames import kitti_calibration
 from moduv.frames.camera import Intrinsics
+from moduv.frames.images import image_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BACKGROUND, MOVING, STATIC, UNLABELLED = 0, 1, 2, 3
@@ -150,7 +151,21 @@ def intrinsics(root: str | Path, segment: str, width: int, height: int) -> Intri
             f"{path}: no intrinsics for this segment; write {{'intrinsic_mat': K with its rows divided "
             "by width and height}} there, or set the camera's field of view."
         )
-    return Intrinsics.from_cam_json(path, width, height)
+    camera = Intrinsics.from_cam_json(path, width, height)
+    size = _full_size(root, segment)
+    if size is not None:
+        camera.resized(*size).check_pixels(f"{path}: 'intrinsic_mat'")
+    return camera
+
+
+def _full_size(root: str | Path, segment: str) -> tuple[int, int] | None:
+    """Width and height of a segment's frames as they were taken; None where there are none."""
+    folder = Path(root) / segment / layout_of(root, segment).images[0]
+    first = next(iter(frame_numbers(root, segment)), None)
+    path = None if first is None else image_path(root, segment, first)
+    return (
+        image_size(path) if path is not None and path.parent == folder and path.is_file() else None
+    )
 
 
 def has_intrinsics(root: str | Path, segment: str) -> bool:

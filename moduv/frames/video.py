@@ -19,8 +19,9 @@ from moduv.frames.listing import clip_images
 THUMBNAIL = (64, 36)
 CUT = 30.0
 """Mean difference of thumbnails, in grey levels, above which two frames are of different scenes."""
-STILL = 0.4
-"""Mean difference below which a frame repeats the one before, where the contrast is usual."""
+STILL, STILL_PART = 0.4, 12.0
+"""Mean and largest difference up to which a frame repeats the one before, where the contrast is usual. The
+second tells a small object that moves from coding noise."""
 USUAL = 8.0
 """Contrast in grey levels, of which daylight has more; coding noise grows with it."""
 
@@ -83,11 +84,16 @@ def without_stills(
     kept = None
     for time, image in frames:
         small = thumbnail(image)
-        if kept is None or np.abs(small - kept).mean() > STILL * min(1.0, _contrast(small) / USUAL):
+        if kept is None or not _repeats(small, kept):
             yield time, image
             kept = small
         elif left_out is not None:
             left_out["frames that repeat the one before"] += 1
+
+
+def _repeats(small: np.ndarray, kept: np.ndarray) -> bool:
+    difference, noise = np.abs(small - kept), min(1.0, _contrast(small) / USUAL)
+    return bool(difference.mean() <= STILL * noise and difference.max() <= STILL_PART * noise)
 
 
 def _contrast(small: np.ndarray) -> float:

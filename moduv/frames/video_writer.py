@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,21 +49,34 @@ def write_video(path: Path, frames: Iterable[Timed], rate: Fraction) -> int:
         raise InputError(
             f"{path}: this PyAV has no H.264 encoder; install its wheel with pip install 'moduv[video]'."
         )
-    count = 0
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, TICKS)
-        for ticks, image in _in_ticks(frames, rate):
-            even = _with_even_sides(image)
+    try:
+        with atomic_path(path) as temporary, av.open(str(temporary.absolute()), "w") as container:
+            count = _encode(av, container, frames, rate)
             if count == 0:
-                stream.height, stream.width = even.shape[:2]
-            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
-            frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
-            container.mux(stream.encode(frame))
-            count += 1
+                raise InputError(f"{path}: there are no frames to write; give a video with frames.")
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise InputError(
+            f"{path}: the video could not be encoded ({error.strerror}); give smaller frames."
+        ) from None
+    return count
+
+
+def _encode(av: Any, container: Any, frames: Iterable[Timed], rate: Fraction) -> int:
+    stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = Fraction(1, TICKS)
+    count = 0
+    for ticks, image in _in_ticks(frames, rate):
+        even = _with_even_sides(image)
         if count == 0:
-            raise InputError(f"{path}: there are no frames to write; give a video with frames.")
+            stream.height, stream.width = even.shape[:2]
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
+        container.mux(stream.encode(frame))
+        count += 1
+    if count:
         container.mux(stream.encode())
     return count
 
