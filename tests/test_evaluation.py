@@ -317,7 +317,7 @@ def test_tables_align_in_text_and_markdown() -> None:
     assert text[2].split() == ["L0", "1,234", "0.250"]
     assert text[3].split() == ["Moving2Mobile", "–", "–"]
     assert len({len(line) for line in text}) == 1
-    markdown = format_table(rows, ["n", "a"], markdown=True).splitlines()
+    markdown = format_table(rows, {"n": "n", "a": "a"}, markdown=True).splitlines()
     assert markdown[2] == "| L0            | 1,234 | 0.250 |"
     assert len({len(line) for line in markdown}) == 1
     assert set(markdown[1]) == set("|- :")

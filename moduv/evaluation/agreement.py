@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import numpy as np
+import torch
 from pycocotools import mask as coco
+from torchvision.ops import box_iou
 
 from moduv.instances.instances import Instances
 
 UNDEFINED = -1.0  # as in the detection metrics: nothing to average
+MATCH = 0.5
+"""IoU from which two instances count as the same."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,7 @@ class Agreement:
     """Sum of the pairs' IoU."""
 
     def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(
-            self.first + other.first,
-            self.second + other.second,
-            self.pairs + other.pairs,
-            self.overlap + other.overlap,
-        )
+        return Agreement(*map(add, astuple(self), astuple(other)))
 
     @property
     def kept(self) -> float:
@@ -53,22 +53,22 @@ class Agreement:
         return self.overlap / self.pairs if self.pairs else UNDEFINED
 
 
-def compare(
-    first: Instances, second: Instances, *, iou: float = 0.5, boxes: bool = False
-) -> Agreement:
+def compare(first: Instances, second: Instances, *, boxes: bool = False) -> Agreement:
     """Pair the instances of one frame, the largest overlaps first, each at most once.
 
     Args:
         first, second: labels or detections; the first are brought to the second's size.
-        iou: pairs overlap at least as much.
         boxes: compare boxes instead of masks.
     """
     if not len(first) or not len(second):
         return Agreement(len(first), len(second))
     first = first.resized(*(second.size or first.size or (0, 0)))
-    overlaps = _box_iou(first, second) if boxes else first.iou(second)
+    if boxes:
+        overlaps = box_iou(torch.from_numpy(first.boxes), torch.from_numpy(second.boxes)).numpy()
+    else:
+        overlaps = first.iou(second)
     found = Agreement(len(first), len(second))
-    while overlaps.max() >= iou:
+    while overlaps.max() >= MATCH:
         row, column = np.unravel_index(overlaps.argmax(), overlaps.shape)
         found += Agreement(pairs=1, overlap=float(overlaps[row, column]))
         overlaps[row, :] = overlaps[:, column] = -1
@@ -98,27 +98,20 @@ def describe_sets(sets: Mapping[str, Sequence[Instances]]) -> dict[str, dict[str
     before: Sequence[Instances] | None = None
     areas = root_areas(sets)
     for name, frames in sets.items():
-        described[name] = _describe(frames, areas[name])
+        scores = [s for found in frames if found.scores is not None for s in found.scores.tolist()]
+        described[name] = {
+            "labels/count": len(areas[name]),
+            "labels/per_frame": len(areas[name]) / max(len(frames), 1),
+            "labels/empty": sum(not len(found) for found in frames) / max(len(frames), 1),
+            "labels/size": float(np.median(areas[name])) if areas[name] else UNDEFINED,
+            "labels/score": float(np.mean(scores)) if scores else UNDEFINED,
+        }
         if before is not None:
             found = compare_sets(before, frames)
-            described[name] |= {
-                "labels/kept": found.kept,
-                "labels/new": found.new,
-                "labels/iou": found.iou,
-            }
+            agreement = {"kept": found.kept, "new": found.new, "iou": found.iou}
+            described[name] |= {f"labels/{key}": value for key, value in agreement.items()}
         before = frames
     return described
-
-
-def _describe(frames: Sequence[Instances], areas: Sequence[float]) -> dict[str, float]:
-    scores = [s for i in frames if i.scores is not None for s in i.scores.tolist()]
-    return {
-        "labels/count": len(areas),
-        "labels/per_frame": len(areas) / max(len(frames), 1),
-        "labels/empty": sum(not len(i) for i in frames) / max(len(frames), 1),
-        "labels/size": float(np.median(areas)) if len(areas) else UNDEFINED,
-        "labels/score": float(np.mean(scores)) if scores else UNDEFINED,
-    }
 
 
 def root_areas(sets: Mapping[str, Sequence[Instances]]) -> dict[str, list[float]]:
@@ -149,12 +142,3 @@ def without_ignored(found: Instances, ignored: Instances) -> Instances:
     # Of a crowd, COCO's overlap is the detection's own share inside of it.
     inside = np.asarray(coco.iou(found.masks, ignored.masks, [1] * len(ignored)))
     return found[inside.max(1) < 0.5]
-
-
-def _box_iou(first: Instances, second: Instances) -> np.ndarray:
-    """(N, M)."""
-    sized = []
-    for instances in (first, second):
-        corners = instances.boxes.astype(float)
-        sized.append(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1))
-    return np.asarray(coco.iou(sized[0], sized[1], [0] * len(second)))

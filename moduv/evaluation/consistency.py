@@ -13,23 +13,19 @@ import torch
 from torchvision.ops import box_iou
 
 from moduv.engine.log import progress
+from moduv.evaluation.agreement import MATCH, UNDEFINED
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import optical_flow, read_image, small_grey
 from moduv.instances.instances import Instances
 
 FLOW_WIDTH = 320
 """Width at which optical flow is measured, pixels."""
-MATCH = 0.5
-"""IoU from which two instances count as the same."""
-UNDEFINED = -1.0
 
 
 def temporal_consistency(
     sets: Mapping[str, Sequence[Instances]],
     frames: Sequence[FrameRef],
     data: Path,
-    *,
-    match: float = MATCH,
 ) -> dict[str, float]:
     """Share of each set's instances that are found again in the next frame, where the flow carries them.
 
@@ -37,7 +33,6 @@ def temporal_consistency(
         sets: labels by the name of their set, frame by frame.
         frames: instances of a frame count where its successor is among them.
         data: folder of the frames.
-        match: box IoU from which a carried instance and one of the next frame are the same.
 
     Instances that leave the picture do not count. -1 for a set without instances.
     """
@@ -53,8 +48,9 @@ def temporal_consistency(
             carried = carry_boxes(labels[now], flow)
             centres = (carried[:, :2] + carried[:, 2:]) / 2
             carried = carried[((centres > 0) & (centres < 1)).all(1)]
-            iou = box_iou(torch.from_numpy(carried), torch.from_numpy(_shares(labels[then])))
-            found[name] += int((iou.numpy().max(1, initial=0.0) >= match).sum())
+            known = labels[then].boxes_at(1, 1)
+            iou = box_iou(torch.from_numpy(carried), torch.from_numpy(known))
+            found[name] += int((iou.numpy().max(1, initial=0.0) >= MATCH).sum())
             total[name] += len(carried)
     return {name: found[name] / total[name] if total[name] else UNDEFINED for name in sets}
 
@@ -67,14 +63,9 @@ def flow_between(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def carry_boxes(instances: Instances, flow: np.ndarray) -> np.ndarray:
     """Boxes (N, 4), in shares of width and height, moved by the median flow (h, w, 2) in their masks."""
     height, width = flow.shape[:2]
-    moved = _shares(instances)
+    moved = instances.boxes_at(1, 1)
     for index, mask in enumerate(instances.resized(height, width).decode()):
         if mask.any():
             shift = np.median(flow[mask], 0) / (width, height)
             moved[index] += np.tile(shift, 2).astype(np.float32)
     return moved
-
-
-def _shares(instances: Instances) -> np.ndarray:
-    """Boxes in shares of width and height."""
-    return instances.boxes_at(1, 1) if len(instances) else np.zeros((0, 4), np.float32)

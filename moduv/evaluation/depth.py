@@ -6,7 +6,8 @@ points (Dynamo-Depth, section 4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -34,7 +35,6 @@ class DepthProtocol:
 
 
 WAYMO = DepthProtocol(max_depth=75.0)
-NUSCENES = DepthProtocol(max_depth=75.0)
 KITTI = DepthProtocol(max_depth=80.0, crop=GARG)
 
 
@@ -126,45 +126,25 @@ def _counted(
     return rows[chosen], columns[chosen], truth[chosen]
 
 
-@dataclass
-class DepthMeter:
-    """Errors over many frames: the mean over frames, and per label the mean over points."""
+def summarise(errors: Sequence[DepthErrors], names: Mapping[int, str]) -> dict[str, float]:
+    """Errors over one or more frames: the mean over frames, and for each label the mean over points.
 
-    frames: int = 0
-    scales: list[float] = field(default_factory=list)
-    _sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
-    _label_sums: dict[int, dict[str, float]] = field(default_factory=dict)
-    _label_counts: dict[int, int] = field(default_factory=dict)
+    Args:
+        errors: of each frame.
+        names: label -> its name.
 
-    def add(self, errors: DepthErrors) -> None:
-        """Add a frame."""
-        self.frames += 1
-        self.scales.append(errors.scale)
-        for metric in METRICS:
-            self._sums[metric] += errors.overall[metric]
-        for label, values in errors.by_label.items():
-            sums = self._label_sums.setdefault(label, dict.fromkeys(METRICS, 0.0))
-            count = errors.counts[label]
-            self._label_counts[label] = self._label_counts.get(label, 0) + count
-            for metric in METRICS:
-                sums[metric] += values[metric] * count
-
-    def result(self, names: dict[int, str] | None = None) -> dict[str, float]:
-        """`abs_rel`, …, and `abs_rel_{name}`, … for each label; `scale_spread` is the standard
-        deviation of the frames' scales over their mean, small where the scale is consistent.
-
-        Raises InputError when no frame was added.
-        """
-        if not self.frames:
-            raise InputError("no frame with depth truth was evaluated; check the split.")
-        names = names or {label: str(label) for label in self._label_sums}
-        metrics = {metric: self._sums[metric] / self.frames for metric in METRICS}
-        for label, sums in sorted(self._label_sums.items()):
-            if label in names:
-                count = self._label_counts[label]
-                metrics |= {f"{m}_{names[label]}": sums[m] / count for m in METRICS}
-        metrics["scale_spread"] = float(np.std(self.scales) / np.mean(self.scales))
-        return metrics
+    Returns `abs_rel`, …, and `abs_rel_{name}`, … for each label; `scale_spread` is the standard
+    deviation of the frames' scales over their mean, small where the scale is consistent.
+    """
+    metrics = {m: sum(frame.overall[m] for frame in errors) / len(errors) for m in METRICS}
+    for label, name in sorted(names.items()):
+        known = [frame for frame in errors if label in frame.counts]
+        count = sum(frame.counts[label] for frame in known)
+        for metric in METRICS if known else ():
+            total = sum(frame.by_label[label][metric] * frame.counts[label] for frame in known)
+            metrics[f"{metric}_{name}"] = total / count
+    scales = [frame.scale for frame in errors]
+    return metrics | {"scale_spread": float(np.std(scales) / np.mean(scales))}
 
 
 def _enlarge(disparity: np.ndarray, height: int, width: int) -> np.ndarray:

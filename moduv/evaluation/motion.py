@@ -21,39 +21,12 @@ _EDGES = np.arange((THRESHOLDS - 1) * _FINER + 1) / ((THRESHOLDS - 1) * _FINER)
 
 
 @dataclass(frozen=True)
-class MotionMetrics:
-    """average_precision  area under the precision-recall curve
-    base_rate          share of moving pixels: the average precision of a coin
-    best_f1, best_threshold, and precision, recall at `thresholds`: (150,), a pixel counts as
-                       moving above the threshold
-    mean_moving, mean_static, mean_background  the mask's mean there (-1 where there is no pixel): a
-                       collapsed mask shows as equal numbers
-    """
+class Curve:
+    """Precision and recall of moving pixels, (150,); a pixel counts as moving above the threshold."""
 
-    average_precision: float
-    base_rate: float
-    best_f1: float
-    best_threshold: float
     thresholds: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
-    mean_moving: float
-    mean_static: float
-    mean_background: float
-    frames: int
-
-    def summary(self) -> dict[str, float]:
-        """The single numbers, under the names of `metrics.json`."""
-        return {
-            "motion/AP": self.average_precision,
-            "motion/base_rate": self.base_rate,
-            "motion/best_F1": self.best_f1,
-            "motion/best_threshold": self.best_threshold,
-            "motion/mean_moving": self.mean_moving,
-            "motion/mean_static": self.mean_static,
-            "motion/mean_background": self.mean_background,
-            "motion/frames": self.frames,
-        }
 
 
 class MotionMeter:
@@ -91,8 +64,15 @@ class MotionMeter:
         """How many moving pixels were seen."""
         return int(self._histograms[MOVING].sum())
 
-    def result(self) -> MotionMetrics:
-        """Metrics over all frames. Raises InputError when no moving pixel was seen."""
+    def result(self) -> tuple[dict[str, float], Curve]:
+        """Metrics over all frames, and the curve behind them.
+
+        `motion/AP` is the area under the curve, `motion/base_rate` the share of moving pixels: the AP of
+        a coin. `motion/mean_{moving,static,background}` are the mask's means there (-1 where there is no
+        pixel): a collapsed mask shows as equal numbers.
+
+        Raises InputError when no moving pixel was seen.
+        """
         positive = self._histograms[MOVING]
         negative = self._histograms[BACKGROUND] + self._histograms[STATIC]
         if not positive.any():
@@ -109,16 +89,14 @@ class MotionMeter:
         thresholds = (np.arange(THRESHOLDS) + _LOWEST) / (THRESHOLDS - 1)
         counts = self._histograms.sum(axis=1)
         means = np.where(counts > 0, self._sums / np.maximum(counts, 1), -1.0)
-        return MotionMetrics(
-            average_precision=float(-np.diff(np.append(recall, 0.0)) @ precision),
-            base_rate=float(precision[0]),
-            best_f1=float(f1[best]),
-            best_threshold=float(thresholds[best]),
-            thresholds=thresholds,
-            precision=precision[at],
-            recall=recall[at],
-            mean_moving=float(means[MOVING]),
-            mean_static=float(means[STATIC]),
-            mean_background=float(means[BACKGROUND]),
-            frames=self._frames,
-        )
+        metrics = {
+            "motion/AP": float(-np.diff(np.append(recall, 0.0)) @ precision),
+            "motion/base_rate": float(precision[0]),
+            "motion/best_F1": float(f1[best]),
+            "motion/best_threshold": float(thresholds[best]),
+            "motion/mean_moving": float(means[MOVING]),
+            "motion/mean_static": float(means[STATIC]),
+            "motion/mean_background": float(means[BACKGROUND]),
+            "motion/frames": self._frames,
+        }
+        return metrics, Curve(thresholds, precision[at], recall[at])

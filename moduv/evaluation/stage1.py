@@ -7,14 +7,13 @@ pixels or points, in the layouts of the real data sets (see `moduv.frames.layout
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from moduv.datasets.truth import FrameTruth, read_truth
+from moduv.datasets.truth import read_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
@@ -22,12 +21,13 @@ from moduv.evaluation import odometry
 from moduv.evaluation.depth import (
     KITTI,
     WAYMO,
-    DepthMeter,
+    DepthErrors,
     DepthProtocol,
     NoDepthPoints,
     depth_errors,
 )
-from moduv.evaluation.motion import MotionMeter, MotionMetrics
+from moduv.evaluation.depth import summarise as summarise_depth
+from moduv.evaluation.motion import Curve, MotionMeter
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
 from moduv.frames.layouts import BACKGROUND, MOVING, STATIC
@@ -39,85 +39,59 @@ def evaluate_motion_outputs(
     motion_root: str | Path,
     truth_root: str | Path,
     frames: Sequence[FrameRef],
-    *,
-    protocol: DepthProtocol | None = None,
-) -> tuple[dict[str, float], MotionMetrics | None]:
-    """Metrics of predicted motion masks, depths and ego-motion, and the motion metrics with curves.
+) -> tuple[dict[str, float], Curve | None]:
+    """Metrics of predicted motion masks, depths and ego-motion, and the masks' curve.
 
-    motion_root  `<segment>/NNNNNN.npz` with mot_mask and depth (h, w), and pose where it was stored
-    truth_root   see `read_truth`; frames without truth are left out
-    protocol     which points count; None: that of the data set's layout
+    Args:
+        motion_root: `<segment>/NNNNNN.npz` with mot_mask and depth (h, w), and pose where it was stored.
+        truth_root: see `read_truth`; frames without truth are left out.
+        frames: which.
 
     The dictionary holds `motion/AP`, `motion/base_rate`, `motion/best_F1`, …, `depth/abs_rel`,
     `depth/d1`, `depth/abs_rel_moving`, …, and `odometry/ATE`, as far as there is truth. Frames whose
     depth points are none, or none in the protocol's range, are counted and left out of depth's.
     Raises InputError naming a file that is missing or damaged, and when there is no truth at all.
     """
-    truth_root, meters = Path(truth_root), _Meters()
+    truth_root = Path(truth_root)
+    meter, depths = MotionMeter(), list[DepthErrors]()
+    skipped: list[str] = []  # of the frames of which no depth point counts, why
     for frame in progress(frames, desc="motion metrics", unit="frame"):
         output = read_npz(frame.file(motion_root, ".npz"), ("mot_mask", "depth"))
         truth = read_truth(truth_root, frame)
-        if truth is not None:
-            meters.add(output, truth, protocol or _protocol_of(truth_root, frame))
-    meters.check(truth_root, len(frames))
-    metrics, motion = meters.result()
-    errors = ego_motion_errors(Path(motion_root), truth_root, frames)
-    if len(errors):
-        metrics |= odometry.summarise(errors)
-    return metrics, motion
-
-
-@dataclass
-class _Meters:
-    """Motion masks and depths of many frames."""
-
-    motion: MotionMeter = field(default_factory=MotionMeter)
-    depth: DepthMeter = field(default_factory=DepthMeter)
-    skipped: list[str] = field(default_factory=list)
-    """Of the frames with depth truth of which no point counts, why."""
-
-    def add(
-        self, output: dict[str, np.ndarray], truth: FrameTruth, protocol: DepthProtocol
-    ) -> None:
-        """Add a frame, as far as there is truth."""
+        if truth is None:
+            continue
         if truth.labels is not None:
             size = (truth.width, truth.height)
             mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
-            self.motion.add(np.clip(mask, 0, 1), truth.labels)
+            meter.add(np.clip(mask, 0, 1), truth.labels)
         if truth.points is not None:
             disparity = 1.0 / np.maximum(output["depth"].astype(np.float32), 1e-6)
-            known = (truth.points, truth.height, truth.width, protocol, truth.labels)
+            known = (truth.points, truth.height, truth.width)
+            protocol = _protocol_of(truth_root, frame)
             try:
-                self.depth.add(depth_errors(disparity, *known))
+                depths.append(depth_errors(disparity, *known, protocol, truth.labels))
             except NoDepthPoints as error:
-                self.skipped.append(str(error))
-
-    def check(self, root: Path, frames: int) -> None:
-        """Say which frames were left out. Raises InputError when nothing was measured."""
-        if self.skipped:
-            say(
-                f"  depth: {len(self.skipped)} of {len(self.skipped) + self.depth.frames} frames left "
-                f"out, {self.skipped[0]}"
-            )
-        if self.depth.frames or self.motion.moving_pixels:
-            return
-        if self.skipped:
-            raise InputError(
-                f"{root}: no frame with depth points is left of {frames}: {self.skipped[0]}"
-            )
+                skipped.append(str(error))
+    if skipped:
+        total = len(skipped) + len(depths)
+        say(f"  depth: {len(skipped)} of {total} frames left out, {skipped[0]}")
+    metrics, curve = meter.result() if meter.moving_pixels else ({}, None)
+    if depths:
+        summary = summarise_depth(depths, LABEL_NAMES)
+        metrics |= {f"depth/{name}": value for name, value in summary.items()}
+    if not metrics and skipped:
         raise InputError(
-            f"{root}: has neither depth nor motion truth for these {frames} frames; give the street "
-            "world's truth folder or a prepared data set."
+            f"{truth_root}: no frame with depth points is left of {len(frames)}: {skipped[0]}"
         )
-
-    def result(self) -> tuple[dict[str, float], MotionMetrics | None]:
-        """The metrics of what was measured."""
-        motion = self.motion.result() if self.motion.moving_pixels else None
-        metrics = {} if motion is None else motion.summary()
-        if self.depth.frames:
-            depth = self.depth.result(LABEL_NAMES)
-            metrics |= {f"depth/{name}": value for name, value in depth.items()}
-        return metrics, motion
+    if not metrics:
+        raise InputError(
+            f"{truth_root}: has neither depth nor motion truth for these {len(frames)} frames; give the "
+            "street world's truth folder or a prepared data set."
+        )
+    errors = ego_motion_errors(Path(motion_root), truth_root, frames)
+    if len(errors):
+        metrics |= odometry.summarise(errors)
+    return metrics, curve
 
 
 def ego_motion_errors(

@@ -196,17 +196,19 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
         split: frames to look at; those without motion output are left out.
         out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
     """
-    metrics, curves = evaluate_motion_outputs(motion, truth, with_motion(motion, split))
+    metrics, curve = evaluate_motion_outputs(motion, truth, with_motion(motion, split))
     for name, value in metrics.items():
         say(f"{name:<28} {value:.4f}")
     if out is None:
         return
     write_json(out / "metrics.json", metrics, indent=1)
-    if curves is not None:
-        points = list(zip(curves.recall.tolist(), curves.precision.tolist(), strict=True))
-        base = [(0.0, curves.base_rate), (1.0, curves.base_rate)]
-        title = f"motion masks: AP {curves.average_precision:.3f}, best F1 {curves.best_f1:.3f}"
-        series = {"motion mask": points, "chance": base}
+    if curve is not None:
+        points = list(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True))
+        base_rate = metrics["motion/base_rate"]
+        series = {"motion mask": points, "chance": [(0.0, base_rate), (1.0, base_rate)]}
+        title = (
+            f"motion masks: AP {metrics['motion/AP']:.3f}, best F1 {metrics['motion/best_F1']:.3f}"
+        )
         line_chart(title, series, "recall", "precision").save(out / "precision_recall.svg")
 
 
