@@ -13,7 +13,7 @@ from moduv.depth.triplets import Triplets
 from moduv.engine.errors import InputError
 from moduv.frames import layouts
 from moduv.frames.camera import Intrinsics
-from moduv.frames.clip import FrameRef, list_frames, list_segments, with_neighbours
+from moduv.frames.clip import FrameRef, with_neighbours
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split
 
@@ -37,7 +37,8 @@ def test_full_and_small_frames_are_found(tiny: Path, name: str) -> None:
     frame, full, small = TINY[name]
     assert read_image(frame.image_path(tiny / name)).shape[:2] == full
     assert read_image(frame.image_path(tiny / name, small=True)).shape[:2] == small
-    assert with_neighbours(list_frames(tiny / name, frame.segment), tiny / name) == ([frame], 2)
+    clip = [frame.neighbour(offset) for offset in (-1, 0, 1)]
+    assert with_neighbours(clip, tiny / name) == ([frame], 2)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -47,12 +48,6 @@ def test_triplets_are_read_in_place(tiny: Path, name: str) -> None:
     assert sample["images"].shape == (3, 3, height, width)
     x, y = float(sample["K"][0, 0]) * full[1] / width, float(sample["K"][1, 1]) * full[0] / height
     assert x == pytest.approx(y, rel=1e-3)  # square pixels in the full frame
-
-
-@pytest.mark.parametrize(("name", "segments"), [("tiny_waymo", 3), ("tiny_kitti", 2)])
-def test_segments_are_listed(tiny: Path, name: str, segments: int) -> None:
-    assert len(list_segments(tiny / name)) == segments
-    assert TINY[name][0].segment in list_segments(tiny / name)
 
 
 @pytest.mark.parametrize(("name", "index"), [("tiny_waymo", 1), ("tiny_kitti", 1)])

@@ -20,7 +20,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import LoopConfig
 from moduv.evaluation.stage1 import evaluate_motion_outputs
-from moduv.frames.clip import FrameRef, list_frames, list_segments
+from moduv.frames.clip import FrameRef, with_neighbours
 from moduv.frames.splits import write_split
 from moduv.motion import losses, train
 from moduv.motion.networks import DynamoDepth
@@ -181,7 +181,9 @@ def test_a_broken_frame_is_one_sentence_whoever_reads_it(
 def test_real_clips_are_explained_better_after_training(shared: Path, tmp_path: Path) -> None:
     """Three triplets of Waymo Open: the warped neighbours come to look like the centre frame."""
     data = shared / "real/dynamo_depth/tiny_waymo"
-    frames = [list_frames(data, segment)[1] for segment in list_segments(data)]
+    images = sorted((data / "val").glob("*/FRONT/rgb/original/*"))
+    found = [FrameRef(f"val/{path.parts[-5]}", int(path.stem)) for path in images]
+    frames, _ = with_neighbours(found, data)
     write_split(tmp_path / "split.txt", frames)
     short = LoopConfig(steps=1, batch_size=3, learning_rate=1e-3, log_every=1)
     loops = {**dict.fromkeys(PHASES, short), "disp_init": replace(short, steps=40, log_every=10)}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moduv.frames import layouts
-from moduv.frames.listing import list_files
 
 
 @dataclass(frozen=True, order=True)
@@ -32,19 +31,6 @@ class FrameRef:
     def neighbour(self, offset: int) -> FrameRef:
         """The frame `offset` steps later in the same segment."""
         return FrameRef(self.segment, self.index + offset)
-
-
-def list_frames(root: str | Path, segment: str) -> list[FrameRef]:
-    """All numbered frames of a segment, in order."""
-    return [FrameRef(segment, index) for index in layouts.frame_numbers(root, segment)]
-
-
-def list_segments(root: str | Path) -> list[str]:
-    """Segments under `root` that have numbered frames, in order."""
-    root = Path(root)
-    folders = {path.parent for path in list_files(root).images}
-    segments = {layouts.segment_of(root, folder) for folder in folders}
-    return [segment for segment in sorted(segments) if layouts.frame_numbers(root, segment)]
 
 
 def with_neighbours(frames: Iterable[FrameRef], root: str | Path) -> tuple[list[FrameRef], int]:
