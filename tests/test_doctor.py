@@ -46,7 +46,7 @@ def test_needed_packages_are_those_of_the_requirements() -> None:
     listed = {
         part: re.findall(r'"(\w+)>', line) for part, line in re.findall(r"(\w+) = (.*)", parts[1])
     }
-    assert {part: list(modules) for part, (modules, _) in OPTIONAL.items()} == listed
+    assert {part: required_packages(part) for part in OPTIONAL} == listed
 
 
 @pytest.mark.parametrize(

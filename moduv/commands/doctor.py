@@ -24,13 +24,13 @@ MODULES = {
 }
 """Modules whose name is not that of their package."""
 OPTIONAL = {
-    "export": (("onnx", "onnxruntime", "safetensors"), "exporting detectors"),
-    "video": (("av",), "reading and writing video files"),
-    "waymo": (("pyarrow",), "preparing Waymo Open v2 (parquet)"),
-    "supervision": (("supervision",), "objects as supervision.Detections"),
-    "notebook": (("ipykernel", "nbclient", "nbformat"), "running demo.ipynb"),
+    "export": "exporting detectors",
+    "video": "reading and writing video files",
+    "waymo": "preparing Waymo Open v2 (parquet)",
+    "supervision": "objects as supervision.Detections",
+    "notebook": "running demo.ipynb",
 }
-"""The optional parts, their modules, and what they are for."""
+"""The optional parts and what they are for."""
 LEAST_DISK = 1.0
 """GiB below which nothing can be run."""
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -63,11 +63,9 @@ def doctor(ckpts: Path = Path("ckpts")) -> None:
     }
     problems = []
     for topic, look in topics.items():
-        name = topic
-        for finding in _findings(look):
+        for number, finding in enumerate(_findings(look)):
             broken = isinstance(finding, Problem)
-            say(f"{name:<12} {'PROBLEM: ' if broken else ''}{finding}")
-            name = ""
+            say(f"{'' if number else topic:<12} {'PROBLEM: ' if broken else ''}{finding}")
             problems += [finding] if broken else []
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -86,14 +84,15 @@ def _python() -> Iterator[str]:
     yield f"{platform.python_version()} on {platform.system()} {platform.machine()}, moduv {__version__}"
 
 
-def required_packages() -> list[str]:
-    """The packages that every installation needs, in the order of requirements.txt."""
-    required = metadata.requires("moduv") or []
-    return [
-        re.split(r"[^A-Za-z0-9_-]", line, maxsplit=1)[0]
-        for line in required
-        if "extra ==" not in line
-    ]
+def required_packages(extra: str = "") -> list[str]:
+    """The packages that every installation, or an optional part, needs."""
+    found = []
+    for line in metadata.requires("moduv") or []:
+        requirement, _, condition = line.partition(";")
+        part = re.search(r"""extra == ['"](\w+)""", condition)
+        if (part[1] if part else "") == extra:
+            found.append(re.split(r"[^A-Za-z0-9_-]", requirement, maxsplit=1)[0])
+    return found
 
 
 def _packages() -> Iterator[str]:
@@ -163,15 +162,15 @@ def _disk() -> Iterator[str]:
 
 
 def _optional() -> Iterator[str]:
-    for part, (modules, purpose) in OPTIONAL.items():
+    for part, purpose in OPTIONAL.items():
         found = []
-        for module in modules:
+        for package in required_packages(part):
             try:
-                importlib.import_module(module)
+                importlib.import_module(package)
             except (ImportError, OSError) as error:
-                yield f"{module} is missing ({_reason(error)}): {purpose}; pip install -e '.[{part}]'"
+                yield f"{package} is missing ({_reason(error)}): {purpose}; pip install -e '.[{part}]'"
                 break
-            found.append(f"{module} {_version(module)}")
+            found.append(f"{package} {_version(package)}")
         else:
             yield f"{', '.join(found)}: {purpose}"
 

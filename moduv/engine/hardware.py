@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from moduv import __version__
 from moduv.engine.errors import InputError
 
 PAPER_MEMORY = 10.0
@@ -91,3 +93,34 @@ def propose_preset() -> tuple[str, str]:
             f"{best.name} has {best.memory:.0f} GiB, and the published networks need {PAPER_MEMORY:.0f}",
         )
     return "paper", f"{best.name} with {best.memory:.0f} GiB; the published networks and values"
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware, for reports."""
+    import cv2
+    import numpy
+    import torchvision
+
+    size = memory()
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "moduv": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(cores()),
+        "memory": "unknown" if size is None else f"{size:.0f} GiB",
+        "accelerator": accelerator,
+    }
+
+
+def _processor() -> str:
+    """Name of the processor, if known."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or "unknown"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,43 +176,3 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished stage; empty when it is not finished."""
     path = out / MANIFEST
     return read_json(path) if path.is_file() else {}
-
-
-def environment() -> dict[str, str]:
-    """Versions and hardware, for reports."""
-    import cv2
-    import numpy
-    import torch
-    import torchvision
-
-    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {
-        "moduv": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "opencv": cv2.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "memory": _memory(),
-        "accelerator": accelerator,
-    }
-
-
-def _processor() -> str:
-    """Name of the processor, if known."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or "unknown"
-
-
-def _memory() -> str:
-    """Physical memory, if known."""
-    try:
-        size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return "unknown"
-    return f"{size / 2**30:.0f} GiB"

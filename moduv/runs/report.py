@@ -11,8 +11,9 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, read_text
+from moduv.engine.hardware import environment
 from moduv.engine.log import read_log, say
-from moduv.engine.stages import environment, read_manifest
+from moduv.engine.stages import read_manifest
 from moduv.evaluation.agreement import describe_sets, root_areas
 from moduv.evaluation.detection import AREAS
 from moduv.frames.images import write_image
