@@ -26,15 +26,6 @@ class Watch(Protocol):
         """Numbers that join the step's log line, and pictures (H, W, 3) uint8 by name."""
 
 
-def check_watch(label: str, watch: Watch | None, log_every: int) -> None:
-    """Raises InputError when the watch looks at other steps than are logged."""
-    if watch is not None and watch.every % log_every:
-        raise InputError(
-            f"{label}: validation every {watch.every} steps falls between the log's lines; choose a "
-            f"multiple of log_every, {log_every}."
-        )
-
-
 class Journal:
     """The log and the wandb run of a training, kept by the main process."""
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import decisive, difference, of_this_version, speed_only, to_dict
 from moduv.engine.errors import InputError
-from moduv.engine.journal import Journal, Tally, Watch, check_watch
+from moduv.engine.journal import Journal, Tally, Watch
 from moduv.engine.loading import ErrorsAsSamples, raise_errors
 from moduv.engine.log import progress_bar, say
 
@@ -189,7 +189,6 @@ def fit(
     """
     if len(dataset) == 0:
         raise InputError(f"{label}: the data set is empty; check the split file and the labels.")
-    check_watch(label, watch, config.log_every)
     config = _spread(config, label)
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)

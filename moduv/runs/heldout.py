@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moduv.engine.files import read_json, read_npz, write_json
+from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.instances.coco import coco_instances, group_by_image
@@ -70,14 +70,7 @@ class HeldOut:
     def initial_labels(self, name: str, motion: Path, config: InitialConfig) -> list[Instances]:
         """L0 of the motion outputs, frame by frame; finished files are kept."""
         label_motion_frames(self.frames, motion, self.out / name, config, self.data)
-        found = []
-        for frame in self.frames:
-            labels = read_labels(self.out / name, frame)
-            if labels.size is None:  # as an empty file does not say
-                mask = read_npz(frame.file(motion, ".npz"), ("mot_mask",))["mot_mask"]
-                labels = replace(labels, size=(int(mask.shape[0]), int(mask.shape[1])))
-            found.append(labels)
-        return found
+        return self.labels(name)
 
     def labels(self, name: str) -> list[Instances]:
         """A label set that was made, frame by frame."""
