@@ -50,27 +50,28 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
         with _group():
             work()
     except InputError as error:
-        print(f"moduv: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}", 2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "moduv":
             raise
-        print(
-            f"moduv: error: the package {error.name!r} is missing; install the requirements with "
+        _leave(
+            f"error: the package {error.name!r} is missing; install the requirements with "
             "pip install -e . and see what moduv doctor says.",
-            file=sys.stderr,
+            2,
         )
-        sys.exit(2)
     except KeyboardInterrupt:
         more = "; the same command continues from here" if resumes else ""
-        print(f"moduv: interrupted{more}.", file=sys.stderr)
-        sys.exit(130)
+        _leave(f"interrupted{more}.", 130)
     except OSError as error:
         sentence = refusal(error)
         if sentence is None:
             raise
-        print(f"moduv: error: {sentence}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {sentence}", 2)
+
+
+def _leave(sentence: str, code: int) -> None:
+    print(f"moduv: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

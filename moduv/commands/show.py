@@ -11,7 +11,7 @@ from moduv.engine.log import progress, say
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.layouts import IMAGE_SUFFIXES
-from moduv.frames.splits import read_split
+from moduv.frames.splits import evenly, read_split
 from moduv.instances.store import labelled, read_labels
 from moduv.visual.drawing import draw_instances, enlarge, grid_size, picture_grid
 
@@ -51,7 +51,7 @@ def show_labels(
         if value < least:
             raise InputError(f"--{name} is {value}; give {least} or more.")
     known = labelled(labels, read_split(split))
-    chosen = named_frames(frames, known, split) if frames else spread(known, count)
+    chosen = named_frames(frames, known, split) if frames else evenly(known, count or len(known))
     is_sheet = out.suffix.lower() in IMAGE_SUFFIXES
     if is_sheet:
         first = read_image(chosen[0].image_path(data))
@@ -92,10 +92,3 @@ def named_frames(lines: str, known: list[FrameRef], split: Path) -> list[FrameRe
             "name frames as the split does, '<segment> <number>'."
         )
     return [by_line[line] for line in wanted]
-
-
-def spread(frames: list[FrameRef], count: int) -> list[FrameRef]:
-    """`count` of the frames at even distances, the first and the last among them; 0: all."""
-    if count <= 0 or count >= len(frames):
-        return frames
-    return [frames[round(position)] for position in np.linspace(0, len(frames) - 1, count)]

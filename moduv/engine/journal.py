@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor
 
 from moduv.engine.errors import InputError
-from moduv.engine.log import JsonLines, WandbRun
+from moduv.engine.files import atomic_path
+from moduv.engine.log import read_log
 
 
 class Watch(Protocol):
@@ -27,26 +30,57 @@ class Watch(Protocol):
 
 
 class Journal:
-    """The log and the wandb run of a training, kept by the main process."""
+    """The log of a training, one JSON object a line, and its wandb run; kept by the main process.
+
+    On resume, lines beyond the step that the run restarts from are dropped, so that the log of a killed
+    run reads like that of an uninterrupted one.
+    """
 
     def __init__(
         self, run_dir: Path, label: str, config: dict[str, Any], start: int, watch: Watch | None
     ) -> None:
-        self.log = JsonLines(run_dir / "log.jsonl", resume_step=start)
-        self.wandb = WandbRun(run_dir, label, config)
-        self.watch = watch
+        self.path, self.watch = run_dir / "log.jsonl", watch
+        self.wandb = _wandb_run(run_dir, label, config)
+        kept = [entry for entry in read_log(self.path) if entry["step"] <= start]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def write(self, step: int, learning_rate: float, means: dict[str, float]) -> None:
         """Write a line; where the watch is due it looks first, and may leave the networks in evaluation mode."""
+        pictures: dict[str, np.ndarray] = {}
         if self.watch is not None and step % self.watch.every == 0:
             numbers, pictures = self.watch(step)
             means = means | numbers
-            self.wandb.log_pictures(pictures, step)
-        self.log.write({"step": step, "learning_rate": learning_rate, **means})
-        self.wandb.log(means, step)
+        with self.path.open("a") as stream:
+            line = {"step": step, "learning_rate": learning_rate, **means}
+            stream.write(json.dumps(line) + "\n")
+        if self.wandb is not None:
+            from wandb import Image
+
+            shown = {name: Image(picture) for name, picture in pictures.items()}
+            self.wandb.log(means | shown, step=step)
 
     def finish(self) -> None:
-        self.wandb.finish()
+        """End the wandb run."""
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _wandb_run(run_dir: Path, label: str, config: dict[str, Any]) -> Any:
+    """A wandb run when `MODUV_WANDB` names a project; without an API key it is recorded offline."""
+    project = os.environ.get("MODUV_WANDB")
+    if not project:
+        return None
+    import wandb  # slow to import, and most runs do without it
+
+    return wandb.init(
+        project=project,
+        name=label,
+        dir=str(run_dir),
+        config=config,
+        mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
+        resume="allow",
+    )
 
 
 class Tally:

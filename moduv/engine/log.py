@@ -1,4 +1,4 @@
-"""Progress bars, JSON lines and wandb."""
+"""Progress bars, lines for the user, and the logs of trainings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
-
-from moduv.engine.files import atomic_path
 
 Item = TypeVar("Item")
 
@@ -68,24 +66,6 @@ def say(message: str) -> None:
     sys.stdout.flush()
 
 
-class JsonLines:
-    """Append-only log of a training run, one JSON object a line.
-
-    On resume, lines beyond the step that the run restarts from are dropped, so that the log of a
-    killed run reads like that of an uninterrupted one.
-    """
-
-    def __init__(self, path: str | Path, *, resume_step: int = 0) -> None:
-        self.path = Path(path)
-        kept = [entry for entry in read_log(self.path) if entry["step"] <= resume_step]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-
-    def write(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
-
-
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Read a run's log; a last line cut by a kill is left out."""
     path = Path(path)
@@ -98,41 +78,3 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return entries
-
-
-class WandbRun:
-    """A wandb run when `MODUV_WANDB` names a project, otherwise silent.
-
-    Without an API key the run is recorded offline and can be synchronised later.
-    """
-
-    def __init__(self, run_dir: Path, label: str, config: dict[str, Any]) -> None:
-        self.run = None
-        project = os.environ.get("MODUV_WANDB")
-        if not project:
-            return
-        import wandb  # slow to import, and most runs do without it
-
-        self.run = wandb.init(
-            project=project,
-            name=label,
-            dir=str(run_dir),
-            config=config,
-            mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
-            resume="allow",
-        )
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        if self.run is not None:
-            self.run.log(values, step=step)
-
-    def log_pictures(self, pictures: dict[str, Any], step: int) -> None:
-        """Log pictures (H, W, 3) uint8."""
-        if self.run is not None:
-            import wandb
-
-            self.run.log({name: wandb.Image(p) for name, p in pictures.items()}, step=step)
-
-    def finish(self) -> None:
-        if self.run is not None:
-            self.run.finish()

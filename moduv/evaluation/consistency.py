@@ -16,10 +16,8 @@ from moduv.engine.log import progress
 from moduv.evaluation.agreement import MATCH, UNDEFINED
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import optical_flow, read_image, small_grey
+from moduv.frames.video import FLOW_WIDTH
 from moduv.instances.instances import Instances
-
-FLOW_WIDTH = 320
-"""Width at which optical flow is measured, pixels."""
 
 
 def temporal_consistency(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+
+import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_text
@@ -53,6 +55,12 @@ def is_inside(segment: str) -> bool:
     """Whether a segment lies below the folder that it is joined to, on every system."""
     path = PureWindowsPath(segment)  # knows the absolute paths of all of them
     return not path.anchor and ".." not in path.parts and "\\" not in segment
+
+
+def evenly(frames: Sequence[FrameRef], count: int) -> list[FrameRef]:
+    """At most `count` of the frames at even distances, the first and the last among them."""
+    positions = np.linspace(0, len(frames) - 1, min(len(frames), count))
+    return [frames[int(position)] for position in positions]
 
 
 def hold_out(frames: Iterable[FrameRef], every: int = 10) -> tuple[list[FrameRef], list[FrameRef]]:

@@ -17,9 +17,11 @@ from moduv.engine.files import read_npz
 from moduv.engine.log import progress
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import optical_flow, read_image, small_grey
+from moduv.frames.splits import evenly
+from moduv.frames.video import FLOW_WIDTH
 
-FLOW_WIDTH = 320
-"""Width at which frames are looked at, pixels."""
+SAMPLES = 120
+"""Most frames that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +77,19 @@ class MotionFigures:
     """Usual distance between the quartiles of log depth in a frame."""
 
 
-def inspect_frames(
-    data: Path, frames: Sequence[FrameRef], limits: DiagnosisLimits, *, samples: int = 120
-) -> FrameFigures:
+def inspect_frames(data: Path, frames: Sequence[FrameRef], limits: DiagnosisLimits) -> FrameFigures:
     """Measure pairs of neighbouring frames spread over a split.
 
     Args:
         data: folder of the segments.
         frames: with both neighbours.
-        samples: how many frames are looked at.
+        limits: of dark and empty frames.
 
     Raises:
         InputError: naming a frame that does not decode.
     """
-    spread = np.linspace(0, len(frames) - 1, min(len(frames), samples)).astype(int)
     flows, dark, plain = [], [], []
-    for position in progress(spread.tolist(), desc="look at frames", unit="frame"):
-        frame = frames[position]
+    for frame in progress(evenly(frames, SAMPLES), desc="look at frames", unit="frame"):
         grey, later = (
             small_grey(read_image(f.image_path(data, small=True)), FLOW_WIDTH)
             for f in (frame, frame.neighbour(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from moduv.engine.log import say
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
+from moduv.frames.splits import evenly
 from moduv.motion.fields import MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import Phase
@@ -66,8 +67,7 @@ def _held_out(data: Path, validation: Path, config: MotionTrainingConfig) -> lis
                 f"choose a multiple of log_every, {loop.log_every}."
             )
     frames, _, _ = find_triplets(validation, data)
-    spread = np.linspace(0, len(frames) - 1, min(len(frames), config.validation_frames))
-    return [frames[int(position)] for position in spread]
+    return evenly(frames, config.validation_frames)
 
 
 @dataclass
@@ -95,7 +95,9 @@ class ValidationWatch:
         triplets = self._triplets()
         numbers: dict[str, float] = {}
         pictures: dict[str, np.ndarray] = {}
-        with self._uncompiled():
+        # Compiling the networks for a few held-out frames would take longer than they do.
+        eager = torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+        with eager:
             with self._tolerant():
                 numbers = self._measure(triplets)
             with self._tolerant():
@@ -123,10 +125,6 @@ class ValidationWatch:
             if str(error) not in self.told:
                 self.told.add(str(error))
                 say(f"  validation: {error}")
-
-    def _uncompiled(self) -> AbstractContextManager:
-        """Compiling the networks for a few held-out frames would take longer than they do."""
-        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
 
     def _measure(self, triplets: Triplets) -> dict[str, float]:
         scratch = self.out / "validation"
