@@ -395,7 +395,7 @@ def test_kitti_frames_may_be_converted(tmp_path: Path, capsys: pytest.CaptureFix
     (data / "._0000000001.jpg").write_bytes(b"none")
     prepare_kitti(source, tmp_path / "out", CONFIG)
     segment = FORMS["kitti"][2]
-    assert not layouts.image_path(tmp_path / "out", segment, raw.FRAMES).is_file()
+    assert layouts.frame_numbers(tmp_path / "out", segment) == list(range(raw.FRAMES))
     for index in range(raw.FRAMES):
         assert layouts.image_path(tmp_path / "out", segment, index).is_file()
         assert layouts.depth_points(tmp_path / "out", segment, index) is not None

@@ -116,6 +116,18 @@ def image_path(root: str | Path, segment: str, index: int, *, small: bool = Fals
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
+def frame_numbers(root: str | Path, segment: str) -> list[int]:
+    """Numbers of all frames of a segment, in order."""
+    layout = layout_of(root, segment)
+    numbers = set()
+    for folder in layout.images:
+        path = Path(root) / segment / folder
+        for file in path.iterdir() if path.is_dir() else ():
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.isdigit():
+                numbers.add(int(file.stem))
+    return sorted(numbers)
+
+
 def intrinsics(root: str | Path, segment: str, width: int, height: int) -> Intrinsics:
     """The camera of a segment, for frames of `width` x `height` pixels.
 
