@@ -218,13 +218,13 @@ DOORS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("kind", BROKEN | ONLY_LABELS | ONLY_OBJECTS)
+@pytest.mark.parametrize(
+    ("door", "kind"),
+    [(d, k) for d in DOORS for k in BROKEN | (ONLY_LABELS if d == "labels" else ONLY_OBJECTS)],
+)
 def test_a_broken_annotation_is_named_and_nothing_is_written(
-    tmp_path: Path, kind: str, door: str
+    tmp_path: Path, door: str, kind: str
 ) -> None:
-    if kind in (ONLY_OBJECTS if door == "labels" else ONLY_LABELS):
-        pytest.skip("the other reader looks at it")
     damage, words = (BROKEN | ONLY_LABELS | ONLY_OBJECTS)[kind]
     content = valid()
     damage(content["annotations"][1])
@@ -398,8 +398,6 @@ def test_names_do_not_lead_out_of_the_label_set(
         segment, _, number = name.rpartition("/")
         lines = {"clips/a/000001.jpg": "clips/a 1", "x.jpg": f"{segment} {number[:-4]}"}
         files += ["--names", str(save(tmp_path / "names.json", lines))]
-        if "\\" in name:
-            pytest.skip("their folders are separated by / only")
     coco = save(tmp_path / "edited.json", content)
     code, _, error = run(capsys, "labels", "import", "--coco", coco, *files)
     assert code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,18 @@ def test_label_sets_are_counted_and_checked(
     assert "empty_frames           2" in told
     assert "root of area, pixels   smallest 13.0, lower quartile 13.0, median 13.0, upper" in told
     assert "all 3 label files are whole" in told
+    write_labels(root, FrameRef("images/train/a", 1), some_labels(0.5, 0.75))
     FRAMES[2].file(root, ".json").write_text("{}")
     with pytest.raises(InputError, match="1 of 3 label files are missing or broken"):
         check_labels(root, split)
-    assert "000002.json: lacks the list 'masks'" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "000002.json: lacks the list 'masks'" in told
+    assert re.search(
+        r"1 label files are of frames that .*split.txt lacks, as .*/images/train/a", told
+    )
+    FRAMES[2].file(root, ".json").unlink()
+    label_statistics(root, split)
+    assert "1 of 3 frames have no labels, left out" in capsys.readouterr().out
 
 
 def test_a_label_set_evaluated_against_itself_is_perfect(tmp_path: Path, split: Path) -> None:

@@ -440,6 +440,22 @@ def test_a_split_file_chooses_images(tmp_path: Path, name: str, line: str) -> No
     assert metrics["box/AP"] == pytest.approx(1)
 
 
+def test_a_line_of_a_split_names_one_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, split = samples.write_coco(tmp_path / "source"), tmp_path / "split.txt"
+    content = json.loads(source.read_text())
+    for image, name in zip(content["images"], ("left/000001.jpg", "right/1.png"), strict=True):
+        image["file_name"] = name
+    source.write_text(json.dumps(content))
+    split.write_text("000001\n")
+    with pytest.raises(InputError, match=r"'1' may be 'left/000001\.jpg' or 'right/1\.png'"):
+        convert_coco(source, tmp_path / "truth.json", CocoTruth(), split)
+    split.write_text("left/000001\n000007.jpg\n")
+    convert_coco(source, tmp_path / "truth.json", CocoTruth(), split)
+    assert "1 of 2 lines name no image that has ground truth, as '7'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["coco", "kitti", "nuimages", "waymo v1 masks", "waymo v2 boxes"])
 def test_a_split_of_another_data_set_is_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -561,6 +577,11 @@ def test_detections_are_found_again_after_a_kill(
     detect_images(model, source, truth, out, DetectionConfig(batch_size=2))
     assert (out / "detections.json").read_bytes() == before
     assert (out / "parts/000000.json").stat().st_mtime_ns == kept
+    content = json.loads(truth.read_text())
+    content["images"][0]["width"] += 2
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"000001\.png: is \(64, 96\) pixels .* \(64, 98\) in the"):
+        detect_images(model, source, tmp_path / "other.json", tmp_path / "o", DetectionConfig())
     (source / "training/image_2/000001.png").unlink()
     with pytest.raises(InputError, match=r"000001\.png: no such image"):
         detect_images(model, source, truth, tmp_path / "again", DetectionConfig())

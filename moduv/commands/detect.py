@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,7 @@ from moduv.engine.files import read_json, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
-from moduv.instances.coco import read_ground_truth
+from moduv.instances.coco import Image, read_ground_truth
 
 DETECTIONS = "detections.json"
 PART = 100
@@ -63,8 +64,14 @@ def detect_images(
 def _detect(
     weights: Path, images: Path, truth: Path, out: Path, config: DetectionConfig
 ) -> dict[str, Any]:
-    entries = [image.entry for image in read_ground_truth(truth).images.values()]
-    files = [(entry["id"], image_file(images, entry)) for entry in entries]
+    known = read_ground_truth(truth).images.values()
+    files = [(image, image_file(images, image.name)) for image in known]
+    places = {path: image.name for image, path in files}
+    twice = next((image.name for image, path in files if places[path] != image.name), None)
+    if twice is not None:
+        raise InputError(
+            f"{truth}: {twice!r} and another image are one file in {images}; name both in full."
+        )
     starts = range(0, len(files), PART)
     parts = {out / "parts" / f"{start:06d}.json": files[start : start + PART] for start in starts}
     share = [path for path in distributed.shard(list(parts)) if not path.is_file()]
@@ -85,14 +92,14 @@ def _detect(
     return {"images": len(files), "detections": len(detections)}
 
 
-def image_file(root: Path, entry: dict[str, Any]) -> Path:
+def image_file(root: Path, file_name: str) -> Path:
     """The file of a COCO image below `root`, as it is named, or as that frame of a prepared segment.
 
     Raises InputError when there is neither.
     """
-    name = PurePosixPath(str(entry.get("file_name", "")))
+    name = PurePosixPath(file_name)
     path = root / name
-    if not path.is_file() and name.stem.isdecimal():
+    if not path.is_file() and re.fullmatch("[0-9]{1,18}", name.stem):
         path = FrameRef(str(name.parent), int(name.stem)).image_path(root)
     if not path.is_file():
         raise InputError(
@@ -102,7 +109,7 @@ def image_file(root: Path, entry: dict[str, Any]) -> Path:
 
 
 def _results(
-    detector: Detector, parts: Sequence[Sequence[tuple[Any, Path]]], config: DetectionConfig
+    detector: Detector, parts: Sequence[Sequence[tuple[Image, Path]]], config: DetectionConfig
 ) -> Iterator[list[dict[str, Any]]]:
     """The COCO results of each image, in order.
 
@@ -112,5 +119,10 @@ def _results(
     for part in parts:
         paths = [path for _, path in part]
         found = detector.stream(paths, config.batch_size, config.workers)
-        for (number, _), (_, predictions) in zip(part, found, strict=True):
-            yield predictions.to_instances().to_coco(number)
+        for (image, path), (_, predictions) in zip(part, found, strict=True):
+            if image.size not in (None, predictions.size):
+                raise InputError(
+                    f"{path}: is {predictions.size} pixels high and wide, and {image.size} in the ground "
+                    "truth; give the images that it was made for."
+                )
+            yield predictions.to_instances().to_coco(image.id)

@@ -305,9 +305,12 @@ def _images_in_truth(name: str, entries: Any, truth: DataSet) -> dict[Any, Image
     if not isinstance(entries, list):
         raise InputError(f"{name}: 'images' is no list; export it as a COCO data set.")
     images, known = list(_read_images(name, entries).values()), list(truth.images.values())
-    found = [truth.images.get(image.id) for image in images]
     if all(image.name for image in (*images, *known)):
         found = find_images([image.name for image in images], known, truth.name)
+    elif all(any(image.name for image in one) for one in (images, known)):
+        raise InputError(f"{name}: only some images of it or of {truth.name} have a 'file_name'.")
+    else:
+        found = [truth.images.get(image.id) for image in images]
     for image, other in zip(images, found, strict=True):
         if other is None:
             raise InputError(

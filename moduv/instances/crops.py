@@ -66,13 +66,8 @@ class Crop:
 
     def box(self) -> tuple[int, int, int, int]:
         """The continuous XYXY box around the pixels that are not zero. The mask must have some."""
-        y, x = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
-        return (
-            self.left + int(x[0]),
-            self.top + int(y[0]),
-            self.left + int(x[-1]) + 1,
-            self.top + int(y[-1]) + 1,
-        )
+        left, top, right, bottom = rle.extent(self.pixels)
+        return self.left + left, self.top + top, self.left + right, self.top + bottom
 
 
 def crop_masks(masks: Tensor) -> list[Crop]:
@@ -82,9 +77,7 @@ def crop_masks(masks: Tensor) -> list[Crop]:
         masks = masks.float()
     crops = []
     for mask in masks.numpy():
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        top, bottom = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-        left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+        left, top, right, bottom = rle.extent(mask)
         crops.append(Crop(top, left, np.ascontiguousarray(mask[top:bottom, left:right])))
     return crops
 

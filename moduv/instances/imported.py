@@ -149,6 +149,8 @@ def read_coco(
                 "give the split that the labels are for, or the images' names with --names."
             )
         found[frame] = _labels(image, of_image.get(image.id, []))
+    if names is not None and len(names) > len(found):
+        say(f"{path}: lacks {len(names) - len(found)} of the {len(names)} images of --names")
     return found
 
 

@@ -205,7 +205,7 @@ class Instances:
         return replace(self, masks=masks, boxes=self.boxes_at(height, width), size=(height, width))
 
     def to_coco(
-        self, image_id: int = 1, size: tuple[int, int] | None = None
+        self, image_id: int | str = 1, size: tuple[int, int] | None = None
     ) -> list[dict[str, Any]]:
         """COCO results: `bbox` [x, y, width, height], `score` (1 without scores), RLE `segmentation`.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from pycocotools import mask as coco
 
@@ -18,12 +17,16 @@ LARGEST = 1 << 28
 def encode(mask: np.ndarray) -> Rle:
     """Encode a mask (H, W) of any type; pixels other than 0 belong to it."""
     occupied = mask != 0
-    rows, columns = np.flatnonzero(occupied.any(1)), np.flatnonzero(occupied.any(0))
-    if len(rows) == 0:
-        return from_runs([mask.size], mask.shape)
-    top, left = int(rows[0]), int(columns[0])
-    crop = occupied[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
-    return encode_crop(crop, top, left, mask.shape)
+    left, top, right, bottom = extent(occupied)
+    return encode_crop(occupied[top:bottom, left:right], top, left, mask.shape)
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is not zero, the last two exclusive; zeros where all is."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def encode_crop(crop: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -> Rle:
@@ -34,7 +37,13 @@ def encode_crop(crop: np.ndarray, top: int, left: int, shape: tuple[int, ...]) -
         top, left: where the rectangle begins in the image.
         shape: height and width of the image.
     """
-    return from_runs(_runs(crop, top, left, int(shape[0]), int(shape[1])).tolist(), shape)
+    height, width = int(shape[0]), int(shape[1])
+    columns = np.zeros((crop.shape[1], height), bool)
+    columns[:, top : top + crop.shape[0]] = crop.T
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
+    edges = [0, *(changes + left * height).tolist(), height * width]
+    runs = np.diff(edges).tolist()
+    return from_runs(runs[:-1] if len(runs) > 1 and not runs[-1] else runs, shape)
 
 
 def from_runs(runs: list[int], shape: tuple[int, ...]) -> Rle:
@@ -58,10 +67,8 @@ def from_counts(counts: Any, shape: Sequence[int]) -> Rle | None:
 def from_box(box: Sequence[float], shape: tuple[int, int]) -> Rle:
     """The pixels of a box [x, y, width, height], rounded and cut at the image's edges."""
     left, top, right, bottom = (max(0, round(edge)) for edge in corners([box])[0].tolist())
-    inside = np.ones(
-        (max(0, min(bottom, shape[0]) - top), max(0, min(right, shape[1]) - left)), bool
-    )
-    return encode_crop(inside, top, left, shape) if inside.size else encode(np.zeros(shape, bool))
+    sides = max(0, min(bottom, shape[0]) - top), max(0, min(right, shape[1]) - left)
+    return encode_crop(np.ones(sides, bool), top, left, shape)
 
 
 def corners(boxes: Sequence[Sequence[float]]) -> np.ndarray:
@@ -84,20 +91,30 @@ def box(mask: Rle) -> tuple[float, float, float, float]:
 
 def decode(rle: Rle) -> np.ndarray:
     """The mask (H, W), bool; of runs that `is_whole` accepts."""
-    return np.asarray(coco.decode(rle)).view(bool)
+    height, width = rle["size"]
+    runs = _parse(np.frombuffer(rle["counts"].encode("ascii"), np.uint8))
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def decode_crop(rle: Rle) -> tuple[int, int, np.ndarray]:
     """The mask inside its bounding rectangle: top, left and pixels (h, w) bool; (0, 0) when it is empty.
 
-    Takes time and memory in proportion to the rectangle, not to the image.
+    Takes time and memory in proportion to the columns that it covers, not to the image.
     """
     height = int(rle["size"][0])
     runs = _parse(np.frombuffer(rle["counts"].encode("ascii"), np.uint8))
-    top, left, bottom, right = _bounds(runs, height)
-    crop = np.zeros((bottom - top, right - left), np.bool_)
-    _fill_crop(runs, height, top, left, crop)
-    return int(top), int(left), crop
+    edges = np.cumsum(runs[: len(runs) // 2 * 2]).reshape(-1, 2)
+    edges = edges[edges[:, 0] < edges[:, 1]]
+    if not len(edges):
+        return 0, 0, np.zeros((0, 0), bool)
+    (rows, ends), (columns, last) = (edges - [0, 1]).T % height, (edges - [0, 1]).T // height
+    left, right = int(columns[0]), int(last[-1]) + 1
+    # A run over several columns passes the foot of one and the head of the next.
+    one = bool((columns == last).all())
+    top, bottom = (int(rows.min()), int(ends.max()) + 1) if one else (0, height)
+    inside = np.diff(edges.ravel() - left * height, prepend=0, append=(right - left) * height)
+    covered = np.repeat(np.arange(len(inside)) % 2 == 1, inside).reshape(right - left, height)
+    return top, left, np.ascontiguousarray(covered[:, top:bottom].T)
 
 
 def is_whole(rle: Any) -> bool:
@@ -118,96 +135,24 @@ def is_whole(rle: Any) -> bool:
     return min(size) > 0 and size[0] * size[1] <= LARGEST and int(runs.sum()) == size[0] * size[1]
 
 
-@numba.njit(cache=True)
-def _runs(crop: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Alternating runs, column by column, of the image that holds `crop` and nothing else."""
-    rows, columns = crop.shape
-    runs = np.empty(columns * (rows + 2) + 2, np.int64)
-    count, length, present = 0, left * height, False
-    for column in range(columns):
-        for row in range(top + rows):
-            inside = row >= top and crop[row - top, column]
-            if inside != present:
-                runs[count] = length
-                count, length, present = count + 1, 0, inside
-            length += 1
-        below = height - top - rows
-        if present and below > 0:
-            runs[count] = length
-            count, length, present = count + 1, 0, False
-        length += below
-    rest = (width - left - columns) * height
-    if present and rest > 0:
-        runs[count] = length
-        count, length, present = count + 1, 0, False
-    runs[count] = length + rest
-    return runs[: count + 1]
-
-
-@numba.njit(cache=True)
 def _parse(text: np.ndarray) -> np.ndarray:
     """Runs of COCO's compressed text; none when it is not of that form.
 
     A run is written in digits of five bits, the lowest first, each plus 48 and with the sixth bit set
     where another follows; from the fourth run on as the difference to the run before the last.
     """
-    runs = np.empty(len(text), np.int64)
-    position, count = 0, 0
-    while position < len(text):
-        value, shift, more, digit = 0, 0, True, 0
-        while more:
-            # Seven digits hold every run of 32 bits and its sign.
-            if position >= len(text) or shift > 30:
-                return runs[:0]
-            digit = int(text[position]) - 48
-            if digit < 0 or digit > 63:
-                return runs[:0]
-            value |= (digit & 31) << shift
-            more = (digit & 32) != 0
-            shift += 5
-            position += 1
-        if digit & 16:
-            value |= -1 << shift
-        if count > 2:
-            value += runs[count - 2]
-        if value < 0 or value >= 1 << 32:
-            return runs[:0]
-        runs[count] = value
-        count += 1
-    return runs[:count]
-
-
-@numba.njit(cache=True)
-def _bounds(runs: np.ndarray, height: int) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right (exclusive) of the pixels that are present; zeros when none is."""
-    top, left, bottom, right = height, -1, 0, 0
-    start = 0
-    for index in range(len(runs)):
-        stop = start + runs[index]
-        if index % 2 and stop > start:
-            first, last = start // height, (stop - 1) // height
-            if left < 0:
-                left = first
-            right = last + 1
-            # A run over several columns passes the foot of one and the head of the next.
-            top = min(top, start % height) if first == last else 0
-            bottom = max(bottom, (stop - 1) % height + 1) if first == last else height
-        start = stop
-    return (top, left, bottom, right) if left >= 0 else (0, 0, 0, 0)
-
-
-@numba.njit(cache=True)
-def _fill_crop(runs: np.ndarray, height: int, top: int, left: int, crop: np.ndarray) -> None:
-    """Set the pixels that are present in `crop` (h, w), which begins at (top, left) of the image."""
-    start = 0
-    for index in range(len(runs)):
-        stop = start + runs[index]
-        if index % 2:
-            while start < stop:
-                column = start // height
-                foot = min(stop, (column + 1) * height)
-                crop[
-                    start - column * height - top : foot - column * height - top, column - left
-                ] = True
-                start = foot
-        start = stop
+    digits = text.astype(np.int64) - 48
+    last = np.flatnonzero(digits & 32 == 0)
+    if not len(last) or last[-1] != len(digits) - 1 or ((digits < 0) | (digits > 63)).any():
+        return np.zeros(0, np.int64)
+    first = np.append(0, last[:-1] + 1)
+    lengths = last - first + 1
+    # Seven digits hold every run of 32 bits and its sign.
+    if lengths.max() > 7:
+        return np.zeros(0, np.int64)
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(first, lengths))
+    runs = np.add.reduceat((digits & 31) << shifts, first)
+    runs -= (digits[last] >> 4 & 1) << 5 * lengths
+    for chain in (runs[1::2], runs[2::2]):
+        np.cumsum(chain, out=chain)
+    return runs if runs.min() >= 0 and runs.max() < 1 << 32 else np.zeros(0, np.int64)

@@ -129,6 +129,10 @@ def check_labels(labels: Path, split: Path) -> None:
     problems = check(labels, frames)
     for problem in problems[:20]:
         say(problem)
+    expected = {frame.file(labels, SUFFIX) for frame in frames}
+    others = sorted(p for p in labels.glob(f"**/[0-9]*{SUFFIX}") if p not in expected)
+    if others:
+        say(f"{labels}: {len(others)} label files are of frames that {split} lacks, as {others[0]}")
     if problems:
         raise InputError(
             f"{labels}: {len(problems)} of {len(frames)} label files are missing or broken."

@@ -54,7 +54,7 @@ def snap_to_image(
             continue
         snapped = _cut_around(colours, _whole_superpixels(mask, superpixels, sizes))
         masks.append(rle.encode(snapped))
-        boxes.append(_extent(snapped))
+        boxes.append(rle.extent(snapped))
         kept.append(position)
     scores = None if instances.scores is None else instances.scores[kept]
     return Instances(masks, np.array(boxes, np.float32).reshape(-1, 4), scores, size=instances.size)
@@ -116,14 +116,8 @@ def _unless_changed_much(new: np.ndarray, old: np.ndarray) -> np.ndarray:
 
 def _surroundings(mask: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the mask and half its size around it."""
-    left, top, right, bottom = _extent(mask)
+    left, top, right, bottom = rle.extent(mask)
     x, y = (right - left) // 2 + MARGIN, (bottom - top) // 2 + MARGIN
     height, width = mask.shape
     rows = slice(max(0, top - y), min(height, bottom + y))
     return rows, slice(max(0, left - x), min(width, right + x))
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a mask that is not empty; the last two exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -183,7 +183,13 @@ def _label_results(instances: list[Instances], truth: dict[str, Any]) -> list[di
     """Label sets as COCO results at the images' size; labels without scores count as certain."""
     results: list[dict[str, Any]] = []
     for image, labels in zip(truth["images"], instances, strict=True):
-        results += labels.to_coco(image["id"], (image["height"], image["width"]))
+        if "height" not in image:
+            raise InputError(
+                f"ground truth: {image['file_name']!r} lacks 'height' and 'width'; add them."
+            )
+        size = (image["height"], image["width"])
+        labels.check_aspect(size, f"labels of {image['file_name']}")
+        results += labels.to_coco(image["id"], size)
     return results
 
 
