@@ -82,7 +82,7 @@ def _from_polygons(polygons: list[Any], size: Size) -> Rle:
 def is_number(value: Any) -> bool:
     """Whether a value of a file is a finite number that float32 can hold."""
     # NaN compares false.
-    number = isinstance(value, Real) and not isinstance(value, bool)
+    number = type(value) in (float, int) or (isinstance(value, Real) and type(value) is not bool)
     return number and bool(abs(value) < LIMIT)
 
 
@@ -90,9 +90,9 @@ def contradictions(
     box: Sequence[float] | None, mask: Rle | None, area: float | None, size: Size | None
 ) -> Iterable[tuple[str, str]]:
     """What an annotation says twice and differently: kinds and values. Boxes are [x, y, w, h]."""
-    inner = rle.box(mask) if mask and rle.area(mask) else None
+    inner = rle.box(mask) if mask else (0.0, 0.0, 0.0, 0.0)
     if box and not _fits(box, inner, size):
-        yield OTHER_BOX, f"{box} and {list(inner)}" if inner else f"{box}, image {size}"
+        yield OTHER_BOX, f"{box} and {list(inner)}" if inner[2] else f"{box}, image {size}"
     # Polygons and their masks differ by half the pixels on the edge. Without mask, a box is the most.
     pixels = rle.area(mask) if mask else box[2] * box[3] if box else None
     if area is not None and pixels is not None:
@@ -101,21 +101,23 @@ def contradictions(
             yield OTHER_AREA, f"{area:g} and {pixels:g}"
 
 
-def _fits(box: Sequence[float], inner: Sequence[float] | None, size: Size | None) -> bool:
+def _fits(box: Sequence[float], inner: Sequence[float], size: Size | None) -> bool:
     """Whether a box [x, y, w, h] lies in its image and encloses its mask's box, and is no [x, y, x, y].
 
-    Predicted boxes are wider than masks, and end within them by a few pixels.
+    Predicted boxes are wider than masks, and end within them by a few pixels. `inner` is empty where there
+    is no mask.
     """
-    (outer,) = rle.corners([box])
-    if size is not None and ((outer < -1) | (outer > np.array([size[1], size[0]] * 2) + 1)).any():
+    left, top, width, height = box
+    right, bottom = left + width, top + height
+    if size and (min(left, top) < -1 or right > size[1] + 1 or bottom > size[0] + 1):
         return False
-    if inner is None:
-        return True
-    (tight,) = rle.corners([inner])
-    slack = 2 + 0.05 * np.array(inner[2:])
-    encloses = (outer[:2] <= tight[:2] + slack).all() and (outer[2:] >= tight[2:] - slack).all()
-    corners = abs(np.array(box) - tight).max() < 1.5 and abs(outer - tight).max() > 2
-    return bool(encloses and not corners)
+    x, y, w, h = inner
+    slack_x, slack_y = 2 + 0.05 * w, 2 + 0.05 * h
+    encloses = left <= x + slack_x and right >= x + w - slack_x
+    encloses &= top <= y + slack_y and bottom >= y + h - slack_y
+    as_corners = max(abs(left - x), abs(top - y), abs(width - x - w), abs(height - y - h)) < 1.5
+    near = max(abs(right - x - w), abs(bottom - y - h)) <= 2
+    return not w or (encloses and (near or not as_corners))
 
 
 def to_polygons(mask: Rle, tolerance: float = 0.0) -> list[list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 from pycocotools import mask as coco
 
@@ -135,24 +136,34 @@ def is_whole(rle: Any) -> bool:
     return min(size) > 0 and size[0] * size[1] <= LARGEST and int(runs.sum()) == size[0] * size[1]
 
 
+@numba.njit(cache=True)
 def _parse(text: np.ndarray) -> np.ndarray:
     """Runs of COCO's compressed text; none when it is not of that form.
 
     A run is written in digits of five bits, the lowest first, each plus 48 and with the sixth bit set
     where another follows; from the fourth run on as the difference to the run before the last.
     """
-    digits = text.astype(np.int64) - 48
-    last = np.flatnonzero(digits & 32 == 0)
-    if not len(last) or last[-1] != len(digits) - 1 or ((digits < 0) | (digits > 63)).any():
-        return np.zeros(0, np.int64)
-    first = np.append(0, last[:-1] + 1)
-    lengths = last - first + 1
-    # Seven digits hold every run of 32 bits and its sign.
-    if lengths.max() > 7:
-        return np.zeros(0, np.int64)
-    shifts = 5 * (np.arange(len(digits)) - np.repeat(first, lengths))
-    runs = np.add.reduceat((digits & 31) << shifts, first)
-    runs -= (digits[last] >> 4 & 1) << 5 * lengths
-    for chain in (runs[1::2], runs[2::2]):
-        np.cumsum(chain, out=chain)
-    return runs if runs.min() >= 0 and runs.max() < 1 << 32 else np.zeros(0, np.int64)
+    runs = np.empty(len(text), np.int64)
+    position, count = 0, 0
+    while position < len(text):
+        value, shift, more, digit = 0, 0, True, 0
+        while more:
+            # Seven digits hold every run of 32 bits and its sign.
+            if position >= len(text) or shift > 30:
+                return runs[:0]
+            digit = int(text[position]) - 48
+            if digit < 0 or digit > 63:
+                return runs[:0]
+            value |= (digit & 31) << shift
+            more = (digit & 32) != 0
+            shift += 5
+            position += 1
+        if digit & 16:
+            value |= -1 << shift
+        if count > 2:
+            value += runs[count - 2]
+        if value < 0 or value >= 1 << 32:
+            return runs[:0]
+        runs[count] = value
+        count += 1
+    return runs[:count]
