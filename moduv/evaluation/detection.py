@@ -100,6 +100,7 @@ def _to_one_class(truth: DataSet, results: DataSet) -> None:
     ids = sorted(truth.images, key=lambda key: (isinstance(key, str), key))
     numbers = {key: number for number, key in enumerate(ids, 1)}
     for data in (truth, results):
+        more = ("segmentation",) if data.masks else ()
         data.annotations = [
             {
                 "id": number,
@@ -110,7 +111,7 @@ def _to_one_class(truth: DataSet, results: DataSet) -> None:
                 "score": entry.get("score", 1.0),
                 "iscrowd": int(is_ignored(entry)),
                 "moving": entry.get("moving"),
-                **{key: entry[key] for key in ("segmentation",) if data.masks},
+                **{key: entry[key] for key in more},
             }
             for number, entry in enumerate(data.annotations, 1)
         ]

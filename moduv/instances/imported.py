@@ -74,9 +74,10 @@ def _import(
     instances = sum(map(len, found.values()))
     if known is None:
         segments = sorted({frame.segment for frame in found})
+        some = ", ".join(segments[:3]) + (", …" if len(segments) > 3 else "")
         say(
             f"{coco}: without --split nothing tells whether its {len(found)} frames of "
-            f"{len(segments)} segments ({', '.join(segments[:3])}, …) exist"
+            f"{len(segments)} segments exist: {some}"
         )
     else:
         say(f"{coco}: has {len(found)} of the {len(known)} frames of {split}")
@@ -143,12 +144,13 @@ def read_coco(
             raise InputError(
                 f"{where}: frame {frame.line()!r} occurs twice; keep one of its images."
             )
-        if known is not None and frame not in known:
-            raise InputError(
-                f"{where} is frame {frame.line()!r}, which is not in the split; "
-                "give the split that the labels are for, or the images' names with --names."
-            )
         found[frame] = _labels(image, of_image.get(image.id, []))
+    others = [] if known is None else [frame.line() for frame in found if frame not in known]
+    if others:
+        raise InputError(
+            f"{path}: {len(others)} of {len(found)} images are of frames like {others[0]!r} that the split "
+            "lacks; give the split that the labels are for, or the images' names with --names."
+        )
     if names is not None and len(names) > len(found):
         say(f"{path}: lacks {len(names) - len(found)} of the {len(names)} images of --names")
     return found
