@@ -18,7 +18,7 @@ from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
 from moduv.engine.cores import SPINS, load_function
-from moduv.engine.errors import InputError, refusal
+from moduv.engine.errors import InputError, is_lost, refusal
 from moduv.engine.files import reason_of
 from moduv.engine.pipeline import config_class
 from moduv.runs.catalogue import COMMANDS
@@ -89,12 +89,17 @@ def _group() -> Iterator[None]:
         distributed.start()
         yield
     except (Exception, KeyboardInterrupt) as error:
-        if not distributed.first_to_fail():
-            interrupted = isinstance(error, KeyboardInterrupt)
-            # torchrun ends this process as soon as the first has left, whose exit code is to count.
-            time.sleep(0 if interrupted else 10)
-            sys.exit(130 if interrupted else 1)
-        raise
+        lost, interrupted = is_lost(error), isinstance(error, KeyboardInterrupt)
+        if not lost and distributed.first_to_fail():
+            raise
+        # torchrun ends this process as soon as the first has left, whose exit code is to count.
+        time.sleep(0 if interrupted else 10)
+        if lost and distributed.first_to_fail():
+            raise InputError(
+                "the connection to another process was lost; the same command continues from the last "
+                "saved state."
+            ) from None
+        sys.exit(130 if interrupted else 1)
     finally:
         distributed.stop()
 

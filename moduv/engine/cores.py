@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moduv.engine.errors import InputError, refusal
+from moduv.engine.errors import InputError, is_lost, refusal
 
 MOST_PROCESSES = 8
 """Each holds the networks and its share of a batch."""
@@ -88,7 +88,7 @@ def run_on_cores(path: str, arguments: Mapping[str, Any]) -> Any:
             sentence = _failure(Path(meeting), others)
             if sentence is not None:
                 raise InputError(sentence) from error
-            for crashed in Path(meeting).glob("crashed-*") if _is_lost(error) else ():
+            for crashed in Path(meeting).glob("crashed-*") if is_lost(error) else ():
                 print(crashed.read_text(), file=sys.stderr)
             raise
         finally:
@@ -147,11 +147,6 @@ def _failure(meeting: Path, others: Sequence[subprocess.Popen[bytes]]) -> str | 
                 "the same command continues from the last saved state."
             )
     return None
-
-
-def _is_lost(error: Exception) -> bool:
-    """Check whether an error only says that another process is gone."""
-    return isinstance(error, RuntimeError) and "onnection" in str(error)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -41,3 +41,9 @@ def refusal(error: OSError) -> str | None:
     if error.errno == errno.ENOTDIR:
         path = next((part for part in (path, *path.parents) if part.is_file()), path)
     return f"{path}: {remedy}."
+
+
+def is_lost(error: BaseException) -> bool:
+    """Check whether an error only says that another process of the run is gone."""
+    kind = type(error).__name__  # of torch.distributed, which not every command loads
+    return isinstance(error, RuntimeError) and ("onnection" in str(error) or kind[:4] == "Dist")
