@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from moduv import geometry
-from moduv.motion.fields import EgoMotion, MotionModel
+from moduv.motion.fields import EgoMotion
 from moduv.motion.losses import compute_losses
 from moduv.motion.phases import PHASES, MotionConfig
 
@@ -110,9 +112,7 @@ class Tiny(nn.Module):
         return flows, [self.motion_mask(features)] if with_mask else None
 
 
-def losses_on_golden_frames(
-    model: MotionModel, golden: dict[str, Tensor], phase: str
-) -> dict[str, Tensor]:
+def losses_on_golden_frames(model: Any, golden: dict[str, Tensor], phase: str) -> dict[str, Tensor]:
     """The loss terms of the reference's frames, without noise and with the ground plane it was given."""
     K = golden["K"][None]
     images = golden["images"].permute(0, 3, 1, 2)[None].float() / 255

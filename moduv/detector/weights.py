@@ -48,7 +48,7 @@ def load_detector(
     file = path / WEIGHTS if path.is_dir() else path
     state = checkpoint.load_weights(file)
     model = build_detector(architecture_of(file, state))
-    checkpoint.load_strict(model, _without_counters(state), file)
+    checkpoint.load_strict(model, state, file)
     model.to(chosen)
     if dtype is not None:
         run_in_half(model, dtype)
@@ -76,13 +76,10 @@ def architecture_of(file: Path, state: Mapping[str, Tensor]) -> DetectorConfig:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a flat state dict, official or ours; strict, and the model is untouched when it fails.
 
-    Batch counters, which the official files hold, are left out.
-
     Raises:
         InputError: with the keys that are missing, unexpected or of another shape.
     """
-    state = checkpoint.load_weights(path)
-    checkpoint.load_strict(model, _without_counters(state), path)
+    checkpoint.load_strict(model, checkpoint.load_weights(path), path)
 
 
 def load_backbone(backbone: nn.Module, path: str | Path) -> None:
@@ -103,7 +100,7 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> None:
     if not encoder:
         raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
     body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone
-    checkpoint.load_strict(body, _without_counters(encoder), path)
+    checkpoint.load_strict(body, encoder, path)
 
 
 def _parsed(told: str, file: Path) -> Any:
@@ -113,7 +110,3 @@ def _parsed(told: str, file: Path) -> Any:
         raise InputError(
             f"{file}: its 'architecture' is not readable as JSON ({error}); export it again."
         ) from None
-
-
-def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}

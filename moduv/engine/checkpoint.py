@@ -83,12 +83,14 @@ def metadata(path: str | Path) -> dict[str, str]:
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
     """Load weights into a module, or leave it untouched and say what differs.
 
-    Batch counters (`num_batches_tracked`) may be absent, as in checkpoints of frozen normalisation.
+    Batch counters (`num_batches_tracked`) do not count: frozen normalisation has none.
     Raises InputError naming missing, unexpected and mis-shaped keys.
     """
     own = module.state_dict()
-    missing = [k for k in own if k not in state_dict and not k.endswith("num_batches_tracked")]
-    unexpected = [key for key in state_dict if key not in own]
+    missing, unexpected = (
+        [k for k in keys if k not in others and not k.endswith("num_batches_tracked")]
+        for keys, others in ((own, state_dict), (state_dict, own))
+    )
     shapes = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]
     if missing or unexpected or shapes:
         parts = [

@@ -9,43 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
 from moduv import geometry
+from moduv.motion.networks.dynamo_depth import DynamoDepth, EgoMotion
 from moduv.motion.phases import PHASES, MotionConfig, Phase
 
 Batch = dict[str, Tensor]
 """images (B, 3, 3, H, W): frames -1, 0, +1 in [0, 1]; augmented, the same shape: what the networks see
 (images where absent); K, inv_K (B, 4, 4) in pixels; time_steps (B, 2), where present: the positive
 time from the centre to each neighbour, in units of the usual interval."""
-
-
-@dataclass(frozen=True)
-class EgoMotion:
-    """How the camera moved."""
-
-    poses: Tensor
-    """(B, 2, 4, 4): from the centre camera's coordinates to each neighbour's."""
-    mean: Tensor
-    """(B, 6): what the pose network says of one step in time, translation then axis-angle; detached."""
-
-
-class MotionModel(Protocol):
-    """What the losses ask of the networks; `moduv.motion.networks.DynamoDepth` is one."""
-
-    def disparity(self, image: Tensor) -> list[Tensor]: ...
-
-    def ego_motion(
-        self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
-    ) -> EgoMotion: ...
-
-    def motion(
-        self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
-    ) -> tuple[list[Tensor], list[Tensor] | None]: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +71,7 @@ class MotionFields:
 
 
 def motion_fields(
-    model: MotionModel, batch: Batch, phase: Phase, config: MotionConfig
+    model: DynamoDepth, batch: Batch, phase: Phase, config: MotionConfig
 ) -> MotionFields:
     """Run the networks a phase needs and bring their outputs together."""
     outputs = _run(model, batch, phase, config)
@@ -106,7 +82,7 @@ def motion_fields(
 
 
 def mask_and_depth(
-    model: MotionModel, batch: Batch, config: MotionConfig
+    model: DynamoDepth, batch: Batch, config: MotionConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What later stages read of the centre frames, without the geometry that only training needs.
 
@@ -135,7 +111,7 @@ class _Outputs:
     logits: list[Tensor] | None = None
 
 
-def _run(model: MotionModel, batch: Batch, phase: Phase, config: MotionConfig) -> _Outputs:
+def _run(model: DynamoDepth, batch: Batch, phase: Phase, config: MotionConfig) -> _Outputs:
     """Run the networks the phase needs; those it does not train leave no gradient."""
     frames = batch.get("augmented", batch["images"])
     with _gradients(phase, "depth_dec"):
@@ -202,36 +178,28 @@ def _scale_fields(outputs: _Outputs, scale: int, batch: Batch, config: MotionCon
     points = _per_neighbour(centre_points)  # (2B, 3, H, W)
     ego_points = geometry.transform(poses, points)
     ego_coordinates = geometry.project(ego_points, K)
-    neighbours = _fold(batch["images"][:, ::2])
-    if outputs.flows is None:
-        return ScaleFields(
-            disparity=disparity,
-            depth=depth,
-            ego_coordinates=_unfold(ego_coordinates),
-            coordinates=_unfold(ego_coordinates),
-            warped=_unfold(geometry.warp(neighbours, ego_coordinates)),
-        )
-    ego_flow = ego_points - points
-    complete, residual = _flows(outputs.flows[scale].float(), ego_flow, depth, batch, config)
-    complete_full = geometry.resize(complete, depth.shape[-2:])
-    complete_coordinates = geometry.project(points + complete_full, K)
-    coordinates, independent, logit = complete_coordinates, None, None
-    if outputs.logits is not None:
-        logit = outputs.logits[scale].float()
-        mask = _per_neighbour(geometry.resize(logit, depth.shape[-2:]).sigmoid())
-        independent = mask * (complete_full - ego_flow)
-        coordinates = geometry.project(geometry.transform(poses, points + independent), K)
+    coordinates = ego_coordinates
+    complete = residual = complete_coordinates = logit = independent = None
+    if outputs.flows is not None:
+        ego_flow = ego_points - points
+        complete, residual = _flows(outputs.flows[scale].float(), ego_flow, depth, batch, config)
+        complete_full = geometry.resize(complete, depth.shape[-2:])
+        coordinates = complete_coordinates = geometry.project(points + complete_full, K)
+        if outputs.logits is not None:
+            logit = outputs.logits[scale].float()
+            mask = _per_neighbour(geometry.resize(logit, depth.shape[-2:]).sigmoid())
+            independent = mask * (complete_full - ego_flow)
+            coordinates = geometry.project(geometry.transform(poses, points + independent), K)
+    warped = geometry.warp(_fold(batch["images"][:, ::2]), coordinates)
     return ScaleFields(
-        disparity=disparity,
-        depth=depth,
-        ego_coordinates=_unfold(ego_coordinates),
-        coordinates=_unfold(coordinates),
-        warped=_unfold(geometry.warp(neighbours, coordinates)),
-        complete_flow=_unfold(complete),
-        residual_flow=_unfold(residual),
-        complete_coordinates=_unfold(complete_coordinates),
-        motion_logit=logit,
-        independent_flow=None if independent is None else _unfold(independent),
+        disparity,
+        depth,
+        _unfold(ego_coordinates),
+        _unfold(coordinates),
+        _unfold(warped),
+        *map(_unfold_known, (complete, residual, complete_coordinates)),
+        logit,
+        _unfold_known(independent),
     )
 
 
@@ -257,3 +225,7 @@ def _fold(tensor: Tensor) -> Tensor:
 def _unfold(tensor: Tensor) -> Tensor:
     """(2B, …) to (B, 2, …)."""
     return rearrange(tensor, "(b n) ... -> b n ...", n=2)
+
+
+def _unfold_known(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _unfold(tensor)

@@ -18,7 +18,8 @@ from moduv import geometry
 from moduv.depth.ground import above_ground
 from moduv.depth.photometric import disparity_smoothness, edge_aware, photometric
 from moduv.engine import distributed
-from moduv.motion.fields import Batch, MotionModel, ScaleFields, motion_fields
+from moduv.motion.fields import Batch, ScaleFields, motion_fields
+from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
 
 
@@ -58,7 +59,7 @@ def mask_sparsity(
 
 
 def compute_losses(
-    model: MotionModel,
+    model: DynamoDepth,
     batch: Batch,
     phase: Phase,
     ramp: float,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -11,9 +13,18 @@ from moduv.depth.networks import depth_networks
 from moduv.depth.networks.camera import LearnedCamera
 from moduv.depth.networks.resnet import ResNetEncoder
 from moduv.engine.errors import InputError
-from moduv.motion.fields import EgoMotion
 from moduv.motion.networks import street
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
+
+
+@dataclass(frozen=True)
+class EgoMotion:
+    """How the camera moved."""
+
+    poses: Tensor
+    """(B, 2, 4, 4): from the centre camera's coordinates to each neighbour's."""
+    mean: Tensor
+    """(B, 6): what the pose network says of one step in time, translation then axis-angle; detached."""
 
 
 class DynamoDepth(nn.Module):
