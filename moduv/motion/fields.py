@@ -197,7 +197,9 @@ def _scale_fields(outputs: _Outputs, scale: int, batch: Batch, config: MotionCon
         _unfold(ego_coordinates),
         _unfold(coordinates),
         _unfold(warped),
-        *map(_unfold_known, (complete, residual, complete_coordinates)),
+        _unfold_known(complete),
+        _unfold_known(residual),
+        _unfold_known(complete_coordinates),
         logit,
         _unfold_known(independent),
     )
