@@ -35,7 +35,7 @@ from torch.nn import functional
 from torchvision.models.detection import MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from moduv.detector.config import PAPER, STREET, DetectorConfig
+from moduv.detector.config import PAPER, DetectorConfig, detector_config
 from moduv.detector.data import LabelledFrames
 from moduv.detector.model import build_detector
 from moduv.detector.train import detector_step
@@ -48,6 +48,7 @@ from moduv.instances import rle
 from moduv.instances.instances import Instances
 from moduv.instances.store import read_labels, write_labels
 
+STREET = detector_config("street")
 FULL, QUICK = (1280, 1920), (128, 192)
 OBJECTS = 20
 NETWORKS = {

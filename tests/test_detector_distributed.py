@@ -82,7 +82,6 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import moduv.detector.train as training
-from moduv.detector.config import PRESETS
 from moduv.detector.transforms import AugmentationConfig
 from moduv.engine import distributed
 from moduv.engine.loop import LoopConfig
@@ -90,7 +89,7 @@ from moduv.frames.clip import FrameRef
 from test_detector_distributed import FROZEN
 root, stop, precise = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4]
 distributed.start()
-PRESETS["street"] = FROZEN
+training.detector_config = lambda _: FROZEN
 # Frozen layers of random numbers are as good as others to compare with.
 loop = LoopConfig(steps=3, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
 settings = training.DetectorTrainingConfig(loop, detector="street", augmentation=AugmentationConfig(jitter=0.5))

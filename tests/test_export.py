@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from moduv.cli import main
-from moduv.detector.config import PAPER, STREET, DetectorConfig
+from moduv.detector.config import PAPER, DetectorConfig, detector_config
 from moduv.detector.export import (
     Difference,
     ExportConfig,
@@ -47,6 +47,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 DOCS = Path(__file__).resolve().parents[1] / "docs/export.md"
+STREET = detector_config("street")
 SMALL_PAPER = replace(
     PAPER, min_size=128, max_size=224, proposals_test=100, max_detections=20, box_hidden=64
 )

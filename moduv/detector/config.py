@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moduv.engine.errors import InputError
+from moduv.engine.config import load_preset
 
 
 @dataclass(frozen=True)
@@ -51,30 +51,8 @@ class DetectorConfig:
 
 
 PAPER = DetectorConfig()
-STREET = DetectorConfig(
-    backbone="street",
-    widths=(24, 48, 96, 128),
-    fpn_channels=32,
-    min_size=96,
-    max_size=160,
-    size_divisible=16,
-    anchor_sizes=(10, 20, 40, 80),
-    rpn_samples=128,
-    rpn_match=0.5,
-    proposals_train=128,
-    proposals_test=128,
-    roi_scale=56,
-    roi_samples=1,
-    box_samples=64,
-    box_hidden=128,
-    mask_resolution=7,
-    mask_layers=(32, 32),
-)
-PRESETS = {"paper": PAPER, "street": STREET}
 
 
 def detector_config(preset: str) -> DetectorConfig:
-    """The architecture of a preset. Raises InputError for an unknown name."""
-    if preset not in PRESETS:
-        raise InputError(f"detector preset {preset!r} does not exist; choose one of {[*PRESETS]}.")
-    return PRESETS[preset]
+    """The architecture of a preset, its section `detector`. Raises InputError for an unknown name."""
+    return load_preset(DetectorConfig, preset, "detector")

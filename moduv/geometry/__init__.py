@@ -16,24 +16,3 @@ from moduv.geometry.projection import (
 )
 from moduv.geometry.rigid import inverse_pose, pose_matrix, rotation_matrix, transform
 from moduv.geometry.sampling import resize, warp
-
-__all__ = [
-    "back_project",
-    "depth_to_disparity",
-    "disparity_to_depth",
-    "ground_disparity",
-    "ground_points",
-    "inverse_pose",
-    "photometric_error",
-    "pixel_grid",
-    "pose_matrix",
-    "project",
-    "ransac_plane",
-    "rays",
-    "resize",
-    "rotation_matrix",
-    "smoothness",
-    "ssim",
-    "transform",
-    "warp",
-]

@@ -9,5 +9,3 @@ Disparity, flow and mask of one scale have the same size.
 """
 
 from moduv.motion.networks.dynamo_depth import DynamoDepth
-
-__all__ = ["DynamoDepth"]
