@@ -90,15 +90,9 @@ class CropMasks:
         return CropMasks(torch.cat([self.pixels[:0], *parts]), places, (height, width))
 
     def targets(self, boxes: Tensor, matched: Tensor, side: int) -> Tensor:
-        """What a mask head of `side` x `side` should say of boxes; RoIAlign of each one's mask.
+        """What a mask head should say of boxes (K, 4) XYXY: (K, side, side) in [0, 1].
 
-        Args:
-            boxes: (K, 4) float XYXY in pixels of the image, inside it.
-            matched: (K,) int64: which mask is read for a box.
-            side: pixels of the result in either direction.
-
-        Returns:
-            (K, side, side) in [0, 1].
+        RoIAlign reads the mask that a box is `matched` (K,) int64 with.
         """
         order = matched.argsort(stable=True)
         # A GPU would wait twice to count: for the largest number and for the counts.

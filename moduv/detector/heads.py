@@ -39,19 +39,12 @@ class CropRoIHeads(RoIHeads):
 
     def forward(
         self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target] | None = None,
+        features: dict[str, Tensor],  # pyramid levels (B, C, H_l, W_l)
+        proposals: list[Tensor],  # per image (K, 4) XYXY in pixels of the network's input
+        image_shapes: list[tuple[int, int]],  # (H, W) of each image in the network's input
+        targets: list[Target] | None = None,  # per image, in training
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections in evaluation, losses in training.
-
-        Args:
-            features: pyramid levels (B, C, H_l, W_l).
-            proposals: per image (K, 4) XYXY in pixels of the network's input.
-            image_shapes: height and width of each image in the network's input.
-            targets: per image, in pixels of the network's input; training only.
-        """
+        """Detections in evaluation, losses in training."""
         if not self.training or targets is None or isinstance(targets[0]["masks"], Tensor):
             return super().forward(features, proposals, image_shapes, targets)
         proposals, matched, labels, box_targets = self.select_training_samples(proposals, targets)
@@ -60,32 +53,23 @@ class CropRoIHeads(RoIHeads):
         classifier, box_reg = box_losses(logits, regression, labels, box_targets)
         # As indices, because every use of a mask would wait for the GPU once more.
         positive = [torch.where(label > 0)[0] for label in labels]
-        regions = [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)]
-        pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
-        mask = mask_loss(
-            self.mask_predictor(pooled),
-            regions,
-            [index[chosen] for index, chosen in zip(matched, positive, strict=True)],
-            torch.cat([label[chosen] for label, chosen in zip(labels, positive, strict=True)]),
-            [target["masks"] for target in targets],
+        regions, matched, classes = (
+            [values[chosen] for values, chosen in zip(each, positive, strict=True)]
+            for each in (proposals, matched, labels)
         )
+        pooled = self.mask_head(self.mask_roi_pool(features, regions, image_shapes))
+        masks = [target["masks"] for target in targets]
+        mask = mask_loss(self.mask_predictor(pooled), regions, matched, torch.cat(classes), masks)
         return [], {"loss_classifier": classifier, "loss_box_reg": box_reg, "loss_mask": mask}
 
 
 def box_losses(
-    logits: Tensor,
-    regression: Tensor,
-    labels: list[Tensor],
-    targets: list[Tensor],
+    logits: Tensor,  # (sum of K, classes)
+    regression: Tensor,  # (sum of K, 4 classes)
+    labels: list[Tensor],  # per image (K,), 0 for background
+    targets: list[Tensor],  # per image (K, 4), in the box coder's units
 ) -> tuple[Tensor, Tensor]:
-    """Losses of the regions' classes and boxes (Ren et al. 2015), the mean over images.
-
-    Args:
-        logits: (sum of K, classes).
-        regression: (sum of K, 4 classes).
-        labels: per image (K,), 0 for background.
-        targets: per image (K, 4), in the box coder's units.
-    """
+    """Losses of the regions' classes and boxes (Ren et al. 2015), the mean over images."""
     shares = region_shares([len(label) for label in labels], logits)
     label, target = torch.cat(labels), torch.cat(targets)
     classes = functional.cross_entropy(logits.float(), label, reduction="none")
@@ -96,21 +80,13 @@ def box_losses(
 
 
 def mask_loss(
-    logits: Tensor,
-    regions: list[Tensor],
-    matched: list[Tensor],
-    labels: Tensor,
+    logits: Tensor,  # (sum of K, classes, M, M)
+    regions: list[Tensor],  # per image (K, 4) XYXY
+    matched: list[Tensor],  # per image (K,), the object that a region belongs to
+    labels: Tensor,  # (sum of K,), the regions' classes
     masks: list[CropMasks],
 ) -> Tensor:
-    """Cross entropy of the mask of each region's class (He et al. 2017), the mean over images.
-
-    Args:
-        logits: (sum of K, classes, M, M).
-        regions: per image (K, 4) XYXY.
-        matched: per image (K,): the object that a region belongs to.
-        labels: (sum of K,): the regions' classes.
-        masks: per image.
-    """
+    """Cross entropy of the mask of each region's class (He et al. 2017), the mean over images."""
     if not len(labels):
         return logits.sum() * 0
     side = logits.shape[-1]

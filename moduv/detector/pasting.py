@@ -11,15 +11,10 @@ from moduv.instances.crops import Crop
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[Crop]:
-    """Scale masks to their boxes, with the same numbers as torchvision's `paste_masks_in_image`.
+    """Scale masks (N, M, M) to their boxes (N, 4) XYXY in an image of `size` (H, W).
 
-    Args:
-        masks: (N, M, M) probabilities inside the boxes.
-        boxes: (N, 4) XYXY in pixels of the image; they may leave it.
-        size: height and width of the image.
-
-    Returns:
-        N masks, cut at the image's border; without pixels where the box lies beside the image.
+    The numbers are those of torchvision's `paste_masks_in_image`. Masks are cut at the image's border, and
+    have no pixels where the box lies beside the image.
     """
     padded, scale = expand_masks(masks.detach().float().cpu()[:, None], padding=1)
     whole = expand_boxes(boxes.detach().float().cpu(), scale).long().tolist()

@@ -47,16 +47,7 @@ class TableRoIAlign(MultiScaleRoIAlign):
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """Pool regions.
-
-        Args:
-            x: levels (N, C, H_l, W_l).
-            boxes: per image (K_n, 4) XYXY in pixels of the network's input.
-            image_shapes: not needed on CPUs, the strides being known.
-
-        Returns:
-            (sum of K_n, C, R, R).
-        """
+        """Pool the regions (K_n, 4) XYXY of every image from levels (N, C, H_l, W_l): (sum of K_n, C, R, R)."""
         levels = [x[name] for name in self.featmap_names]
         if levels[0].is_cuda and not self.half_pixels:
             return super().forward(x, boxes, image_shapes)
@@ -98,9 +89,7 @@ class TableRoIAlign(MultiScaleRoIAlign):
     def _axis(self, start: Tensor, end: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The cells that regions read along one axis, and their weights: (K, R, 2 samples) each.
 
-        Args:
-            start, end: (K,) in cells of each region's level.
-            count: (K,) cells of the level.
+        Regions reach from `start` to `end` (K,) on axes of `count` (K,) cells.
         """
         extent = end - start if self.half_pixels else (end - start).clamp(min=1)
         points = self.output_size[0] * self.sampling_ratio

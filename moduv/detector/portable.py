@@ -43,10 +43,7 @@ class PortableDetector(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Detect objects.
-
-        Args:
-            image: (3, H, W) RGB, uint8 or float in [0, 1].
+        """Detect objects in an image (3, H, W) RGB, uint8 or float in [0, 1].
 
         Returns:
             boxes (N, 4) XYXY in the image's pixels, scores (N,) by falling score, and masks, probabilities:
@@ -140,15 +137,8 @@ def _followed(size: Tensor) -> list[int]:
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Scale masks to their boxes in an image of zeros, as torchvision's `paste_masks_in_image` does.
 
-    Bilinear scaling is a product with two matrices, so that all masks are pasted at once.
-
-    Args:
-        masks: (N, M, M) probabilities inside the boxes.
-        boxes: (N, 4) XYXY in pixels of the image; they may leave it.
-        height, width: of the image.
-
-    Returns:
-        (N, height, width).
+    Bilinear scaling is a product with two matrices, so that all masks (N, M, M) are pasted at once into
+    their boxes (N, 4) XYXY: (N, height, width).
     """
     padded = functional.pad(masks, (1, 1, 1, 1))
     side = masks.shape[-1] + 2

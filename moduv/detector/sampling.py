@@ -33,21 +33,13 @@ class ImageSampler(torchvision_utils.BalancedPositiveNegativeSampler):
         return [positive for positive, _ in drawn], [negative for _, negative in drawn]
 
     def _draw(self, matched: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def some(indices: Tensor, count: int) -> Tensor:
+            order = torch.randperm(len(indices), generator=generator, device=indices.device)
+            mask = torch.zeros_like(matched, dtype=torch.uint8)
+            mask[indices[order[:count]]] = 1
+            return mask
+
         positive, negative = torch.where(matched >= 1)[0], torch.where(matched == 0)[0]
         positives = min(int(self.batch_size_per_image * self.positive_fraction), len(positive))
         negatives = min(self.batch_size_per_image - positives, len(negative))
-        return (
-            _mask(matched, _some(positive, positives, generator)),
-            _mask(matched, _some(negative, negatives, generator)),
-        )
-
-
-def _some(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(indices), generator=generator, device=indices.device)
-    return indices[order[:count]]
-
-
-def _mask(like: Tensor, chosen: Tensor) -> Tensor:
-    mask = torch.zeros_like(like, dtype=torch.uint8)
-    mask[chosen] = 1
-    return mask
+        return some(positive, positives), some(negative, negatives)

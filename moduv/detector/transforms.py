@@ -190,13 +190,7 @@ def augment(
     rng: np.random.Generator,
     other: Callable[[np.random.Generator], LabelledFrame],
 ) -> Sample:
-    """Turn a frame into a sample for the detector.
-
-    Args:
-        frame: the frame with its objects.
-        config: which changes, how often.
-        rng: the source of every random choice.
-        other: draws another frame, whose objects are pasted.
+    """Turn a frame into a sample for the detector; `other` draws a frame whose objects are pasted.
 
     Returns:
         The image (3, H, W) uint8 and the detector's target: `boxes` (N, 4) float32, `labels` (N,)
