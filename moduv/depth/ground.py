@@ -24,23 +24,19 @@ class GroundConfig:
 
 
 def above_ground(
-    disparity: Tensor,
-    inv_K: Tensor,
+    disparity: Tensor,  # (B, 1, h, w)
+    inv_K: Tensor,  # (B, 4, 4), for pixels of that size
     min_depth: float,
     max_depth: float,
     ground: GroundConfig | None = None,
     *,
-    plane: Tensor | None = None,
+    plane: Tensor | None = None,  # (B, 3)
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """How far points lie under the ground, in disparity, averaged over pixels.
 
-    Args:
-        disparity: (B, 1, h, w).
-        inv_K: (B, 4, 4), for pixels of that size.
-        min_depth, max_depth: depths of disparity 1 and 0.
-        ground: how the plane is found.
-        plane: (B, 3), a known ground; without it, it is found among the lowest points.
+    The ground is a given `plane`, or the one found among the lowest points. `min_depth` and `max_depth` are
+    the depths of disparity 1 and 0.
     """
     ground = ground or GroundConfig()
     depth = geometry.disparity_to_depth(disparity, min_depth, max_depth)

@@ -27,8 +27,8 @@ def photometric(
     Args:
         warped: (B, 2, 3, H, W), the neighbours warped to the centre.
         images: (B, 3, 3, H, W), frames -1, 0, +1.
-        automask: let pixels that the unwarped neighbours explain better not count.
-        pyramid: pooling factors whose errors are added to that at full size.
+        automask: ignore pixels that the unwarped neighbours explain better.
+        pyramid: pooling factors whose errors are added.
         tie_break: standard deviation of the noise on the unwarped neighbours' errors.
     """
     error = _pyramid_error(warped, images[:, 1], pyramid)

@@ -80,8 +80,7 @@ class Triplets:
         self.focal_factor = focal_factor
         self._capacity = max(3, cache_bytes // (height * width * 3))
         self._images: OrderedDict[FrameRef, np.ndarray] = OrderedDict()
-        self._cameras: dict[str, Intrinsics] = {}
-        self._assumed: dict[str, bool] = {}
+        self._cameras: dict[str, tuple[Intrinsics, bool]] = {}
         self._small_suffices: dict[str, bool] = {}
 
     def __len__(self) -> int:
@@ -94,7 +93,7 @@ class Triplets:
         rng = np.random.default_rng(seed)
         centre = self.frames[index]
         images = np.stack([self._image(centre.neighbour(offset)) for offset in OFFSETS])
-        camera = self.camera(centre.segment)
+        camera, assumed = self.camera(centre.segment)
         if rng.random() < self.flip:
             images, camera = images[:, :, ::-1], camera.flipped()
         pixels = torch.from_numpy(np.ascontiguousarray(images))
@@ -106,7 +105,7 @@ class Triplets:
             "augmented": jitter_colours(clean, rng) if jittered else clean,
             "K": torch.from_numpy(camera.matrix4()).float(),
             "inv_K": torch.from_numpy(camera.inverse4()).float(),
-            "assumed": torch.tensor(self.is_assumed(centre.segment)),
+            "assumed": torch.tensor(assumed),
             "time_steps": torch.tensor(steps),
         }
 
@@ -114,19 +113,13 @@ class Triplets:
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
-    def camera(self, segment: str) -> Intrinsics:
-        """The segment's intrinsics at training size."""
+    def camera(self, segment: str) -> tuple[Intrinsics, bool]:
+        """The segment's intrinsics at training size, and whether they are a guess."""
         if segment not in self._cameras:
-            camera = self._read_camera(segment)
-            assumed = self.is_assumed(segment)
-            self._cameras[segment] = camera.zoomed(self.focal_factor) if assumed else camera
+            camera, assumed = self._read_camera(segment), is_assumed(self.root, segment)
+            camera = camera.zoomed(self.focal_factor) if assumed else camera
+            self._cameras[segment] = camera, assumed
         return self._cameras[segment]
-
-    def is_assumed(self, segment: str) -> bool:
-        """Whether the segment's intrinsics are a guess."""
-        if segment not in self._assumed:
-            self._assumed[segment] = is_assumed(self.root, segment)
-        return self._assumed[segment]
 
     def _read_camera(self, segment: str) -> Intrinsics:
         if not self.field_of_view or has_intrinsics(self.root, segment):

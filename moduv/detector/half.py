@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 PARTS = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.mask_head")
@@ -25,14 +26,6 @@ def _in_half(forward: Callable[..., Any], kind: str, dtype: torch.dtype) -> Call
     def halved(*inputs: Any) -> Any:
         with torch.autocast(kind, dtype):
             result = forward(*inputs)
-        return _in_float(result)
+        return tree_map(torch.Tensor.float, result)
 
     return halved
-
-
-def _in_float(result: Any) -> Any:
-    if isinstance(result, torch.Tensor):
-        return result.float()
-    if isinstance(result, dict):
-        return {name: _in_float(value) for name, value in result.items()}
-    return type(result)(_in_float(value) for value in result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +55,18 @@ def load_detector(
 
 
 def architecture_of(file: Path, state: Mapping[str, Tensor]) -> DetectorConfig:
-    """The architecture that weights belong to.
+    """The architecture of the weights `state` in a file.
 
-    It is what a safetensors file says, then what `detector.json` beside `weights.pth` says; without either, the
-    published or the street network's.
-
-    Args:
-        file: the weights.
-        state: what they hold.
+    A safetensors file holds it; `weights.pth` has `detector.json` beside it. Without either, it is the
+    published or the street network's, by the keys.
     """
     if told := checkpoint.metadata(file).get("architecture"):
-        return build(DetectorConfig, _parsed(told, file), str(file))
+        try:
+            return build(DetectorConfig, json.loads(told), str(file))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{file}: its 'architecture' is not readable as JSON ({error}); export it again."
+            ) from None
     description = file.parent / ARCHITECTURE
     if file.name == WEIGHTS and description.is_file():
         return build(DetectorConfig, read_json(description), str(description))
@@ -101,12 +101,3 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> None:
         raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
     body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone
     checkpoint.load_strict(body, encoder, path)
-
-
-def _parsed(told: str, file: Path) -> Any:
-    try:
-        return json.loads(told)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}: its 'architecture' is not readable as JSON ({error}); export it again."
-        ) from None

@@ -1,7 +1,8 @@
 """Cameras, rigid motion and images: the differentiable geometry behind Dynamo-Depth.
 
 Everything is batched, in float32, and free of host synchronisation. Pixel centres lie at integer
-coordinates. Matrices are homogeneous (B, 4, 4), points (B, 3, H, W), fields (B, C, H, W).
+coordinates. Matrices are homogeneous: poses and intrinsics (B, 4, 4), the latter in pixels. Points are
+(B, 3, H, W) in the unit of depth, fields (B, C, H, W), images (B, C, H, W) in [0, 1].
 """
 
 from moduv.geometry.ground import ground_disparity, ground_points, ransac_plane

@@ -27,17 +27,9 @@ def ransac_plane(
     tries: int = 100,
     tolerance: float = 0.005,
 ) -> Tensor:
-    """The plane that most points lie on, among planes fitted to a few random points each.
+    """The plane (B, 3) that most points (B, 3, N) lie on, of `tries` planes fitted to a few `samples` each.
 
-    Args:
-        points: (B, 3, N), camera coordinates.
-        generator: source of the random choices, on the device of `points`.
-        samples: points a plane is fitted to.
-        tries: planes tried.
-        tolerance: largest difference in Y of a point on the plane, in the unit of the points.
-
-    Returns:
-        (B, 3): a, b, c. Not differentiable.
+    A point on a plane differs from it in Y by less than `tolerance`. Not differentiable.
     """
     batch, _, count = points.shape
     chosen = torch.randint(
@@ -73,12 +65,7 @@ def _fit_planes(points: Tensor) -> Tensor:
 def ground_disparity(
     plane: Tensor, inv_K: Tensor, size: tuple[int, int], min_depth: float, max_depth: float
 ) -> tuple[Tensor, Tensor]:
-    """The disparity of a plane behind every pixel.
-
-    Args:
-        plane: (B, 3): a, b, c.
-        inv_K: (B, 4, 4), inverse intrinsics in pixels of an image of `size` (H, W).
-        min_depth, max_depth: depths of disparity 1 and 0.
+    """The disparity of a plane (B, 3) behind every pixel of an image of `size` (H, W).
 
     Returns:
         Disparity (B, 1, H, W) and where it is real, (B, 1, H, W) bool: rays that meet the plane

@@ -13,13 +13,9 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural dissimilarity (1 - SSIM) / 2 over 3 x 3 windows, reflected at the border.
+    """Structural dissimilarity (1 - SSIM) / 2 over 3 x 3 windows, (B, C, H, W) in [0, 1], 0 where they agree.
 
-    Args:
-        first, second: (B, C, H, W) in [0, 1].
-
-    Returns:
-        (B, C, H, W) in [0, 1]; 0 where the windows agree.
+    Images (B, C, H, W) are reflected at the border.
     """
     channels = first.shape[1]
     # Apart from each other, because usually only one of the two images wants a gradient.
@@ -71,29 +67,14 @@ class _WindowMeans(torch.autograd.Function):
 
 
 def photometric_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """0.85 structural dissimilarity + 0.15 absolute difference, averaged over channels.
-
-    Args:
-        prediction, target: (B, C, H, W) in [0, 1].
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
-    """
+    """0.85 structural dissimilarity + 0.15 absolute difference, averaged over channels: (B, 1, H, W)."""
     structure = ssim(prediction, target).mean(1, keepdim=True)
     difference = (prediction - target).abs().mean(1, keepdim=True)
     return SSIM_WEIGHT * structure + (1 - SSIM_WEIGHT) * difference
 
 
 def smoothness(field: Tensor, image: Tensor) -> Tensor:
-    """Mean absolute gradient of a field, discounted where the image has edges.
-
-    Args:
-        field: (B, C, H, W).
-        image: (B, 3, H, W) in [0, 1].
-
-    Returns:
-        Scalar, in units of the field a pixel.
-    """
+    """Mean absolute gradient of a field, in its units a pixel, discounted where the image has edges."""
     return sum(
         (field.diff(dim=axis).abs() * torch.exp(-_edges(image, axis))).mean() for axis in (2, 3)
     )  # type: ignore[return-value]

@@ -27,43 +27,22 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def rays(inv_K: Tensor, height: int, width: int) -> Tensor:
-    """Points at depth 1 behind every pixel: K⁻¹ (x, y, 1).
-
-    Args:
-        inv_K: (B, 4, 4) or (B, 3, 3), inverse intrinsics in pixels.
-
-    Returns:
-        (B, 3, H, W).
-    """
+    """Points (B, 3, H, W) at depth 1 behind every pixel, K⁻¹ (x, y, 1); inv_K may be (B, 3, 3)."""
     grid = pixel_grid(height, width, inv_K).flatten(2)  # (1, 2, HW)
     flat = inv_K[:, :3, :2] @ grid + inv_K[:, :3, 2:3]
     return flat.unflatten(2, (height, width))
 
 
 def back_project(depth: Tensor, inv_K: Tensor) -> Tensor:
-    """Points behind the pixels of a depth map.
-
-    Args:
-        depth: (B, 1, H, W), along the optical axis.
-        inv_K: (B, 4, 4), inverse intrinsics in pixels.
-
-    Returns:
-        (B, 3, H, W) in the unit of depth.
-    """
+    """Points (B, 3, H, W) behind the pixels of a depth map (B, 1, H, W), along the optical axis."""
     return depth * rays(inv_K, depth.shape[-2], depth.shape[-1])
 
 
 def project(points: Tensor, K: Tensor, *, nearest: float = 1e-3) -> Tensor:
-    """Pixel coordinates of points.
+    """Pixel coordinates x, y (B, 2, H, W) of points (B, 3, H, W).
 
-    Args:
-        points: (B, 3, H, W).
-        K: (B, 4, 4), intrinsics in pixels.
-        nearest: points closer than this to the camera's plane, or behind it, are projected as if
-            they were this far in front, which sends them beyond the border instead of mirroring them.
-
-    Returns:
-        (B, 2, H, W): x, y in pixels, centres at integers.
+    Points closer than `nearest` to the camera's plane, or behind it, are projected as if they were this far in
+    front, which sends them beyond the border instead of mirroring them.
     """
     flat = (points[:, :2] / points[:, 2:].clamp(min=nearest)).flatten(2)
     pixels = K[:, :2, :2] @ flat + K[:, :2, 2:3]

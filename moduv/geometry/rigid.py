@@ -7,13 +7,9 @@ from torch import Tensor
 
 
 def rotation_matrix(axis_angle: Tensor) -> Tensor:
-    """Rotation about an axis by its length in radians (Rodrigues' formula).
+    """Rotations (B, 3, 3) about axes (B, 3) by their length in radians (Rodrigues' formula).
 
-    Args:
-        axis_angle: (B, 3), radians. Zero is the identity, and has a finite gradient.
-
-    Returns:
-        (B, 3, 3).
+    Zero is the identity, and has a finite gradient.
     """
     # The floor keeps the square root differentiable; below it both ratios are 1 to machine precision.
     angle = axis_angle.square().sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
@@ -32,15 +28,7 @@ def _cross_matrix(vector: Tensor) -> Tensor:
 
 
 def pose_matrix(axis_angle: Tensor, translation: Tensor) -> Tensor:
-    """The rigid motion that rotates, then translates.
-
-    Args:
-        axis_angle: (B, 3), radians.
-        translation: (B, 3), the unit of depth.
-
-    Returns:
-        (B, 4, 4).
-    """
+    """Rigid motions (B, 4, 4) that rotate by (B, 3) radians, then translate by (B, 3)."""
     return _assemble(rotation_matrix(axis_angle), translation[..., None])
 
 

@@ -8,14 +8,9 @@ from torch import Tensor
 
 
 def warp(image: Tensor, coordinates: Tensor) -> Tensor:
-    """Sample an image bilinearly; outside it, its border continues.
+    """Sample an image bilinearly at coordinates x, y (B, 2, h, w) in its pixels; its border continues.
 
-    Args:
-        image: (B, C, H, W).
-        coordinates: (B, 2, h, w), x and y in pixels of `image`, centres at integers.
-
-    Returns:
-        (B, C, h, w). Differentiable in both arguments. NaN where a coordinate is NaN.
+    Returns (B, C, h, w), differentiable in both arguments, NaN where a coordinate is NaN.
     """
     height, width = image.shape[-2:]
     x = coordinates[:, 0] * (2 / max(width - 1, 1)) - 1

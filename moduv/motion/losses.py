@@ -32,15 +32,13 @@ def flow_consistency(
 
 
 def mask_sparsity(
-    motion_logit: Tensor, ego_coordinates: Tensor, complete_coordinates: Tensor
+    motion_logit: Tensor,  # (B, 1, h, w)
+    ego_coordinates: Tensor,  # (B, 2, 2, H, W), pixels
+    complete_coordinates: Tensor,  # the same
 ) -> Tensor:
     """Cross-entropy of the mask towards 0 where ego-motion explains the flow better than on average.
 
     The average is over the batches of all processes, so every process must call it.
-
-    Args:
-        motion_logit: (B, 1, h, w).
-        ego_coordinates, complete_coordinates: (B, 2, 2, H, W), pixels.
     """
     height, width = ego_coordinates.shape[-2:]
     with torch.no_grad():
@@ -62,18 +60,13 @@ def compute_losses(
     model: DynamoDepth,
     batch: Batch,
     phase: Phase,
-    ramp: float,
+    ramp: float,  # factor in [0, 1] of the terms that fade in, `phases.RAMPED`
     config: MotionConfig,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None,  # on the device of the batch
     *,
-    ground_plane: Tensor | None = None,
+    ground_plane: Tensor | None = None,  # (B, 3), instead of an estimated one
 ) -> dict[str, Tensor]:
     """All loss terms of a batch of triplets in a phase.
-
-    Args:
-        ramp: factor in [0, 1] of the terms that fade in (see `phases.RAMPED`).
-        generator: source of randomness, on the device of the batch.
-        ground_plane: (B, 3), a known ground plane instead of an estimated one.
 
     Returns:
         `loss`, and by name every term of the phase whose weight is not 0, without that weight and

@@ -124,7 +124,7 @@ def predict_frames(
                 raise InputError(
                     f"{frame.line()}: the networks predict no finite depth; train them again."
                 )
-            camera = triplets.camera(frame.segment)
+            camera = triplets.camera(frame.segment)[0]
             size = (camera.width * config.enlarge, camera.height * config.enlarge)
             kind = np.float16 if config.half else np.float32
             yield (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moduv.depth.networks import DEPTH_MODELS, depth_networks
 from moduv.depth.weights import load_modules, read_module
-from moduv.engine import checkpoint, distributed
+from moduv.engine import distributed
 from moduv.engine.config import build
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
@@ -89,7 +89,8 @@ def _official(folder: Path) -> TrainedMotion:
     if missing:
         raise InputError(f"{missing[0]}: no such file; download the checkpoint again.")
     encoder = files[0]
-    model, (_, size) = _depth_model(encoder), read_module(encoder)
+    state, size = read_module(encoder)
+    model = _depth_model(state.keys(), encoder)
     if model == "street":
         raise InputError(
             f"{folder}: holds the street world's networks without the settings they were trained "
@@ -103,10 +104,8 @@ def _official(folder: Path) -> TrainedMotion:
     return TrainedMotion(folder, files, model, *size, MotionConfig())
 
 
-def _depth_model(encoder: Path) -> str:
+def _depth_model(keys: Set[str], encoder: Path) -> str:
     """The depth model whose encoder has most of a file's keys."""
-    content = checkpoint.load(encoder)
-    keys = set(content) if isinstance(content, dict) else set()
     own = {name: set(depth_networks(name)["depth_enc"].state_dict()) for name in DEPTH_MODELS}
     shared = {name: len(keys & names) / len(keys | names) for name, names in own.items()}
     best = max(shared, key=lambda name: shared[name])

@@ -101,12 +101,7 @@ class DynamoDepth(nn.Module):
     def motion(
         self, images: Tensor, ego_motion: EgoMotion, *, with_mask: bool = True
     ) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Flow and motion mask of the centre frame.
-
-        Args:
-            images: (B, 3, 3, H, W), frames -1, 0, +1 in [0, 1].
-            ego_motion: what `ego_motion` returned for them.
-            with_mask: whether the mask is wanted too.
+        """Flow and, where wanted, motion mask of the centre frame of `images` (B, 3, 3, H, W) in [0, 1].
 
         Returns:
             Flows (B, 3, h, w) of one step towards frame +1 and logits (B, 1, h, w), scale 0 first.

@@ -43,12 +43,9 @@ class MotionFieldDecoder(nn.Module):
                 parameter.mul_(factor)
 
     def forward(self, features: list[Tensor], images: Tensor, ego_motion: Tensor) -> list[Tensor]:
-        """Refine the camera's motion into a field.
+        """Refine the camera's motion (B, 6), mean translation and axis-angle, into a field.
 
-        Args:
-            features: of the encoder, finest first.
-            images: (B, 9, H, W), the frames the encoder saw.
-            ego_motion: (B, 6), mean translation and axis-angle.
+        Features of the encoder come finest first, images (B, 9, H, W) are the frames that it saw.
 
         Returns:
             Fields (B, outputs, H / 2^s, W / 2^s), scale 0 first.
@@ -69,11 +66,7 @@ class MotionFieldDecoder(nn.Module):
     def refinement(self, level: int, inputs: Tensor) -> Tensor:
         """What a level adds to the field: `reduce(cat([first(inputs), second(first(inputs))]))`.
 
-        Args:
-            inputs: (B, outputs + width, h, w), the enlarged field and the features.
-
-        Returns:
-            (B, outputs, h, w).
+        Inputs (B, outputs + width, h, w) are the enlarged field and the features; result (B, outputs, h, w).
         """
         first, second, reduce = self.layers(level)
         assert reduce.bias is not None

@@ -20,26 +20,15 @@ MOTION_CHANNELS = (24, 32, 48, 64)
 
 
 def local_cost_volume(centre: Tensor, other: Tensor, radius: int) -> Tensor:
-    """Similarity of every position with the positions around it in another frame.
+    """Similarity of every position with those around it in another frame, at most `radius` r away.
 
-    Args:
-        centre, other: features (B, C, H, W) of unit length.
-        radius: largest displacement r, in positions.
-
-    Returns:
-        (B, (2r + 1)², H, W), displacements in raster order.
+    Features are (B, C, H, W) of unit length, the result (B, (2r + 1)², H, W), displacements in raster order.
     """
     height, width = centre.shape[-2:]
     padded = F.pad(other, (radius,) * 4)
-    offsets = range(2 * radius + 1)
-    return torch.stack(
-        [
-            (padded[:, :, dy : dy + height, dx : dx + width] * centre).sum(1)
-            for dy in offsets
-            for dx in offsets
-        ],
-        1,
-    )
+    places = itertools.product(range(2 * radius + 1), repeat=2)
+    shifted = (padded[:, :, dy : dy + height, dx : dx + width] for dy, dx in places)
+    return torch.stack([(view * centre).sum(1) for view in shifted], 1)
 
 
 class MotionEncoder(nn.Module):
