@@ -152,13 +152,9 @@ def jitter_colours(images: Tensor, rng: np.random.Generator) -> Tensor:
     """The same random brightness, contrast, saturation and hue for all frames (N, 3, H, W)."""
     from torchvision.transforms.v2 import functional as transforms
 
-    operations = (
-        transforms.adjust_brightness,
-        transforms.adjust_contrast,
-        transforms.adjust_saturation,
-        transforms.adjust_hue,
-    )
+    kinds = ("brightness", "contrast", "saturation", "hue")
     amounts = [*rng.uniform(0.8, 1.2, 3), rng.uniform(-0.1, 0.1)]
-    for position in rng.permutation(len(operations)):
-        images = operations[position](images, float(amounts[position]))
+    for position in rng.permutation(len(kinds)):
+        adjust = getattr(transforms, f"adjust_{kinds[position]}")
+        images = adjust(images, float(amounts[position]))
     return images

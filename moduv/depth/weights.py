@@ -115,9 +115,5 @@ def _load_litemono(encoder: LiteMonoEncoder, path: Path) -> None:
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no state dict; give Lite-Mono-8M's pre-training file.")
-    own: dict[str, Tensor] = {
-        key: value
-        for key, value in state.items()
-        if torch.is_tensor(value) and not key.startswith(CLASSIFIER)
-    }
+    own = {k: v for k, v in state.items() if torch.is_tensor(v) and not k.startswith(CLASSIFIER)}
     checkpoint.load_strict(encoder, own, path)

@@ -42,9 +42,7 @@ class ResidualBlock(nn.Module):
 class StreetBackbone(nn.Module):
     """Features at strides 4, 8, 16, … of equal width, and one level more by subsampling.
 
-    Args:
-        widths: channels of the stem (stride 2) and of the stages (strides 4, 8, 16, …).
-        out_channels: channels of every pyramid level.
+    `widths` are the channels of the stem (stride 2) and of the stages (strides 4, 8, 16, …).
     """
 
     def __init__(self, widths: Sequence[int], out_channels: int) -> None:

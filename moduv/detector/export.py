@@ -17,7 +17,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import box_iou
 
 from moduv.detector.config import DetectorConfig
-from moduv.detector.model import build_detector
+from moduv.detector.model import MEAN, STD, build_detector
 from moduv.detector.portable import PortableDetector, paste
 from moduv.engine import checkpoint
 from moduv.engine.config import build, to_dict
@@ -138,20 +138,21 @@ def export_detector(
     """
     config, path = config or ExportConfig(), Path(path)
     check_target(path, format)
-    facts = _facts(architecture, model, config, format)
+    facts = _facts(architecture, config, format)
     portable = PortableDetector(model, architecture, whole_masks=config.masks == "image")
     example = to_input(sample, config.input)
     with atomic_path(path) as temporary:
+        function: Callable[..., Any]
         if format == "onnx":
             write_onnx(portable, temporary, example, facts)
-            run = _onnx_runner(temporary, config)
+            function = _load_onnx(temporary)
         elif format == "torchscript":
             write_torchscript(portable, temporary, facts)
-            run = _torchscript_runner(temporary, config)
+            function = torch.jit.load(str(temporary))
         else:
             write_safetensors(model, temporary, facts)
-            run = _reloaded(temporary)
-        found = verify(model, run, sample)
+            function = _load_safetensors(temporary, config)
+        found = verify(model, _runner(function, config), sample)
         if not found.objects:
             raise InputError(
                 f"{path}: nothing is detected in the sample, so the exported detector cannot be checked; "
@@ -280,22 +281,15 @@ def _mask_difference(one: Tensor, other: Tensor) -> float:
     return 1 - float(torch.minimum(one, other).sum()) / union if union else 0.0
 
 
-def _facts(
-    architecture: DetectorConfig, model: GeneralizedRCNN, config: ExportConfig, format: str
-) -> dict[str, str]:
+def _facts(architecture: DetectorConfig, config: ExportConfig, format: str) -> dict[str, str]:
     """What a user of the file should know, as text."""
-    transform = model.transform
     facts: dict[str, Any] = {
         "architecture": to_dict(architecture),
         "input_size": {"short_side": architecture.min_size, "long_side_max": architecture.max_size},
-        "normalisation": {
-            "mean": transform.image_mean,
-            "std": transform.image_std,
-            "range": [0, 1],
-        },
+        "normalisation": {"mean": MEAN, "std": STD, "range": [0, 1]},
         "colours": "RGB",
         "classes": ["background", "object"],
-        "score_threshold": model.roi_heads.score_thresh,
+        "score_threshold": architecture.score_threshold,
     }
     if format != "safetensors":
         facts["masks"] = config.masks
@@ -314,27 +308,19 @@ def _runner(function: Callable[..., Any], config: ExportConfig) -> Run:
     return run
 
 
-def _onnx_runner(path: Path, config: ExportConfig) -> Run:
+def _load_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def function(image: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(x) for x in session.run(OUTPUTS, {"image": image.numpy()})]
-
-    return _runner(function, config)
+    return lambda image: [
+        torch.from_numpy(x) for x in session.run(OUTPUTS, {"image": image.numpy()})
+    ]
 
 
-def _torchscript_runner(path: Path, config: ExportConfig) -> Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _runner(torch.jit.load(str(path)), config)
-
-
-def _reloaded(path: Path) -> Run:
-    """Run the network that a safetensors file describes, with its weights."""
+def _load_safetensors(path: Path, config: ExportConfig) -> PortableDetector:
+    """The network that a file describes, with its weights."""
     told = json.loads(checkpoint.metadata(path)["architecture"])
     architecture = build(DetectorConfig, told, str(path))
     model = build_detector(architecture)
     checkpoint.load_strict(model, checkpoint.load_weights(path), path)
-    return _runner(PortableDetector(model, architecture), ExportConfig())
+    return PortableDetector(model, architecture, whole_masks=config.masks == "image")

@@ -10,8 +10,6 @@ from torch.nn import functional
 from torchvision.ops import MultiScaleRoIAlign
 
 FIRST_STRIDE = 4
-LEVEL_MARGIN = 1e-6
-"""Torchvision adds this before rounding a level down."""
 
 
 class TableRoIAlign(MultiScaleRoIAlign):
@@ -65,7 +63,7 @@ class TableRoIAlign(MultiScaleRoIAlign):
         regions = torch.cat(boxes)  # (K, 4)
         device = regions.device
         image = torch.cat([torch.full((len(b),), n, device=device) for n, b in enumerate(boxes)])
-        level = self._levels(regions, len(shapes))  # (K,)
+        level = levels_of(regions, self.canonical_scale, len(shapes)).long()  # (K,)
         cells = [shape[0] * shape[2] * shape[3] for shape in shapes]
         sizes = torch.tensor([(*s[2:], sum(cells[:n])) for n, s in enumerate(shapes)])
         heights, widths, starts = sizes.to(device, non_blocking=True)[level].unbind(1)  # (K,) each
@@ -78,13 +76,6 @@ class TableRoIAlign(MultiScaleRoIAlign):
         weights = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
         width = (2 * self.sampling_ratio) ** 2
         return rows.reshape(-1, width), weights.reshape(-1, width)
-
-    def _levels(self, regions: Tensor, count: int) -> Tensor:
-        """The pyramid level of regions (K, 4) by their size (Lin et al. 2017, equation 1)."""
-        size = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
-        scale = torch.log2(size / self.canonical_scale)
-        level = torch.floor(self.canonical_level + scale + LEVEL_MARGIN) - 2
-        return level.clamp(0, count - 1).long()
 
     def _axis(self, start: Tensor, end: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The cells that regions read along one axis, and their weights: (K, R, 2 samples) each.
@@ -102,6 +93,14 @@ class TableRoIAlign(MultiScaleRoIAlign):
             weight = weight * (position <= count[:, None])[..., None]
         shape = (len(start), self.output_size[0], 2 * self.sampling_ratio)
         return pair.reshape(shape), weight.reshape(shape) / self.sampling_ratio
+
+
+def levels_of(regions: Tensor, canonical_scale: float, count: int) -> Tensor:
+    """The pyramid level of regions (K, 4) by their size (Lin et al. 2017, equation 1)."""
+    size = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
+    # Torchvision adds 1e-6, too, before it rounds a level down.
+    level = torch.floor(4 + torch.log2(size / canonical_scale) + 1e-6) - 2
+    return level.clamp(0, count - 1)
 
 
 def _neighbours(position: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

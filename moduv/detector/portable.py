@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 
 from moduv.detector.config import DetectorConfig
 from moduv.detector.model import assemble
-from moduv.detector.pooling import FIRST_STRIDE, LEVEL_MARGIN
+from moduv.detector.pooling import TableRoIAlign, levels_of
 
 
 class PortableDetector(nn.Module):
@@ -64,34 +64,15 @@ class PortableDetector(nn.Module):
         return boxes, found[0]["scores"], masks
 
 
-class OperatorRoIAlign(nn.Module):
+class OperatorRoIAlign(TableRoIAlign):
     """`TableRoIAlign` by torchvision's operator, which ONNX and TorchScript know; same numbers."""
-
-    def __init__(
-        self,
-        featmap_names: list[str],
-        output_size: int,
-        sampling_ratio: int,
-        *,
-        canonical_scale: int,
-        half_pixels: bool,
-    ) -> None:
-        super().__init__()
-        self.featmap_names = featmap_names
-        self.side, self.sampling_ratio = output_size, sampling_ratio
-        self.canonical_scale, self.half_pixels = canonical_scale, half_pixels
-        self.margin = LEVEL_MARGIN
-        self.strides = [FIRST_STRIDE * 2**level for level in range(len(featmap_names))]
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """Pool the regions (K, 4) of one image from its levels (1, C, H_l, W_l): (K, C, R, R)."""
         regions = boxes[0]
-        size = (regions[:, 2:] - regions[:, :2]).clamp(min=1e-3).prod(dim=1).sqrt()
-        scale = torch.log2(size / self.canonical_scale)
-        level = torch.floor(2 + scale + self.margin)
-        level = level.clamp(0, len(self.featmap_names) - 1)
+        level = levels_of(regions, float(self.canonical_scale), len(self.featmap_names))
         pooled: list[Tensor] = []
         members: list[Tensor] = []
         for number, name in enumerate(self.featmap_names):
@@ -101,8 +82,8 @@ class OperatorRoIAlign(nn.Module):
                 roi_align(
                     x[name],
                     torch.cat([image, regions[chosen]], dim=1),
-                    [self.side, self.side],
-                    1 / self.strides[number],
+                    [self.output_size[0], self.output_size[1]],
+                    0.25 * 0.5**number,  # strides 4, 8, 16, …
                     self.sampling_ratio,
                     self.half_pixels,
                 )

@@ -84,10 +84,8 @@ class Placement:
 
     def boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Boxes (N, 4) of an image of `size` (H, W), on the canvas; mirrored as x -> W - x."""
-        x_scale, y_scale = self.width / size[1], self.height / size[0]
-        left, top, right, bottom = boxes.T.astype(np.float64) * np.array(
-            [[x_scale], [y_scale], [x_scale], [y_scale]]
-        )
+        scale = np.array([self.width / size[1], self.height / size[0]] * 2)
+        left, top, right, bottom = (boxes.astype(np.float64) * scale).T
         if self.flip:
             left, right = self.width - right, self.width - left
         moved = [left + self.left, top + self.top, right + self.left, bottom + self.top]

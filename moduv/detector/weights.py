@@ -92,11 +92,8 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> None:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"{path}: lacks 'state_dict'; give a MoCo-v2 checkpoint.")
-    encoder = {
-        key.removeprefix(ENCODER): value
-        for key, value in state.items()
-        if key.startswith(ENCODER) and not key.startswith(f"{ENCODER}fc.")
-    }
+    encoder = {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
+    encoder = {k: v for k, v in encoder.items() if not k.startswith("fc.")}
     if not encoder:
         raise InputError(f"{path}: holds no '{ENCODER}*' tensors; give a MoCo-v2 checkpoint.")
     body = backbone.get_submodule("body") if hasattr(backbone, "body") else backbone

@@ -130,20 +130,10 @@ def extract_instances(
 ) -> Instances:
     """Cluster moving pixels into instances, exactly as the reference does; `snap` has no effect here.
 
-    Args:
-        motion_mask: (H, W) in [0, 1].
-        depth: (H, W), along the optical axis.
-        inv_K: (4, 4) or (3, 3), inverse intrinsics for pixels of that size.
-        config: parameters; None: the published ones.
-        source: what an error calls the input.
-        **overrides: single parameters of `InitialConfig`.
+    Arguments and errors are those of `initial_labels`; `inv_K` (4, 4) or (3, 3) is needed.
 
     Returns:
         Instances in raster order of their first core pixel, without scores.
-
-    Raises:
-        InputError: for arrays of different sizes or with numbers that are not finite, and for a
-            window or `min_samples` for which the clusters are not defined.
     """
     config = replace(config or InitialConfig(), **overrides)
     _check(motion_mask, depth, inv_K, source)

@@ -71,16 +71,9 @@ def find_trained(folder: Path) -> TrainedMotion:
 
 def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
     config = build(MotionTrainingConfig, manifest["config"], f"{folder}/manifest.json")
-    return TrainedMotion(
-        folder / WEIGHTS,
-        (folder,),
-        config.depth_model,
-        config.height,
-        config.width,
-        config.losses,
-        config.field_of_view,
-        manifest["results"].get("focal_factor", 1.0),
-    )
+    networks = config.depth_model, config.height, config.width
+    cameras = config.field_of_view, manifest["results"].get("focal_factor", 1.0)
+    return TrainedMotion(folder / WEIGHTS, (folder,), *networks, config.losses, *cameras)
 
 
 def _official(folder: Path) -> TrainedMotion:

@@ -47,23 +47,18 @@ class StreetConfig:
     """Processes that render; they decide nothing about the result."""
 
     def __post_init__(self) -> None:
-        if self.height < 96 or self.width < 160:
-            raise InputError(
-                f"street world of {self.height} x {self.width} pixels is too small; use 96 x 160 or more."
-            )
-        if self.supersampling % 2 == 0 or self.supersampling < 1:
-            raise InputError(f"supersampling {self.supersampling} is not odd; use 1, 3 or 5.")
-        if min(self.train_clips, self.val_clips) < 1 or self.frames_per_clip < 3:
-            raise InputError("the street world needs a clip in each split and three frames a clip.")
-        if max(self.train_clips, self.val_clips) > VAL_SEED:
-            raise InputError(
-                f"the street world has at most {VAL_SEED} clips in each split; use fewer."
-            )
-        if self.seed < 0 or self.workers < 1:
-            raise InputError(
-                f"street world with seed {self.seed} and {self.workers} workers cannot be rendered; "
-                "use a seed of 0 or more and at least one worker."
-            )
+        clips = self.train_clips, self.val_clips
+        least = min(*clips, self.supersampling, self.workers)
+        for problem, found in {
+            "smaller frames than 96 x 160": self.height < 96 or self.width < 160,
+            "supersampling that is not 1, 3, 5 …": self.supersampling % 2 == 0,
+            "less than one clip a split, sample a pixel or worker": least < 1,
+            f"more than {VAL_SEED} clips a split": max(clips) > VAL_SEED,
+            "less than 3 frames a clip": self.frames_per_clip < 3,
+            "a seed below 0": self.seed < 0,
+        }.items():
+            if found:
+                raise InputError(f"the street world cannot have {problem}; change the setting.")
 
     def camera(self) -> Intrinsics:
         """The camera of every clip: 70 degrees wide, horizon a little above the middle."""

@@ -20,6 +20,8 @@ CAMERA_HEIGHT = 2.0
 LANE = 1.85
 KERB = 4.95
 ROAD_HALF_WIDTH = 12.0
+CARS = {"car": (1.8, 1.45, 4.2), "van": (1.95, 2.1, 4.9), "truck": (2.3, 2.9, 6.5)}
+"""Width, height, length."""
 ROAD_START, ROAD_LENGTH, ROAD_TILE = -14.0, 192.0, 12.0
 
 
@@ -239,12 +241,8 @@ class Scene:
 
     def _add_car(self, x: float, z: float, yaw: float, velocity: tuple[float, float]) -> None:
         rng = self.rng
-        kind = rng.choice(["car", "van", "truck"], p=[0.72, 0.2, 0.08])
-        width, height, length = {
-            "car": (1.8, 1.45, 4.2),
-            "van": (1.95, 2.1, 4.9),
-            "truck": (2.3, 2.9, 6.5),
-        }[kind]
+        kind = rng.choice([*CARS], p=[0.72, 0.2, 0.08])
+        width, height, length = CARS[kind]
         width, height = width * rng.uniform(0.93, 1.07), height * rng.uniform(0.92, 1.1)
         length *= rng.uniform(0.9, 1.1)
         car = SceneObject(x, z, yaw, velocity, width, length, ())

@@ -37,20 +37,11 @@ from moduv.instances import rle
 
 MASKS, BOXES = "masks", "boxes"
 COMPONENTS = {MASKS: "camera_segmentation", BOXES: "camera_box"}
-PANOPTIC = {
-    2: "car",
-    3: "truck",
-    4: "bus",
-    5: "other large vehicle",
-    6: "bicycle",
-    7: "motorcycle",
-    8: "trailer",
-    9: "pedestrian",
-    10: "cyclist",
-    11: "motorcyclist",
-    12: "bird",
-    13: "ground animal",
-}
+MOBILE = (
+    "car, truck, bus, other large vehicle, bicycle, motorcycle, trailer, pedestrian, cyclist, "
+    "motorcyclist, bird, ground animal"
+)
+PANOPTIC = dict(enumerate(MOBILE.split(", "), start=2))
 PANOPTIC_REGIONS = {0: "undefined", 1: "ego vehicle", 16: "pedestrian object", 27: "dynamic"}
 KINDS = {UNKNOWN: "unknown", VEHICLE: "vehicle", PEDESTRIAN: "pedestrian", CYCLIST: "cyclist"}
 

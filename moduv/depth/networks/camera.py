@@ -24,15 +24,7 @@ class LearnedCamera(nn.Module):
         return self.log_factor.exp()
 
     def forward(self, K: Tensor, inv_K: Tensor, assumed: Tensor) -> tuple[Tensor, Tensor]:
-        """Intrinsics with the learned focal length.
-
-        Args:
-            K, inv_K: (B, 4, 4), of pinhole cameras without skew.
-            assumed: (B,) bool; the cameras that are not assumed stay as they are.
-
-        Returns:
-            K and its inverse, (B, 4, 4).
-        """
+        """K and its inverse (B, 4, 4), without skew, with the learned focal length where `assumed` (B,)."""
         factor = torch.where(assumed, self.factor, torch.ones_like(self.factor))  # (B,)
         focal = torch.zeros_like(K)
         focal[:, 0, 0], focal[:, 1, 1] = K[:, 0, 0], K[:, 1, 1]

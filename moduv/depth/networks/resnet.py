@@ -19,11 +19,7 @@ def stacked(weight: Tensor, frames: int) -> Tensor:
 
 
 class ResNetEncoder(nn.Module):
-    """Features of `frames` stacked RGB frames at 1/2, 1/4, … 1/32 of their size.
-
-    Args:
-        frames: how many frames are stacked along the channels.
-    """
+    """Features of `frames` RGB frames, stacked along the channels, at 1/2, 1/4, … 1/32 of their size."""
 
     channels = (64, 64, 128, 256, 512)
 

@@ -73,13 +73,9 @@ class DynamoDepth(nn.Module):
     def ego_motion(
         self, images: Tensor, *, translation_scale: float = 1.0, pose_order: str = "source"
     ) -> EgoMotion:
-        """How the camera moved between the centre frame and its neighbours, in float32.
+        """How the camera moved between the centre of `images` (B, 3, 3, H, W) in [0, 1] and its neighbours.
 
-        Args:
-            images: (B, 3, 3, H, W), frames -1, 0, +1 in [0, 1].
-            translation_scale: factor from the network's translation to units of depth.
-            pose_order: the network sees the neighbour first and the centre last (`source`), or both in
-                the order of `time`.
+        In float32; for `translation_scale` and `pose_order` see `MotionConfig`.
         """
         before, centre, after = images.unbind(1)
         forwards = pose_order == "time"
