@@ -19,15 +19,9 @@ from moduv.instances.store import read_labels
 class LabelledFrames:
     """Training samples of the detector, drawn from (index, sample seed).
 
-    Args:
-        frames_root: folder of the segments' images.
-        frames: which frames.
-        label_root: folder of the labels, one JSON a frame; None: the frames hold no objects.
-        augmentation: random changes; a sample has its frame's size whatever they are.
-        cache_bytes: memory for decoded frames; once it is full the rest is read every time.
-
-    Raises InputError, when a sample is asked for, if its label file is missing or its masks have
-    another aspect than the image.
+    A sample has its frame's size. Without `label_root` the frames hold no objects; once `cache_bytes` of
+    decoded frames are kept, the rest is read every time. A missing label file, and masks of another aspect than
+    the image, raise InputError when the sample is asked for.
     """
 
     def __init__(

@@ -224,9 +224,9 @@ def write_safetensors(model: GeneralizedRCNN, path: Path, facts: dict[str, str])
     """Write the flat state dict, torchvision's keys, and the facts as metadata."""
     from safetensors.torch import save_file
 
-    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-    contiguous = {key: value.contiguous() for key, value in state.items()}
-    save_file(contiguous, str(path), metadata=facts)
+    # Clones, because tensors that share memory are refused.
+    state = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+    save_file(state, str(path), metadata=facts)
 
 
 def to_input(image: np.ndarray, kind: str) -> Tensor:

@@ -19,13 +19,9 @@ class TableRoIAlign(MultiScaleRoIAlign):
     four for each bilinear sample. On CPUs this is several times as fast as torchvision's operator, whose
     backward pass is one thread that adds single numbers.
 
-    Args:
-        featmap_names: levels at strides 4, 8, 16, …
-        output_size: R, bins in either direction.
-        sampling_ratio: samples per bin and axis.
-        canonical_scale: regions of this size are read from the level of stride 16.
-        half_pixels: pixel centres lie at half-integer coordinates and the border is repeated. Otherwise
-            values are those of torchvision's `MultiScaleRoIAlign`, whose operator is used on GPUs.
+    Levels lie at strides 4, 8, 16, … With `half_pixels`, pixel centres lie at half-integer coordinates and the
+    border is repeated. Otherwise values are those of torchvision's `MultiScaleRoIAlign`, whose operator is used
+    on GPUs.
     """
 
     def __init__(

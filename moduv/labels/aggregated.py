@@ -109,10 +109,7 @@ def match(
         Winners among the large and small masks, in order, and the masks that met any partner.
     """
     iou = iou.copy()
-    won_large: set[int] = set()
-    won_small: set[int] = set()
-    met_large: set[int] = set()
-    met_small: set[int] = set()
+    won_large, won_small, met_large, met_small = (set[int]() for _ in range(4))
     while iou.size and iou.max() > match_iou:
         i, j = (int(index) for index in np.unravel_index(iou.argmax(), iou.shape))
         iou[i, j] = 0

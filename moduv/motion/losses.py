@@ -82,10 +82,8 @@ def compute_losses(
             share = 1.0 if name == "photometric" else 0.5**scale
             sums[name] = sums.get(name, 0.0) + share * value
     means = {name: value / len(fields.scales) for name, value in sums.items()}
-    weighted = [
-        getattr(weights, name) * (ramp if name in RAMPED else 1.0) * value
-        for name, value in means.items()
-    ]
+    factors = {name: getattr(weights, name) * (ramp if name in RAMPED else 1.0) for name in means}
+    weighted = [factors[name] * value for name, value in means.items()]
     return {"loss": torch.stack(weighted).sum(), **means}
 
 

@@ -112,11 +112,9 @@ def _images(
     wanted.sort(key=lambda row: str(row["filename"]))
     for row in progress(wanted, desc="nuImages", unit="image"):
         size = (int(row["height"]), int(row["width"]))
+        entries = of_image[row["token"]]
         try:
-            found = [
-                _object(entry, names[entry["category_token"]], states, config)
-                for entry in of_image[row["token"]]
-            ]
+            found = [_object(e, names[e["category_token"]], states, config) for e in entries]
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise InputError(
                 f"{folder / 'object_ann.json'}: an object of {row['filename']} is damaged or refers to "
