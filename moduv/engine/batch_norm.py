@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from moduv.engine import distributed
 
-PIXELS = (0, 2, 3)
-"""Dimensions of (B, C, H, W) that a channel's statistics are taken over."""
-
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """As `nn.BatchNorm2d` of the batches of all ranks together; they must be of one size."""
@@ -41,10 +38,11 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         ranks = distributed.world_size()
-        own = torch.stack(torch.var_mean(x, PIXELS, correction=0))  # (2, C)
+        # Many times faster on CPUs than `torch.var_mean`.
+        own = torch.stack(torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0))  # (2, C)
         every = [torch.empty_like(own) for _ in range(ranks)]
         dist.all_gather(every, own)
-        variances, means = torch.stack(every, 1)  # (ranks, C) each
+        means, variances = torch.stack(every, 1)  # (ranks, C) each
         mean = means.mean(0)
         # Within the ranks and between them; the difference of squares would lose digits.
         variance = (variances + (means - mean).square()).mean(0)
@@ -56,8 +54,9 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, mean, inverse = ctx.saved_tensors
         gradient = gradients[0]
-        to_bias = gradient.sum(PIXELS)
-        to_weight = ((gradient * x).sum(PIXELS) - mean * to_bias) * inverse
+        _, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, inverse, True, 0.0, [False, True, True]
+        )
         means = torch.stack([to_bias, to_weight])
         dist.all_reduce(means)
         means /= distributed.world_size() * x.numel() / x.shape[1]
