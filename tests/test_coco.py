@@ -339,6 +339,29 @@ def test_what_is_said_twice_and_differently_is_counted(capsys: pytest.CaptureFix
     assert "1 of 3 predictions have no 'score'" in said
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        [10, 10, 30, 30],
+        [20, 20, 20, 20],
+        [0.06, 0.1, 0.12, 0.2],
+        [12, 14, 12, 12],
+        [10, 10, 80, 60],
+        [100, 10, 20, 20],
+        [10, 10, 200, 20],
+    ],
+    ids=["corners", "centre", "normalised", "grown", "shrunk", "moved", "beyond"],
+)
+def test_a_box_that_is_not_the_mask_s_is_replaced(tmp_path: Path, box: list[float]) -> None:
+    content = valid()
+    content["annotations"][0].update(bbox=box, score=None)
+    import_labels(save(tmp_path / "edited.json", content), tmp_path / "out")
+    assert read_labels(tmp_path / "out", FRAMES[0]).boxes[0].tolist() == [10, 10, 30, 30]
+    content["annotations"][0].update(bbox=[9, 8, 24, 30], score=0.5)  # as predicted boxes are
+    import_labels(save(tmp_path / "found.json", content), tmp_path / "kept")
+    assert read_labels(tmp_path / "kept", FRAMES[0]).boxes[0].tolist() == [9, 8, 33, 38]
+
+
 # --- Names ----------------------------------------------------------------------------------------
 
 

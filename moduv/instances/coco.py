@@ -364,9 +364,10 @@ def _read_annotations(
         except ValueError as error:
             problems.append(f"{name}: {place} {error}.")
             continue
-        box, mask = found.get("bbox"), found.get("segmentation")
-        image.size = image.size or (tuple(mask["size"]) if mask else None)
-        for kind, values in contradictions(box, mask, found.get("area"), image.size):
+        if "segmentation" in found and image.size is None:
+            image.size = tuple(found["segmentation"]["size"])
+        predicted = "score" in found and image.entry.get("scored") is not False
+        for kind, values in contradictions(found, image.size, predicted=predicted):
             data.doubts[kind].append((found, f"{place}: {values}"))
         data.annotations.append(found)
     if problems:

@@ -87,11 +87,12 @@ def is_number(value: Any) -> bool:
 
 
 def contradictions(
-    box: Sequence[float] | None, mask: Rle | None, area: float | None, size: Size | None
+    entry: dict[str, Any], size: Size | None, *, predicted: bool
 ) -> Iterable[tuple[str, str]]:
-    """What an annotation says twice and differently: kinds and values. Boxes are [x, y, w, h]."""
+    """What an annotation says twice and differently: kinds and values."""
+    box, mask, area = entry.get("bbox"), entry.get("segmentation"), entry.get("area")
     inner = rle.box(mask) if mask else (0.0, 0.0, 0.0, 0.0)
-    if box and not _fits(box, inner, size):
+    if box and not _fits(box, inner, size, predicted=predicted):
         yield OTHER_BOX, f"{box} and {list(inner)}" if inner[2] else f"{box}, image {size}"
     # Polygons and their masks differ by half the pixels on the edge; of its box, an object fills a part.
     pixels = rle.area(mask) if mask else box[2] * box[3] if box else None
@@ -101,11 +102,12 @@ def contradictions(
             yield OTHER_AREA, f"{area:g} and {pixels:g}"
 
 
-def _fits(box: Sequence[float], inner: Sequence[float], size: Size | None) -> bool:
-    """Whether a box [x, y, w, h] lies in its image and encloses its mask's box, and is no [x, y, x, y].
+def _fits(
+    box: Sequence[float], inner: Sequence[float], size: Size | None, *, predicted: bool
+) -> bool:
+    """Whether a box [x, y, w, h] lies in its image and is that of its mask, which may be empty.
 
-    Predicted boxes are wider than masks, and end within them by a few pixels. `inner` is empty where there
-    is no mask.
+    Predicted boxes may be wider, but enclose the mask, and are no [x, y, x, y].
     """
     left, top, width, height = box
     right, bottom = left + width, top + height
@@ -115,6 +117,8 @@ def _fits(box: Sequence[float], inner: Sequence[float], size: Size | None) -> bo
     slack_x, slack_y = 2 + 0.05 * w, 2 + 0.05 * h
     encloses = left <= x + slack_x and right >= x + w - slack_x
     encloses &= top <= y + slack_y and bottom >= y + h - slack_y
+    encloses &= predicted or (left >= x - slack_x and right <= x + w + slack_x)
+    encloses &= predicted or (top >= y - slack_y and bottom <= y + h + slack_y)
     as_corners = max(abs(left - x), abs(top - y), abs(width - x - w), abs(height - y - h)) < 1.5
     near = max(abs(right - x - w), abs(bottom - y - h)) <= 2
     return not w or (encloses and (near or not as_corners))
