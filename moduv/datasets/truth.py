@@ -24,7 +24,7 @@ from moduv.frames.images import read_image
 from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, UNLABELLED
 from moduv.frames.splits import read_split
 from moduv.instances import rle
-from moduv.instances.coco import CATEGORIES
+from moduv.instances.coco import CATEGORIES, IMAGE_SUFFIX
 from moduv.instances.rle import Rle
 
 Size = tuple[int, int]
@@ -143,9 +143,8 @@ def _read_names(split: Path) -> list[str]:
 
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and name without suffix; a number without the zeros before it."""
-    path = PurePosixPath(name)
-    stem = path.stem if path.suffix.lower() in {".jpg", ".jpeg", ".png"} else path.name
-    return (*path.parent.parts, str(int(stem)) if stem.isdecimal() else stem)
+    *folders, stem = PurePosixPath(IMAGE_SUFFIX.sub("", name)).parts or ("",)
+    return (*folders, (stem.lstrip("0") or "0") if stem.isdecimal() else stem)
 
 
 def _endings(parts: tuple[str, ...]) -> list[str]:
