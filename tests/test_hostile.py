@@ -7,13 +7,12 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hostile_world import damaged, quick, sentence
+from hypothesis import example, given
 
 from moduv.commands.cli import main
 from moduv.engine.config import load_preset
@@ -22,27 +21,6 @@ from moduv.engine.files import MEND, read_json, read_npy, read_npz, read_text
 from moduv.frames.splits import read_split
 from moduv.labels.initial import InitialConfig
 from moduv.rounds.recipe import RoundConfig
-
-WORDS = 400
-"""Characters that one sentence may have beside the path."""
-quick = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def sentence(work: Callable[[], object], path: Path) -> str:
-    """The sentence that refuses a file; nothing where it is read. Any other error fails the test."""
-    try:
-        work()
-    except InputError as error:
-        told = str(error)
-        assert str(path) in told
-        assert told.endswith(".")
-        assert "\n" not in told
-        assert len(told) < len(str(path)) + WORDS
-        assert "delete" not in told
-        return told
-    return ""
 
 
 def npz(**members: bytes) -> bytes:
@@ -60,17 +38,6 @@ def npy(array: np.ndarray, **header: object) -> bytes:
     told = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
     np.lib.format.write_array_header_1_0(file, told)  # type: ignore[arg-type]
     return file.getvalue() + array.tobytes()
-
-
-def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
-    """A file with a few other bytes, cut off, or anything at all."""
-    places = st.integers(0, len(whole) - 1)
-    changed = st.dictionaries(places, st.integers(0, 255), min_size=1, max_size=8)
-    return st.one_of(
-        st.binary(max_size=200),
-        places.map(lambda end: whole[:end]),
-        changed.map(lambda spots: bytes(spots.get(i, byte) for i, byte in enumerate(whole))),
-    )
 
 
 WHOLE = npy(np.ones((2, 3), np.float32))

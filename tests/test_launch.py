@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from moduv.commands.cli import main
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
-from moduv.engine.launch import exit_code
+from moduv.engine.launch import exit_code, processes
 
 FAILING = """
 import atexit, sys, time, torch
 from moduv.commands.cli import with_exit_codes
+from moduv.commands.cli import main
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
@@ -68,6 +70,7 @@ def test_a_killed_process_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(distributed, "_store", None)
@@ -75,4 +78,68 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="2 processes but 1 GPUs"):
+        distributed.start()
+
+
+@pytest.mark.parametrize(
+    ("size", "rank"),
+    [(None, None), ("", ""), ("2", None), ("2", ""), ("x", None), (None, "1"), ("1", "0")],
+)
+def test_a_command_without_rank_or_size_runs_alone(
+    size: str | None,
+    rank: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (("WORLD_SIZE", size), ("RANK", rank), ("LOCAL_RANK", "x")):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert processes() == 1
+    main(["checkpoints", "list"])
+    assert "moco" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "words"),
+    [
+        ("x", "0", "WORLD_SIZE is 'x'"),
+        ("2", "-1", "RANK is '-1'"),
+        ("٢", "0", "WORLD_SIZE is '٢'"),
+        ("²", "0", "WORLD_SIZE is '²'"),
+        ("2.0", "0", "WORLD_SIZE is '2.0'"),
+        ("9" * 5000, "0", "WORLD_SIZE is '999"),
+        ("0", "0", "RANK is 0 and WORLD_SIZE 0"),
+        ("2", "2", "RANK is 2 and WORLD_SIZE 2"),
+        ("2", "0", "cannot meet"),
+    ],
+)
+def test_an_environment_that_describes_no_processes_is_one_sentence(
+    size: str,
+    rank: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("RANK", rank)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["checkpoints", "list"])
+    assert stopped.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert words in told
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize("port", ["", "x", "-1", "99999999", "9" * 30])
+def test_a_meeting_place_that_is_none_is_one_sentence(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="cannot meet"):
         distributed.start()

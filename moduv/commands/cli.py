@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import os
 import sys
 import time
 import typing
@@ -20,6 +19,7 @@ from moduv.engine.config import load_preset, preset_names, to_dict
 from moduv.engine.cores import SPINS, load_function
 from moduv.engine.errors import InputError, is_lost, refusal
 from moduv.engine.files import reason_of
+from moduv.engine.launch import processes
 from moduv.engine.pipeline import config_class
 from moduv.runs.catalogue import COMMANDS
 
@@ -80,7 +80,7 @@ def _group() -> Iterator[None]:
 
     Only the first failure is reported: the others are the same, or follow from it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield
         return
     from moduv.engine import distributed

@@ -19,6 +19,9 @@ from moduv.engine.errors import InputError
 
 RESNET_SOURCE = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 LITEMONO_SOURCE = "the repository of its authors, github.com/noahzn/Lite-Mono"
+SIZE = ("height", "width")
+LARGEST = 1 << 13
+"""Pixels that a side of the networks' input may have."""
 CLASSIFIER = ("norm.", "head.", "head_dist.")
 """Modules of Lite-Mono's pre-training that its depth encoder does not have."""
 
@@ -54,11 +57,19 @@ def save_modules(
 def read_module(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
     """State dict and, where the file tells it, training size of one module."""
     content = checkpoint.load(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no state dict; give an official checkpoint folder.")
-    size = {key: content[key] for key in ("height", "width") if key in content}
-    state = {key: value for key, value in content.items() if key not in size}
-    return state, (int(size["height"]), int(size["width"])) if len(size) == 2 else None
+    told = [content.pop(key, None) for key in SIZE] if isinstance(content, dict) else []
+    state = checkpoint.as_state(content, path)
+    if any(side is None for side in told):
+        return state, None
+    try:
+        height, width = (int(side) for side in told)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        height, width = 0, 0
+    if not (0 < height <= LARGEST and 0 < width <= LARGEST):
+        raise InputError(
+            f"{path}: 'height' and 'width' are no sizes in pixels; give an official checkpoint folder."
+        )
+    return state, (height, width)
 
 
 def load_initial_weights(
@@ -102,10 +113,11 @@ def _existing(path: str | Path, option: str, source: str) -> Path:
 
 def _load_resnet(encoder: ResNetEncoder, path: Path) -> None:
     """ImageNet weights; the first layer is repeated for every stacked frame and divided by their number."""
-    state = dict(checkpoint.load_weights(path))
-    if "conv1.weight" in state:
+    state = checkpoint.load_weights(path)
+    first = state.get("conv1.weight")
+    if first is not None and first.ndim == 4 and first.is_floating_point():
         frames = encoder.encoder.conv1.in_channels // 3
-        state["conv1.weight"] = stacked(state["conv1.weight"], frames)
+        state["conv1.weight"] = stacked(first, frames)
     checkpoint.load_strict(encoder.encoder, state, path)
 
 
@@ -115,5 +127,6 @@ def _load_litemono(encoder: LiteMonoEncoder, path: Path) -> None:
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no state dict; give Lite-Mono-8M's pre-training file.")
-    own = {k: v for k, v in state.items() if torch.is_tensor(v) and not k.startswith(CLASSIFIER)}
+    tensors = checkpoint.as_state({k: v for k, v in state.items() if torch.is_tensor(v)}, path)
+    own = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
     checkpoint.load_strict(encoder, own, path)

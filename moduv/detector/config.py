@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from moduv.engine.config import load_preset
 
+LARGEST = 1 << 13
+"""Of the numbers in an architecture: no network here needs more."""
+
 
 @dataclass(frozen=True)
 class DetectorConfig:
@@ -48,6 +51,12 @@ class DetectorConfig:
     """Points read per bin and axis of a region; with 1, pixel centres lie at half-integer coordinates,
     otherwise at whole ones, as published."""
     max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not 0 <= number <= LARGEST:
+                    raise InputError(f"{name} is {number}; choose a number from 0 to {LARGEST}.")
 
 
 PAPER = DetectorConfig()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from moduv.detector.predictor import Detector
 from moduv.engine import checkpoint
 from moduv.engine.config import build
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
+from moduv.engine.files import parse_json, read_json, reason_of
 from moduv.engine.hardware import choose_device, half_type
 
 WEIGHTS = "weights.pth"
@@ -46,12 +45,29 @@ def load_detector(
     path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     state = checkpoint.load_weights(file)
-    model = build_detector(architecture_of(file, state))
+    model = _build(architecture_of(file, state), state, file)
     checkpoint.load_strict(model, state, file)
     model.to(chosen)
     if dtype is not None:
         run_in_half(model, dtype)
     return Detector(model)
+
+
+def _build(config: DetectorConfig, state: Mapping[str, Tensor], file: Path) -> nn.Module:
+    """The network of a description. Raises InputError where there is none, or its weights are too few."""
+    try:
+        with torch.device("meta"):  # takes no memory
+            size = sum(weight.numel() for weight in build_detector(config).parameters())
+    except Exception as error:  # whatever numbers from elsewhere lead to
+        raise InputError(
+            f"{file}: its architecture describes no network ({reason_of(error)}); give another detector."
+        ) from None
+    if size > sum(weight.numel() for weight in state.values()):
+        raise InputError(
+            f"{file}: the weights do not fit the network, which has {size:,} numbers; give the checkpoint "
+            "of this network or choose the preset it was trained with."
+        )
+    return build_detector(config)
 
 
 def architecture_of(file: Path, state: Mapping[str, Tensor]) -> DetectorConfig:
@@ -61,12 +77,7 @@ def architecture_of(file: Path, state: Mapping[str, Tensor]) -> DetectorConfig:
     published or the street network's, by the keys.
     """
     if told := checkpoint.metadata(file).get("architecture"):
-        try:
-            return build(DetectorConfig, json.loads(told), str(file))
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{file}: its 'architecture' is not readable as JSON ({error}); export it again."
-            ) from None
+        return build(DetectorConfig, parse_json(told, f"{file}: its 'architecture'"), str(file))
     description = file.parent / ARCHITECTURE
     if file.name == WEIGHTS and description.is_file():
         return build(DetectorConfig, read_json(description), str(description))
@@ -89,9 +100,9 @@ def load_backbone(backbone: nn.Module, path: str | Path) -> None:
         InputError: when the file holds no query encoder or another network's.
     """
     content = checkpoint.load(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"{path}: lacks 'state_dict'; give a MoCo-v2 checkpoint.")
+    state = checkpoint.as_state(content["state_dict"], path)
     encoder = {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
     encoder = {k: v for k, v in encoder.items() if not k.startswith("fc.")}
     if not encoder:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import sys
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, reason_of
 
 SAFETENSORS = ".safetensors"
 """Suffix of files of named tensors, which many libraries read."""
@@ -50,12 +51,24 @@ def load(path: str | Path) -> Any:
         with _safetensors(path) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        _refuse_compressed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own past forms
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # A file from elsewhere can break the reader in any way.
+    except Exception as error:
         raise InputError(
-            f"{path}: not readable as a checkpoint of plain tensors ({reason}); download or train it again."
+            f"{path}: not readable as a checkpoint of plain tensors ({reason_of(error)}); give another "
+            "file, or move it away and download or train it again."
         ) from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise ValueError for a zip that would be larger in memory, which torch never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its records are compressed")
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -65,10 +78,26 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a flat state dict. Raises InputError when the file is something else."""
-    content = load(path)
-    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise InputError(f"{path}: holds no flat state dict of tensors; give a weights file.")
+    return as_state(load(path), path)
+
+
+def as_state(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """A flat state dict. Raises InputError when it is something else."""
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(_is_dense(value) for value in content.values()):
+        raise InputError(f"{source}: holds no flat state dict of tensors; give a weights file.")
     return content
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether a value is a tensor with a place in memory for every number."""
+    return (
+        torch.is_tensor(value)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_meta
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def metadata(path: str | Path) -> dict[str, str]:
@@ -84,34 +113,51 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
     """Load weights into a module, or leave it untouched and say what differs.
 
     Batch counters (`num_batches_tracked`) do not count: frozen normalisation has none.
-    Raises InputError naming missing, unexpected and mis-shaped keys.
+    Raises InputError naming missing, unexpected and mis-shaped keys, and those whose numbers are of another
+    kind or not finite.
     """
-    own = module.state_dict()
+    own, given = module.state_dict(), as_state(state_dict, source)
     missing, unexpected = (
         [k for k in keys if k not in others and not k.endswith("num_batches_tracked")]
-        for keys, others in ((own, state_dict), (state_dict, own))
+        for keys, others in ((own, given), (given, own))
     )
-    shapes = [k for k in own if k in state_dict and own[k].shape != state_dict[k].shape]
-    if missing or unexpected or shapes:
+    shared = [key for key in own if key in given]
+    shapes = [key for key in shared if own[key].shape != given[key].shape]
+    kinds = [key for key in shared if _kind(own[key]) != _kind(given[key])]
+    if missing or unexpected or shapes or kinds:
         parts = [
             _summary("missing", missing),
             _summary("unexpected", unexpected),
             _summary(
                 "of another shape",
-                [f"{k} {tuple(state_dict[k].shape)} for {tuple(own[k].shape)}" for k in shapes],
+                [f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}" for k in shapes],
+            ),
+            _summary(
+                "of another type", [f"{k} {given[k].dtype} for {own[k].dtype}" for k in kinds]
             ),
         ]
         raise InputError(
             f"{source}: the weights do not fit the network ({'; '.join(filter(None, parts))}); "
             "give the checkpoint of this network or choose the preset it was trained with."
         )
-    module.load_state_dict(dict(state_dict), strict=False)
+    broken = [key for key in shared if not given[key].to(own[key].dtype).isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{source}: holds numbers that are not finite ({_summary('tensors', broken)}); give another "
+            "checkpoint or train it again."
+        )
+    module.load_state_dict(given, strict=False)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Whether a tensor holds real numbers, and whether complex ones."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _summary(what: str, keys: list[str]) -> str:
     if not keys:
         return ""
-    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+    shown = ", ".join(f"{key:.80}" for key in keys[:3]) + (", …" if len(keys) > 3 else "")
     return f"{len(keys)} {what}: {shown}"
 
 

@@ -137,6 +137,8 @@ def _is_off(key: str, value: Any) -> bool:
 
 def build(config_class: type[Config], values: dict[str, Any], source: str) -> Config:
     """Turn nested dictionaries into a (nested) dataclass. Raises InputError for unknown keys."""
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: is {values!r:.80}; write a mapping of keys to values.")
     values = without_retired(values, source)
     hints = typing.get_type_hints(config_class)
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
@@ -152,6 +154,8 @@ def build(config_class: type[Config], values: dict[str, Any], source: str) -> Co
         return config_class(**resolved)
     except TypeError as error:
         raise InputError(f"{source}: {error}; add the missing key.") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def save_config(path: str | Path, config: Any) -> None:
@@ -185,7 +189,7 @@ def difference(found: Any, expected: Any) -> str:
         for key in sorted({*found, *expected}):
             if found.get(key) != expected.get(key):
                 return f"{key}: {difference(found.get(key), expected.get(key))}"
-    return f"{found!r} instead of {expected!r}"
+    return f"{found!r:.80} instead of {expected!r:.80}"
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -11,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import reason_of
+from moduv.engine.launch import processes, told_number
 
 Item = TypeVar("Item")
 
@@ -21,15 +22,21 @@ _store: dist.Store | None = None
 def start() -> None:
     """Join the process group that torchrun describes; do nothing in a single process.
 
-    Raises InputError when there are GPUs, but not one for each process.
+    Raises InputError when there are GPUs, but not one for each process, and when the environment does not
+    tell how to meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if processes() == 1 or dist.is_initialized():
         return
-    store, own, size = next(dist.rendezvous("env://"))
+    try:
+        store, own, size = next(dist.rendezvous("env://"))
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(
+            f"the processes of WORLD_SIZE and RANK cannot meet ({reason_of(error)}); unset both or use torchrun."
+        ) from None
     has_gpus = torch.cuda.is_available()
     if has_gpus and device().index >= torch.cuda.device_count():
         raise InputError(
-            f"{os.environ['LOCAL_WORLD_SIZE']} processes but {torch.cuda.device_count()} GPUs; "
+            f"{told_number('LOCAL_WORLD_SIZE') or size} processes but {torch.cuda.device_count()} GPUs; "
             "start no more processes than there are GPUs."
         )
     join(store, own, size)
@@ -143,5 +150,5 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def device() -> torch.device:
     """The device this rank computes on."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", told_number("LOCAL_RANK") if processes() > 1 else 0)
     return torch.device("cpu")

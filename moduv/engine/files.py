@@ -142,8 +142,12 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises InputError when it is missing, broken or no readable file."""
-    text = read_text(path)
-    with _decoding(Path(path), "JSON"):
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, source: str | Path) -> Any:
+    """The content of JSON. Raises InputError naming its source when it is broken."""
+    with _decoding(source, "JSON"):
         return json.loads(text)
 
 
@@ -195,7 +199,7 @@ def _read_array(opened: IO[bytes], name: str, path: Path) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _decoding(path: Path, form: str) -> Iterator[None]:
+def _decoding(path: str | Path, form: str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into one sentence that names it."""
     try:
         yield

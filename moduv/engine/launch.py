@@ -7,9 +7,39 @@ own and leave with 1 whatever happened.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterable
+
+from moduv.engine.errors import InputError
+
+
+def processes() -> int:
+    """How many processes torchrun started, this one included.
+
+    A cluster's job may set WORLD_SIZE or RANK without the other, or empty; the command then runs alone.
+
+    Raises InputError when they are no numbers, or the rank is none of the processes'.
+    """
+    if not os.environ.get("WORLD_SIZE", "").strip() or not os.environ.get("RANK", "").strip():
+        return 1
+    size, rank = told_number("WORLD_SIZE"), told_number("RANK")
+    if rank >= size:
+        raise InputError(
+            f"RANK is {rank} and WORLD_SIZE {size} in the environment; unset both or use torchrun."
+        )
+    return size
+
+
+def told_number(name: str) -> int:
+    """A number that torchrun sets, 0 where it is empty. Raises InputError when it is something else."""
+    told = os.environ.get(name, "").strip() or "0"
+    if not (told.isascii() and told.isdigit() and len(told) < 10):
+        raise InputError(
+            f"{name} is {told!r:.80} in the environment, which is no number; unset it or use torchrun."
+        )
+    return int(told)
 
 
 def launch(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
+
+from moduv.engine.launch import processes, told_number
 
 Item = TypeVar("Item")
 
@@ -37,7 +38,7 @@ def progress_bar(iterable: Iterable[Item], **options: Any) -> Any:
 
 def is_reporting() -> bool:
     """Check whether this process reports progress: under torchrun, only the first does."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    return processes() == 1 or told_number("RANK") == 0
 
 
 def progress(
@@ -67,14 +68,15 @@ def say(message: str) -> None:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Read a run's log; a last line cut by a kill is left out."""
+    """Read a run's log up to a line that is none, as a kill may leave it."""
     path = Path(path)
-    if not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text().splitlines():
+    entries: list[dict[str, Any]] = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            break
+        entries.append(entry)
     return entries

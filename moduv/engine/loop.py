@@ -163,6 +163,11 @@ def make_optimizer(modules: nn.Module, config: LoopConfig) -> torch.optim.Optimi
     raise InputError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd.")
 
 
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+MOMENTS = {"adam": ADAM, "adamw": ADAM, "sgd": {"momentum_buffer"}}
+"""What the optimisers keep of every parameter."""
+
+
 def fit(
     modules: nn.Module,
     step: Step,
@@ -328,9 +333,46 @@ def _resume(
     if found != decisive(config):
         raise InputError(
             f"{path}: belongs to a run with other settings ({difference(found, decisive(config))}), "
-            "which also depend on the number of processes; continue as it was begun, or remove "
-            f"{run_dir} to begin again."
+            "which also depend on the number of processes; continue as it was begun, or move "
+            f"{run_dir} away to begin again."
+        )
+    problem = _state_problem(state, optimizer, config)
+    if problem:
+        raise InputError(
+            f"{path}: is no whole state of this training, {problem}; move {run_dir} away to begin again."
         )
     checkpoint.load_strict(modules, state["modules"], path)
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), dict(state["sums"])
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+    return state["step"], state["sums"]
+
+
+def _state_problem(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer, config: LoopConfig
+) -> str | None:
+    """Why a training cannot go on from a state, in words; None where it can."""
+    missing = sorted({"step", "modules", "optimizer", "sums"} - state.keys())
+    if missing:
+        return f"it lacks {missing[0]!r}"
+    step, sums = state["step"], state["sums"]
+    if type(step) is not int or not 0 < step <= config.steps:
+        return f"its step is {step!r:.80} of {config.steps}"
+    if not isinstance(sums, dict) or not all(
+        isinstance(name, str) and isinstance(value, float) and math.isfinite(value)
+        for name, value in sums.items()
+    ):
+        return "its 'sums' are no finite numbers"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    content = state["optimizer"]
+    moments = content.get("state") if isinstance(content, dict) else None
+    if not moments or not isinstance(moments, dict):
+        return "its 'optimizer' is empty"
+    for number, tensors in moments.items():
+        known = type(number) is int and 0 <= number < len(parameters) and isinstance(tensors, dict)
+        if not known or tensors.keys() != MOMENTS[config.optimizer]:
+            return "its 'optimizer' is another one's"
+        for name, value in checkpoint.as_state(tensors, "the optimizer").items():
+            shape = torch.Size() if name == "step" else parameters[number].shape
+            if value.shape != shape or not value.is_floating_point() or not value.isfinite().all():
+                return f"{name!r} in its 'optimizer' is another network's or not finite"
+    return None
