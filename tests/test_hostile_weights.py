@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from moduv.depth.networks.resnet import ResNetEncoder
 from moduv.depth.weights import load_initial_weights, read_module
-from moduv.detector.config import STREET
+from moduv.detector.config import detector_config
 from moduv.detector.model import build_detector
 from moduv.detector.weights import load_backbone, load_detector
 from moduv.engine import checkpoint
@@ -230,7 +230,7 @@ def test_a_description_of_no_network_is_one_sentence(
     checkpoint.save_weights(tmp_path / "weights.pth", detector)
     given = description
     if description.startswith('{"'):
-        given = json.dumps(to_dict(STREET) | json.loads(description))
+        given = json.dumps(to_dict(detector_config("street")) | json.loads(description))
     (tmp_path / "detector.json").write_text(given)
     told = sentence(lambda: load_detector(tmp_path, "cpu"), tmp_path)
     assert re.search(words, told)

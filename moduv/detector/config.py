@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moduv.engine.config import load_preset
+from moduv.engine.errors import InputError
 
 LARGEST = 1 << 13
 """Of the numbers in an architecture: no network here needs more."""
