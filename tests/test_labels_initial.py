@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moduv.engine.errors import InputError
-from moduv.labels.initial import extract_instances, ranges
+from moduv.engine.files import write_npz
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.frames.splits import write_split
+from moduv.labels.initial import InitialConfig, extract_instances, initial_labels, ranges
+from moduv.rounds.labelling import label_motion
 
 L0_CASES = [
     "constrange_6",
@@ -186,6 +191,13 @@ def test_half_precision_motion_outputs_are_read_like_single_precision() -> None:
         (np.ones((8, 8)), np.full((8, 8), np.inf), np.eye(4), "'depth' holds numbers"),
         (np.ones((8, 8)), np.ones((8, 8)), np.full((4, 4), np.nan), "'inv_K' holds numbers"),
         (np.ones((8, 8)), np.full((8, 8), "near"), np.eye(4), "'depth' holds numbers"),
+        (np.ones((8, 8)), np.ones((8, 8)) * 1j, np.eye(4), "'depth' holds numbers"),
+        (np.ones((8, 8)), np.zeros((8, 8)), np.eye(4), "'depth' reaches from 0 to 0"),
+        (np.ones((8, 8)), np.full((8, 8), -1), np.eye(4), "'depth' reaches from -1"),
+        (np.ones((8, 8)), np.full((8, 8), 1e30), np.eye(4), r"'depth' reaches from 1e\+30"),
+        (np.full((8, 8), 5), np.ones((8, 8)), np.eye(4), "'mot_mask' reaches from 5 to 5"),
+        (np.full((8, 8), -5.0), np.ones((8, 8)), np.eye(4), "'mot_mask' reaches from -5"),
+        (np.full((8, 8), 255, np.uint8), np.ones((8, 8)), np.eye(4), "'mot_mask' reaches from 255"),
     ],
 )
 def test_bad_arrays_are_refused(
@@ -193,6 +205,45 @@ def test_bad_arrays_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=rf"000045\.npz: {message}.*; predict the frame again"):
         extract_instances(mask, depth, inv_K, source="000045.npz")
+
+
+@pytest.mark.parametrize("inv_K", [np.zeros((4, 4)), np.ones((3, 3)), np.diag([0.0, 0, 1, 1])])
+def test_cameras_that_see_no_picture_are_refused(inv_K: np.ndarray) -> None:
+    with pytest.raises(InputError, match="'inv_K' cannot be inverted; predict the frame again"):
+        initial_labels(np.ones((8, 8)), np.ones((8, 8)), inv_K=inv_K)
+
+
+def test_the_bounds_themselves_are_taken() -> None:
+    mask, depth = np.zeros((8, 8), bool), np.full((8, 8), 1e-5, np.float16)
+    assert len(extract_instances(mask, depth, np.eye(4))) == 0
+    assert len(extract_instances(mask.astype(np.uint8), depth, np.eye(3))) == 0
+
+
+@given(
+    value=st.floats(allow_nan=True),
+    place=st.tuples(st.sampled_from(["mask", "depth", "inv_K"]), st.integers(0, 8)),
+)
+def test_any_number_in_a_motion_output(value: float, place: tuple[str, int]) -> None:
+    arrays = {"mask": np.ones((3, 3)), "depth": np.ones((3, 3)), "inv_K": np.eye(3)}
+    arrays[place[0]].flat[place[1]] = value
+    try:
+        found = extract_instances(*arrays.values(), min_samples=1, smallest_extent=-1)
+    except InputError:
+        return
+    assert all(mask.any() for mask in found.decode())
+
+
+def test_an_output_of_another_aspect_than_its_frame_is_refused(tmp_path: Path) -> None:
+    square = {"mot_mask": np.ones((40, 40)), "depth": np.ones((40, 40)), "inv_K": np.eye(4)}
+    write_npz(tmp_path / "m/a/000001.npz", **square)
+    write_image(tmp_path / "d/a/000001.jpg", np.zeros((48, 80, 3), np.uint8))
+    write_split(tmp_path / "s.txt", [FrameRef("a", 1)])
+    for snap in (True, False):
+        config = InitialConfig(snap=snap, workers=1)
+        paths = tmp_path / "s.txt", tmp_path / "m", tmp_path / f"out{snap}"
+        with pytest.raises(InputError, match=r"000001\.npz: .* 40 x 40 .* another aspect"):
+            label_motion(*paths, config, tmp_path / "d")
+        assert not list(tmp_path.glob("out*/a"))
 
 
 @pytest.mark.parametrize("wrong", [{"window": 9}, {"window": 0}, {"min_samples": 0}])

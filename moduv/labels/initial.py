@@ -21,6 +21,11 @@ from moduv.instances import rle
 from moduv.instances.instances import Instances
 from moduv.labels.snapped import snap_to_image
 
+MOTIONS, DEPTHS = (-1e-3, 1 + 1e-3), (1e-6, 1e6)
+"""Values that motion masks and depths may have; resizing rounds those of masks."""
+LEAST_SINGULAR = 1e9
+"""Condition of a matrix that counts as singular; a camera's is below the square of its focal length."""
+
 
 @dataclass(frozen=True)
 class InitialConfig:
@@ -83,13 +88,18 @@ def initial_labels(
         Instances at the size of the mask, without scores.
 
     Raises:
-        InputError: for arrays of different sizes or with numbers that are not finite, singular or missing
-            intrinsics, and parameters for which the clusters are not defined.
+        InputError: for arrays of different sizes or with numbers that are none of masks or depths, an
+            image of another aspect, singular or missing intrinsics, and parameters for which the clusters are
+            not defined.
     """
     config = replace(config or InitialConfig(), **overrides)
     inverse = _inverse_intrinsics(K, source) if inv_K is None else np.asarray(inv_K)
     motion_mask, depth = np.asarray(motion_mask), np.asarray(depth)
     instances = extract_instances(motion_mask, depth, inverse, config, source=source)
+    if np.linalg.cond(inverse[:3, :3].astype(np.float64)) > LEAST_SINGULAR:
+        raise InputError(f"{source}: 'inv_K' cannot be inverted; predict the frame again.")
+    if image is not None:
+        instances.check_aspect(image.shape, source)
     if not config.snap or image is None or instances.size is None:
         return instances
     motion = [float(motion_mask[mask].mean()) for mask in instances.decode()]
@@ -134,6 +144,10 @@ def extract_instances(
 
     Returns:
         Instances in raster order of their first core pixel, without scores.
+
+    Raises:
+        InputError: for arrays of different sizes or with numbers that are none of masks or depths, and
+            a window or `min_samples` for which the clusters are not defined.
     """
     config = replace(config or InitialConfig(), **overrides)
     _check(motion_mask, depth, inv_K, source)
@@ -190,10 +204,20 @@ def _check(motion_mask: np.ndarray, depth: np.ndarray, inv_K: np.ndarray, source
         raise InputError(
             f"{source}: 'inv_K' is {inv_K.shape}, not (4, 4); predict the frame again."
         )
-    for key, value in (("mot_mask", motion_mask), ("depth", depth), ("inv_K", inv_K)):
+    for key, value, (low, high) in (
+        ("mot_mask", motion_mask, MOTIONS),
+        ("depth", depth, DEPTHS),
+        ("inv_K", inv_K, (-np.inf, np.inf)),
+    ):
         if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
             raise InputError(
                 f"{source}: '{key}' holds numbers that are not finite; predict the frame again."
+            )
+        least, most = float(value.min()), float(value.max())
+        if not (low <= least and most <= high):
+            raise InputError(
+                f"{source}: '{key}' reaches from {least:g} to {most:g}, beyond {low:g} to "
+                f"{high:g}; predict the frame again."
             )
 
 

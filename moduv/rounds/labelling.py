@@ -17,7 +17,7 @@ from moduv.engine.log import progress, say
 from moduv.engine.parallel import bounded_map, process_map
 from moduv.engine.stages import MANIFEST, Stage
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
+from moduv.frames.images import image_size, read_image
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import is_labelled, statistics, write_labels
@@ -97,8 +97,11 @@ def _label_motion_frame(job: tuple[FrameRef, Path, Path, InitialConfig, Path | N
     try:
         arrays = read_npz(path, ("mot_mask", "depth", "inv_K"))
         image = read_image(frame.image_path(data)) if config.snap and data else None
+        size = image_size(frame.image_path(data)) if data else None
         mask, depth, inv_K = (np.asarray(arrays[name]) for name in ("mot_mask", "depth", "inv_K"))
         found = initial_labels(mask, depth, None, image, config, inv_K=inv_K, source=str(path))
+        if size is not None:
+            found.check_aspect(size[::-1], path)
     except InputError as error:
         return str(error)
     write_labels(out, frame, found)
