@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +13,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
+from hostile_world import damaged
+from hypothesis import HealthCheck, given, settings
 
 from moduv.commands import checkpoints
 from moduv.commands.checkpoints import (
@@ -272,6 +278,97 @@ def test_one_file_is_not_taken_for_several_checkpoints(tmp_path: Path, ckpts: Pa
     fetch_checkpoints(["moduv_m2m"], ckpts, str(file))
     assert (ckpts / "moduv_m2m.pth").read_bytes() == file.read_bytes()
     assert file.is_file()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("owned",))
+
+
+def zipped(content: bytes, name: str = "moduv_final.pth", mode: int = 0) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        member = zipfile.ZipInfo(name)
+        member.external_attr, member.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+        archive.writestr(member, content)
+    return file.getvalue()
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+GOOD = saved({"weight": torch.rand(500)})
+HOSTILE = {
+    "cut archive": zipped(b"PK\x03\x04" + os.urandom(100_000))[:-200],
+    "cut archive of a checkpoint": zipped(GOOD)[:-30],
+    "cut checkpoint": GOOD[:-200],
+    "half a checkpoint": GOOD[: len(GOOD) // 2],
+    "only the beginning": b"PK\x03\x04",
+    "nothing": b"",
+    "zeros behind the beginning": zipped(b"PK\x03\x04" + bytes(64 << 20)),
+    "a member of noise": zipped(b"PK\x03\x04" + os.urandom(100_000)),
+    "code": saved({"weight": Evil()}),
+    "code in an archive": zipped(saved(Evil())),
+    "a number": saved(7),
+    "a link": zipped(b"/etc/passwd", mode=0o120777),
+    "a way up": zipped(GOOD, "../../moduv_final.pt"),
+    "another member": zipped(GOOD, "other.pth"),
+    "a folder": zipped(b"", "moduv_final.pth/"),
+    "an archive in an archive": zipped(zipped(GOOD)),
+    "a damaged directory": zipped(GOOD).replace(b"PK\x01\x02", b"PK\x01\x03"),
+    "encrypted": zipped(GOOD).replace(
+        b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
+def test_nothing_is_placed_or_recorded_unless_it_loads(
+    source: bytes,
+    tmp_path: Path,
+    ckpts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.zip").write_bytes(source)
+    with pytest.raises(SystemExit) as stopped:
+        main(["checkpoints", "fetch", "moduv_final", "--source", "s.zip", "--folder", str(ckpts)])
+    assert stopped.value.code == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "fetch it again" in told or "take another archive" in told
+    assert content(ckpts) == set()
+    assert content(tmp_path) == {"s.zip"}
+
+
+@pytest.mark.parametrize(
+    "place", ["moduv_final.pth", "../moduv_final.pth", "/moduv_final.pth", "a/b/moduv_final.pth"]
+)
+def test_a_member_goes_to_its_place_whatever_its_name(
+    place: str, tmp_path: Path, ckpts: Path
+) -> None:
+    (tmp_path / "s.zip").write_bytes(zipped(GOOD, place))
+    fetch_checkpoints(["moduv_final"], ckpts, str(tmp_path / "s.zip"))
+    assert content(tmp_path) == {"s.zip", "ckpts/moduv_final.pth", "ckpts/checksums.json"}
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(damaged(zipped(GOOD)))
+def test_any_bytes_as_archive(tmp_path: Path, source: bytes) -> None:
+    file, folder = tmp_path / "s.zip", tmp_path / "any"
+    file.write_bytes(source)
+    try:
+        fetch_checkpoints(["moduv_final"], folder, str(file))
+    except InputError:
+        assert content(folder) == set()
+    else:
+        assert isinstance(checkpoint.load(folder / "moduv_final.pth"), dict)
+        shutil.rmtree(folder)
 
 
 # --- verifying --------------------------------------------------------------------------------------

@@ -20,8 +20,6 @@ from moduv.engine.log import say
 
 RECORD = "checksums.json"
 FOLDER = Path("ckpts")
-BEGINNINGS = (b"PK\x03\x04", b"\x80\x02")
-"""Of PyTorch's files, now and before 1.6."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +223,22 @@ def _take(item: Checkpoint, folder: Path, got: Path, origin: str) -> None:
 def _checked(
     item: Checkpoint, name: str, path: Path, folder: Path, origin: str | Path
 ) -> dict[str, Any]:
-    """Size and hash of a file. Raises InputError if they contradict the record."""
-    with path.open("rb") as stream:
-        if not stream.read(4).startswith(BEGINNINGS):
-            raise InputError(f"{origin}: {name} is no PyTorch checkpoint; fetch it again.")
+    """Size and hash of a file. Raises InputError if it cannot be loaded or contradicts the record."""
+    from moduv.engine import (
+        checkpoint,  # loads torch, which a list of the checkpoints does not need
+    )
+
+    try:
+        loaded = isinstance(checkpoint.load(path), dict)
+    except InputError:
+        loaded = False
+    if not loaded:
+        raise InputError(f"{origin}: {name} is no PyTorch checkpoint; fetch it again.")
     kind, _, beginning = item.published.partition(":")
     if beginning and not (found := digest(path, kind)).startswith(beginning):
         raise InputError(
             f"{origin}: the {kind} hash of {name} begins with {found[:8]}, and its authors publish "
-            f"{beginning}; delete it and fetch it again."
+            f"{beginning}; move it away and fetch it again."
         )
     facts: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     known = _record(folder).get(name, facts)
@@ -258,7 +263,7 @@ def _record(folder: Path) -> dict[str, Any]:
     record = read_json(path) if path.is_file() else {}
     if not isinstance(record, dict) or not all(isinstance(v, dict) for v in record.values()):
         raise InputError(
-            f"{path}: holds no record of files; delete it, and files are recorded anew."
+            f"{path}: holds no record of files; move it away, and files are recorded anew."
         )
     return record
 

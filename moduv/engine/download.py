@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import broken_disk
+from moduv.engine.files import broken_disk, reason_of
 
 GOOGLE_DRIVE = re.compile(
     r"https://drive\.google\.com/(?:file/d/|(?:uc|open)\?(?:.*&)?id=)([\w-]+)"
@@ -22,8 +22,8 @@ SCHEMES = ("https://", "http://", "file://")
 CHUNK = 1 << 20
 SILENCE = 60
 """Seconds without a byte after which a server counts as gone."""
-LARGEST = 8 << 30
-"""Bytes that a file of an archive may have."""
+LARGEST, DENSEST = 8 << 30, 20
+"""Bytes that a file of an archive may have, and how many times those that it takes there."""
 
 
 def download(source: str, target: Path) -> None:
@@ -96,10 +96,11 @@ def _from_google_drive(identity: str, source: str, target: Path) -> None:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip of files; PyTorch's weights, which are zips too, are none."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
+    except Exception:  # in a broken one anything can be wrong
         return False
-    with zipfile.ZipFile(path) as archive:
-        return not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
 
 
 def unpack(archive: Path, wanted: Sequence[str], folder: Path) -> list[Path]:
@@ -125,9 +126,13 @@ def unpack(archive: Path, wanted: Sequence[str], folder: Path) -> list[Path]:
                 with content.open(_member(content, name)) as source, target.open("wb") as stream:
                     shutil.copyfileobj(source, stream, CHUNK)
                 taken.append(target)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # whatever a broken or hostile archive leads to
         _raise_broken_disk(error, archive)
-        raise InputError(f"{archive.name}: is no whole zip ({error}); fetch it again.") from None
+        raise InputError(
+            f"{archive.name}: is no whole zip ({reason_of(error)}); fetch it again."
+        ) from None
     return taken
 
 
@@ -144,7 +149,8 @@ def _member(content: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
         raise InputError(
             f"the archive holds {name!r} {len(found)} times instead of once; take another archive."
         )
-    if found[0].file_size > LARGEST:
+    # Weights hardly shrink; what shrinks a lot grows to fill the disk.
+    if found[0].file_size > min(LARGEST, CHUNK + DENSEST * found[0].compress_size):
         raise InputError(
             f"{name!r} has {found[0].file_size} bytes in the archive, more than any checkpoint; take "
             "another archive."
