@@ -10,7 +10,8 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,6 +113,21 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = None) -> 
     """Write `content` as JSON, atomically. Raises ValueError for NaN and infinity."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=indent, allow_nan=False))
+
+
+@contextlib.contextmanager
+def json_list(path: str | Path) -> Iterator[Callable[[list[Any]], None]]:
+    """Yield what adds entries to a JSON list, which is written as they come, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w") as stream:
+        stream.write("[")
+        separators = chain([""], repeat(", "))
+
+        def add(entries: list[Any]) -> None:
+            for entry in entries:
+                stream.write(next(separators) + json.dumps(entry, allow_nan=False))
+
+        yield add
+        stream.write("]")
 
 
 def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:

@@ -85,6 +85,12 @@ def _predict(
         trained.width,
         field_of_view=trained.field_of_view,
         focal_factor=trained.focal_factor,
+        # Frames come in their order, so only those of the batches that are being decoded are wanted again.
+        cache_bytes=(2 * config.workers + 2)
+        * config.batch_size
+        * trained.height
+        * trained.width
+        * 3,
     )
     model = trained.load()
     start = time.monotonic()

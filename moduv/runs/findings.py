@@ -26,7 +26,7 @@ class Findings:
     """Label sets and detections of a run; every list follows `frames`."""
 
     frames: list[FrameRef]
-    found: dict[str, list[Instances]] = field(default_factory=dict)
+    found: dict[str, Sequence[Instances]] = field(default_factory=dict)
     """L0, L1 and L2, as far as they were made, and the `final` detections above a score."""
     detections: list[Instances] = field(default_factory=list)
     """Of the final detector, whatever their score; empty where it was not measured."""
@@ -36,7 +36,7 @@ class Findings:
     """Regions that the ground truth says to ignore."""
 
     @property
-    def layers(self) -> dict[str, list[Instances]]:
+    def layers(self) -> dict[str, Sequence[Instances]]:
         """All that is drawn: what was found, and the truth."""
         return self.found | ({} if self.truth is None else {"truth": self.truth})
 

@@ -7,6 +7,7 @@ L2 are compared where no detector was trained.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,13 @@ def with_motion(motion: Path, split: Path) -> list[FrameRef]:
     return frames
 
 
-def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, list[Instances]]:
+def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, Sequence[Instances]]:
     """L0, L1 and L2 of the held-out frames, made as those of the training frames were.
 
     The settings are those in the manifest of each label set. A set that is not there, or that something
     else made, is left out.
     """
-    sets = {}
+    sets: dict[str, Sequence[Instances]] = {}
     for name, step in LABEL_SETS.items():
         root = folder(run, step.name)
         manifest = read_manifest(root)
@@ -179,7 +180,7 @@ def _images(annotations: Path | None, data: Path, frames: list[FrameRef]) -> dic
     return {"images": images, "annotations": [], "categories": CATEGORIES}
 
 
-def _label_results(instances: list[Instances], truth: dict[str, Any]) -> list[dict[str, Any]]:
+def _label_results(instances: Sequence[Instances], truth: dict[str, Any]) -> list[dict[str, Any]]:
     """Label sets as COCO results at the images' size; labels without scores count as certain."""
     results: list[dict[str, Any]] = []
     for image, labels in zip(truth["images"], instances, strict=True):
