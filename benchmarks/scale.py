@@ -32,6 +32,7 @@ from moduv.engine.stages import MANIFEST
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import write_split
 from moduv.motion.train import MotionTrainingConfig, train_motion
+from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import MODUV, folder
 from moduv.street.dataset import StreetConfig, render_dataset
 
@@ -122,7 +123,7 @@ def measure(data: Path, run: Path) -> dict[str, tuple[float, float]]:
     truth = {"val": data / "annotations.json"}
     place = Place(run, data, {"train": split, "val": split}, truth)
     steps = select(MODUV, STEPS)
-    lines = command_lines(steps, MODUV, place, str(preset))
+    lines = command_lines(steps, MODUV, place, COMMANDS, str(preset))
     return {step.command: cost(line[1:]) for step, line in zip(steps, lines, strict=True)}
 
 
