@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from moduv.detector.config import STREET
+from moduv.detector.config import detector_config
 from moduv.detector.model import build_detector
 from moduv.detector.weights import ARCHITECTURE, WEIGHTS
 from moduv.engine import checkpoint
@@ -105,7 +105,11 @@ def make_networks(clip: Path, run: Path) -> None:
     split = clip / "splits/train_files.txt"
     train_motion(clip, split, folder(run, "motion"), motion)
     config = replace(
-        STREET, min_size=HEIGHT, max_size=WIDTH, max_detections=OBJECTS, proposals_test=32
+        detector_config("street"),
+        min_size=HEIGHT,
+        max_size=WIDTH,
+        max_detections=OBJECTS,
+        proposals_test=32,
     )
     torch.manual_seed(0)
     for name in ROUNDS:

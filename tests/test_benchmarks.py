@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from moduv.detector.config import PAPER
+from moduv.frames.clip import with_neighbours
+from moduv.frames.splits import read_split
 from moduv.geometry import photometric
+from moduv.instances.coco import group_by_image, select_truth
 from moduv.motion.networks.motion_fields import MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +40,11 @@ def motion() -> ModuleType:
 @pytest.fixture(scope="module")
 def detector() -> ModuleType:
     return load("detector")
+
+
+@pytest.fixture(scope="module")
+def scale() -> ModuleType:
+    return load("scale")
 
 
 @pytest.mark.parametrize("phase", ["disp_init", "mask_init", "fine_tune"])
@@ -138,3 +146,30 @@ def test_structural_similarity_has_the_gradient_of_the_pooled_one(
         results.append([value, *torch.autograd.grad(value.square().sum(), (first, second))])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+def test_the_scale_benchmark_repeats_one_clip_with_its_truth(
+    scale: ModuleType, tmp_path: Path
+) -> None:
+    clip = scale.render_clip(tmp_path / "clip")
+    data = scale.repeat_clip(clip, 25, tmp_path / "data")
+    frames = read_split(data / "split.txt")
+    assert len(set(frames)) == 25
+    assert with_neighbours(frames, data) == (frames, 0)
+    truth = select_truth(data / "annotations.json", data, frames)
+    objects = group_by_image(truth["annotations"])
+    first, second = (objects[truth["images"][n]["id"]] for n in (0, 20))
+    assert [entry["bbox"] for entry in first] == [entry["bbox"] for entry in second]
+    assert frames[0].image_path(data).samefile(frames[20].image_path(data))
+
+
+@pytest.mark.slow
+def test_the_scale_benchmark_prints_its_table(
+    scale: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--frames", "8", "16"])
+    scale.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[-5:]]
+    stages = ["motion predict", "labels initial", "labels mobile", "labels aggregated", "measure"]
+    assert [row[0].strip() for row in rows] == stages
+    assert all(float(memory) > 0 for row in rows for memory in row[3].split("/"))

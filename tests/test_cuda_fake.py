@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moduv.depth.networks.camera import LearnedCamera
 from moduv.depth.triplets import Triplets
-from moduv.detector.config import PAPER, STREET, DetectorConfig
+from moduv.detector.config import PAPER, DetectorConfig, detector_config
 from moduv.detector.crops import CropMasks
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
@@ -45,7 +45,7 @@ SETTINGS = {
 }
 DETECTORS = {
     "paper": replace(PAPER, min_size=HEIGHT, max_size=WIDTH),
-    "street": replace(STREET, min_size=HEIGHT, max_size=WIDTH),
+    "street": replace(detector_config("street"), min_size=HEIGHT, max_size=WIDTH),
 }
 TRAINING = {
     "torchvision",  # matches anchors, filters proposals, checks the boxes of labels

@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from moduv.engine import checkpoint
 from moduv.engine.config import build, load_preset, merge, preset_names, read_preset, speed_only
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path, read_json, read_npz, write_json, write_npz
+from moduv.engine.files import (
+    atomic_path,
+    json_list,
+    read_json,
+    read_npz,
+    write_json,
+    write_npz,
+)
 from moduv.engine.log import prefixed_bars, progress_bar, read_log
 from moduv.engine.loop import LoopConfig, SampleStream, StepState, fit, learning_rate, spread
 from moduv.engine.parallel import process_map
@@ -46,6 +53,15 @@ def test_atomic_path_keeps_the_old_file_when_the_writer_fails(tmp_path: Path) ->
         fail_half_way()
     assert read_json(target) == {"old": 1}
     assert os.listdir(tmp_path) == ["labels.json"]
+
+
+@pytest.mark.parametrize("parts", [[], [[]], [[{"a": 1}], [], [2, "b"]]])
+def test_a_list_written_in_parts_is_that_written_at_once(tmp_path: Path, parts: list[list]) -> None:
+    with json_list(tmp_path / "parts.json") as add:
+        for part in parts:
+            add(part)
+    write_json(tmp_path / "whole.json", [entry for part in parts for entry in part])
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_json_refuses_nan_and_leaves_nothing(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _predict(
         f"  {len(frames)} frames, {len(frames) - left} finished before, {edges} at clip edges and "
         f"{absent} without an image skipped"
     )
+    # Frames come in their order, so only those of the batches that are being decoded are wanted again.
+    at_once = (2 * config.workers + 2) * config.batch_size
     triplets = Triplets(
         data,
         todo,
@@ -85,12 +87,7 @@ def _predict(
         trained.width,
         field_of_view=trained.field_of_view,
         focal_factor=trained.focal_factor,
-        # Frames come in their order, so only those of the batches that are being decoded are wanted again.
-        cache_bytes=(2 * config.workers + 2)
-        * config.batch_size
-        * trained.height
-        * trained.width
-        * 3,
+        cache_bytes=3 * trained.height * trained.width * at_once,
     )
     model = trained.load()
     start = time.monotonic()

@@ -117,15 +117,16 @@ def _measure(
     for name, weights in finished.items():
         held_out.detect([weights])
         if annotations is not None:
-            results = read_json(held_out.detections(weights.name))
-            metrics[name] = evaluate(images, results, areas=config.areas)
+            found = held_out.detections(weights.name)
+            metrics[name] = evaluate(images, read_json(found), areas=config.areas)
     for name, instances in sets.items():
         metrics[name] = {}
         if annotations is not None:
-            results = _label_results(instances, images)
-            metrics[name] = evaluate(images, results, areas=config.areas, score_threshold=0.0)
+            metrics[name] = evaluate(
+                images, _label_results(instances, images), areas=config.areas, score_threshold=0.0
+            )
     if FINAL in finished:
-        sets[FINAL] = [found.above(0.5) for found in held_out.found(finished[FINAL].name)]
+        sets[FINAL] = [one.above(0.5) for one in held_out.found(finished[FINAL].name)]
     consistency = temporal_consistency(sets, frames, data)
     for name, numbers in describe_sets(sets).items():
         numbers["labels/consistency"] = consistency[name]
