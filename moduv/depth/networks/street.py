@@ -45,12 +45,11 @@ class ResidualBlock(nn.Module):
 class DepthEncoder(nn.Module):
     """Image (B, 3, H, W) in [0, 1] to features at 1/2, 1/4, … 1/32 of its size."""
 
-    def __init__(self, channels: tuple[int, ...] = DEPTH_CHANNELS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = convolution(3, channels[0], stride=2, kernel=5)
-        self.stages = nn.ModuleList(
-            ResidualBlock(inputs, outputs, 2) for inputs, outputs in itertools.pairwise(channels)
-        )
+        self.stem = convolution(3, DEPTH_CHANNELS[0], stride=2, kernel=5)
+        pairs = itertools.pairwise(DEPTH_CHANNELS)
+        self.stages = nn.ModuleList(ResidualBlock(*pair, stride=2) for pair in pairs)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         features = [self.stem(normalise(image).contiguous(memory_format=torch.channels_last))]
@@ -90,14 +89,11 @@ class FieldDecoder(nn.Module):
 class PoseEncoder(nn.Module):
     """Two stacked frames (B, 6, H, W) to one feature map."""
 
-    def __init__(self, channels: tuple[int, ...] = POSE_CHANNELS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        stem = convolution(6, channels[0], stride=2, kernel=5)
-        strides = (2, 2, 2, 1)
-        blocks = zip(channels, channels[1:], strides, strict=False)
-        self.layers = nn.Sequential(
-            stem, *(convolution(inputs, outputs, stride=s) for inputs, outputs, s in blocks)
-        )
+        stem = convolution(6, POSE_CHANNELS[0], stride=2, kernel=5)
+        pairs = zip(itertools.pairwise(POSE_CHANNELS), (2, 2, 2, 1), strict=True)
+        self.layers = nn.Sequential(stem, *(convolution(*pair, stride=s) for pair, s in pairs))
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         return [self.layers(normalise(frames).contiguous(memory_format=torch.channels_last))]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SCALES = (0, 1, 2, 3)
+FRAMES = 3
 
 
 class MotionFieldDecoder(nn.Module):
@@ -21,13 +22,12 @@ class MotionFieldDecoder(nn.Module):
     Args:
         encoder_channels: channels of the encoder's features, finest first.
         outputs: channels of the field.
-        frames: how many RGB frames are refined with at the end.
     """
 
-    def __init__(self, encoder_channels: tuple[int, ...], outputs: int, *, frames: int = 3) -> None:
+    def __init__(self, encoder_channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         self._residual_translation = nn.Conv2d(6, outputs, 1)
-        for level, width in enumerate((*encoder_channels[::-1], 3 * frames)):
+        for level, width in enumerate((*encoder_channels[::-1], 3 * FRAMES)):
             refine = nn.Sequential(
                 nn.Conv2d(width + outputs, width, 3, padding=1),
                 nn.Conv2d(width, width, 3, padding=1),

@@ -17,6 +17,8 @@ from moduv.depth.networks.resnet import normalise
 from moduv.depth.networks.street import FieldDecoder, ResidualBlock, convolution
 
 MOTION_CHANNELS = (24, 32, 48, 64)
+EMBEDDING, RADIUS = 16, 3
+"""Channels of the matched features, and positions around each that it is matched with."""
 
 
 def local_cost_volume(centre: Tensor, other: Tensor, radius: int) -> Tensor:
@@ -39,21 +41,17 @@ class MotionEncoder(nn.Module):
     frame is read backwards and both are shown as their sum and their disagreement.
     """
 
-    def __init__(
-        self, channels: tuple[int, ...] = MOTION_CHANNELS, *, embedding: int = 16, radius: int = 3
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.radius = radius
+        full, half, *_ = MOTION_CHANNELS
         self.embed = nn.Sequential(
-            convolution(3, embedding, stride=2), convolution(embedding, embedding, stride=2)
+            convolution(3, EMBEDDING, stride=2), convolution(EMBEDDING, EMBEDDING, stride=2)
         )
-        self.stem = convolution(12, channels[0], stride=2, kernel=5)
-        self.halve = ResidualBlock(channels[0], channels[1], 2)
-        self.mix = convolution(channels[1] + 2 * (2 * radius + 1) ** 2, channels[1])
-        self.stages = nn.ModuleList(
-            ResidualBlock(inputs, outputs, 2)
-            for inputs, outputs in itertools.pairwise(channels[1:])
-        )
+        self.stem = convolution(12, full, stride=2, kernel=5)
+        self.halve = ResidualBlock(full, half, 2)
+        self.mix = convolution(half + 2 * (2 * RADIUS + 1) ** 2, half)
+        pairs = itertools.pairwise(MOTION_CHANNELS[1:])
+        self.stages = nn.ModuleList(ResidualBlock(*pair, stride=2) for pair in pairs)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         frames = normalise(frames).contiguous(memory_format=torch.channels_last)
@@ -70,8 +68,8 @@ class MotionEncoder(nn.Module):
     def _matches(self, before: Tensor, centre: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         embedded = F.normalize(self.embed(torch.cat([before, centre, after])), dim=1)
         before, centre, after = embedded.chunk(3)
-        forward = local_cost_volume(centre, after, self.radius)
-        backward = local_cost_volume(centre, before, self.radius).flip(1)
+        forward = local_cost_volume(centre, after, RADIUS)
+        backward = local_cost_volume(centre, before, RADIUS).flip(1)
         return forward + backward, (forward - backward).abs()
 
 
