@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from hostile_world import damaged, quick, sentence
 from hypothesis import example, given
 
 from moduv.commands.cli import main
-from moduv.engine.config import load_preset
+from moduv.engine.config import load_preset, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import MEND, read_json, read_npy, read_npz, read_text
+from moduv.engine.stages import Stage, fingerprint, read_counts
 from moduv.frames.splits import read_split
 from moduv.labels.initial import InitialConfig
+from moduv.motion.train import MotionTrainingConfig
+from moduv.motion.weights import find_trained
 from moduv.rounds.recipe import RoundConfig
 
 
@@ -334,3 +338,62 @@ def test_settings_that_are_no_numbers_leave_nothing(
     assert stopped.value.code == 2
     assert "error:" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# --- manifests --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 1.0
+
+
+WHOLE_MANIFEST = {"stage": "inner", "config": {"rate": 1.0}, "inputs": {}, "results": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "[1]", "7", "null", '"text"', "{}", "true", "[" * 100_000, "{", "", "9" * 5000),
+        *('{"a":' * 800 + "1" + "}" * 800, '{"stage": "inner"}', '{"config": {}}'),
+        *(json.dumps({**WHOLE_MANIFEST, key: 7}) for key in WHOLE_MANIFEST),
+        *(
+            json.dumps({**WHOLE_MANIFEST, "seconds": value})
+            for value in ("1", -1, [1], float("nan"))
+        ),
+        json.dumps({"config": WHOLE_MANIFEST["config"], "stage": "motion train"}),
+        json.dumps({**WHOLE_MANIFEST, "config": json.loads('{"a":' * 400 + "1" + "}" * 400)}),
+    ],
+    ids=lambda content: content[:30],
+)
+@pytest.mark.parametrize("name", ["manifest.json", ".manifest.json"])
+def test_what_is_no_manifest_is_said(tmp_path: Path, content: str, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_text(content)
+    told = sentence(lambda: Stage("inner", path.parent, Settings()).run(dict), path.parent)
+    assert told or json.loads(content).get("results") is None or name == ".manifest.json"
+    if name == "manifest.json":
+        path.write_text(content)
+        assert sentence(lambda: find_trained(path.parent), path.parent)
+        sentence(lambda: fingerprint(path.parent), path)
+        sentence(lambda: read_counts(path.parent, "frames"), path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": []},
+        {"config": {"surprise": 1}},
+        {"config": {"loops": 3}},
+        {"results": {"focal_factor": "far"}},
+        {"results": {"focal_factor": 0}},
+        {"results": {"focal_factor": float("nan")}},
+        {"results": None},
+    ],
+)
+def test_a_training_with_another_manifest_is_refused(tmp_path: Path, changes: dict) -> None:
+    config = to_dict(load_preset(MotionTrainingConfig, "street", "motion"))
+    manifest = {"stage": "motion train", "config": config, "inputs": {}, "results": {}, **changes}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert sentence(lambda: find_trained(tmp_path), tmp_path)

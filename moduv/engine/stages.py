@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from moduv import __version__
 from moduv.engine import distributed
 from moduv.engine.config import decisive, difference, of_this_version, save_config
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, sha256, write_json
+from moduv.engine.files import MEND, read_json, sha256, write_json
 from moduv.engine.lock import LOCK, alone
 from moduv.engine.log import say
 
 MANIFEST = "manifest.json"
 DECISIVE = ("stage", "config", "inputs")
+KINDS = {"stage": str, "config": dict, "inputs": dict, "results": dict, "moduv": str}
+"""Of the values in a manifest."""
 
 
 class OtherSettings(InputError):
@@ -106,7 +109,7 @@ class Stage:
         if (self.out / MANIFEST).is_file():
             (self.out / MANIFEST).replace(self._started)
         if self._started.is_file():
-            before = read_json(self._started)
+            before = _read_manifest(self._started)
             self._compare(before, identity, self._started)
             seconds = float(before.get("seconds", 0.0))
         write_json(self._started, {**identity, "seconds": seconds})
@@ -118,7 +121,7 @@ class Stage:
         path = self.out / MANIFEST
         finished = path.is_file()
         if finished:
-            self._compare(read_json(path), identity, path)
+            self._compare(_read_manifest(path), identity, path)
         # Every process must have looked before one of them changes what there is to see.
         distributed.barrier()
         return finished
@@ -164,7 +167,7 @@ class Stage:
 def fingerprint(path: Path) -> str:
     """Hash of a file's content, or of what decided the output of a stage's folder."""
     if path.is_dir() and (path / MANIFEST).is_file():
-        manifest = read_json(path / MANIFEST)
+        manifest = _read_manifest(path / MANIFEST)
         decisive = json.dumps([manifest.get(key) for key in DECISIVE], sort_keys=True)
         return hashlib.sha256(decisive.encode()).hexdigest()[:16]
     if not path.is_file():
@@ -173,6 +176,34 @@ def fingerprint(path: Path) -> str:
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of a finished stage; empty when it is not finished."""
+    """The manifest of a finished stage; empty when it is not finished.
+
+    Raises InputError when it is no manifest.
+    """
     path = out / MANIFEST
-    return read_json(path) if path.is_file() else {}
+    return _read_manifest(path) if path.is_file() else {}
+
+
+def read_counts(out: Path, *names: str) -> list[int]:
+    """Numbers among the results of a finished stage. Raises InputError when it has not all of them."""
+    results = read_manifest(out).get("results", {})
+    for name in names:
+        if type(results.get(name)) is not int or results[name] < 0:
+            raise InputError(f"{out / MANIFEST}: its 'results' lack the number {name!r}; {MEND}.")
+    return [results[name] for name in names]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        content = of_this_version(read_json(path))
+    except RecursionError:
+        content = None
+    needed = ("config",) if path.name != MANIFEST else ("config", "results")
+    broken = not isinstance(content, dict) or any(
+        not isinstance(content.get(key, None if key in needed else kind()), kind)
+        for key, kind in KINDS.items()
+    )
+    seconds = 0 if broken else content.get("seconds", 0)
+    if broken or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise InputError(f"{path}: is no manifest of a stage; {MEND}.")
+    return content

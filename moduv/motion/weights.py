@@ -72,7 +72,12 @@ def find_trained(folder: Path) -> TrainedMotion:
 def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
     config = build(MotionTrainingConfig, manifest["config"], f"{folder}/manifest.json")
     networks = config.depth_model, config.height, config.width
-    cameras = config.field_of_view, manifest["results"].get("focal_factor", 1.0)
+    focal = manifest["results"].get("focal_factor", 1.0)
+    if not isinstance(focal, int | float) or not 0.01 < focal < 100:
+        raise InputError(
+            f"{folder / MANIFEST}: 'focal_factor' is {focal!r:.80}, no factor of a focal length; mend it."
+        )
+    cameras = config.field_of_view, float(focal)
     return TrainedMotion(folder / WEIGHTS, (folder,), *networks, config.losses, *cameras)
 
 

@@ -92,7 +92,7 @@ def _remove_measures_of_0_1(out: Path) -> None:
     # Every process must have looked before one of them removes what there is to see.
     distributed.barrier()
     if older and distributed.is_main():
-        say(f"measure: {out} is of version {manifest['moduv']} and is made again")
+        say(f"measure: {out} is of version {manifest.get('moduv')} and is made again")
         shutil.rmtree(out)
     distributed.barrier()
 

@@ -26,7 +26,7 @@ from moduv.engine.files import read_json, write_json
 from moduv.engine.hardware import propose_preset
 from moduv.engine.log import prefixed_bars, progress, read_log, say
 from moduv.engine.pipeline import Place, Step, perform
-from moduv.engine.stages import OtherSettings, read_manifest
+from moduv.engine.stages import OtherSettings, read_counts, read_manifest
 from moduv.frames.clip import with_neighbours
 from moduv.frames.images import read_image
 from moduv.frames.listing import say_left_out
@@ -191,7 +191,7 @@ class Run:
         folders = stage_folders(self.out)
         for title in self.parts():
             manifest = read_manifest(folders[title]) if title in folders else {}
-            done = f"finished in {manifest['seconds']:.0f} s" if manifest else ""
+            done = f"finished in {manifest.get('seconds', 0):.0f} s" if manifest else ""
             say(f"  {title:<20} {self._size(title, frames):<14} {done}".rstrip())
         say_left_out(left_out + Counter({UNREADABLE: len(broken)}))
 
@@ -294,8 +294,7 @@ class Run:
         out = self._perform(step)
         if step.title not in LABEL_SETS:
             return f"loss {_last(out, 'loss')}"
-        results = read_manifest(out)["results"]
-        instances, frames = int(results["instances"]), int(results["frames"])
+        instances, frames = read_counts(out, "instances", "frames")
         self._refuse_unless_insisted(
             label_problems(instances, frames, step.title, self.config.limits)
         )
@@ -310,13 +309,13 @@ class Run:
         target = self.out / "detections.json"
         if distributed.is_main():
             export_labels(labels, self.everything, self.data, target)
-        results = read_manifest(labels)["results"]
-        if not results["instances"]:
+        instances, frames = read_counts(labels, "instances", "frames")
+        if not instances:
             say(
                 f"  warning: the final detector finds nothing above a score of {self.config.score:g}; the "
                 "report shows how far the rounds came"
             )
-        return f"{results['instances']} instances in {results['frames']} frames, in {target}"
+        return f"{instances} instances in {frames} frames, in {target}"
 
     def _evaluation(self) -> str:
         motion, evaluation, _ = EVALUATION
