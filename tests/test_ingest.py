@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -516,6 +517,17 @@ def test_names_of_videos_are_names(
     monkeypatch.chdir(tmp_path)
     import_folder(Path(name), Path("out"), ImportConfig(field_of_view=60))
     assert len(read_split(Path("out/splits/train_files.txt"))) == 2
+
+
+@pytest.mark.parametrize("name", [b"night\xff.mp4", b"a\\b.mp4", b"\x1c\xc2\x85.mp4"])
+def test_names_that_are_no_text_become_segments(tmp_path: Path, name: bytes) -> None:
+    encode(tmp_path / "a.mp4", street_frames(4))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.mp4").rename(tmp_path / "in" / os.fsdecode(name))
+    (tmp_path / "in" / os.fsdecode(name + b".txt")).write_text("left out, and told")
+    frames = imported(tmp_path)
+    assert len(frames) == 2
+    assert frames[0].image_path(tmp_path / "out").is_file()
 
 
 @pytest.mark.parametrize("levels", [(2, 11), (1, 6), (0, 3)])

@@ -6,6 +6,7 @@ enough to show motion.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -339,4 +340,6 @@ def _name(clip: Path, source: Path) -> str:
     way = clip.relative_to(source) if clip != source else Path(clip.name)
     if not clip.is_dir():
         way = way.with_suffix("")
-    return "_".join(way.as_posix().replace("/", "-").split()).strip(".") or "clip"
+    # Nor may it hold backslashes, or bytes that are no text.
+    plain = re.sub(r"[\\\ud800-\udfff]", "_", way.as_posix().replace("/", "-"))
+    return "_".join(plain.split()).strip(".") or "clip"
