@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from moduv.visual.figures import line_chart, score_histograms, size_histograms
-from moduv.visual.page import Clip, Frame, Report, write_report
+from moduv.visual.figures import bar_chart, line_chart, score_histograms, size_histograms
+from moduv.visual.page import Clip, Column, Frame, Headline, Report, Table, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -251,3 +251,47 @@ def test_an_empty_report_is_silent(page: Any, tmp_path: Path) -> None:
     page.keyboard.press("ArrowRight")
     page.locator("#theme").click()
     assert page.locator("h1").text_content() == "Nothing yet"
+
+
+SCRIPTS = (
+    "<script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 2">',
+    "'><svg onload='window.hacked = 3'>",
+    "</title></style></script><script>window.hacked = 4</script>",
+    "{{ 6 * 7 }}{% include 'page.py' %}",
+    'javascript:window.hacked = 5" onmouseover="window.hacked = 6',
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_names_are_shown_and_never_run(page: Any, tmp_path: Path, name: str) -> None:
+    picture = flat(COLOURS["frame"])
+    points, bars = [(0.0, 1.0), (1.0, 0.5)], {name: {name: 0.5}}
+    hostile = Report(
+        name,
+        subtitle=name,
+        headlines=[Headline(name, name, name)],
+        tables=[Table(name, [Column("a", name, name)], {name: {"a": 0.5}}, note=name)],
+        bars=[bar_chart(name, bars, name, name)],
+        frames=[Frame(name, {name: picture, "other": picture}, name, name)],
+        layer_notes={name: name},
+        clips=[Clip(name, {name: [picture, picture]})],
+        charts=[line_chart(name, {name: points}, name, name)],
+        histograms=[size_histograms({name: [12.0, 30.0]}, {name: 20.0})],
+        timings={name: 3.0},
+        environment={name: name},
+        config=name,
+    )
+    page.goto(write_report(tmp_path / "hostile.html", hostile).as_uri())
+    for section in ("#frames", "#clips"):
+        page.locator(f"{section} .layers button").first.click()
+        page.locator(f"{section} .stage").hover()
+    plot = page.locator("#training .plot").first
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    for key in ("ArrowRight", "1", "2", " "):
+        page.keyboard.press(key)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("h1").text_content() == name
+    assert page.locator("#clips .item-name").text_content() == name
+    assert page.locator("script").count() == 1
