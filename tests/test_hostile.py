@@ -25,6 +25,8 @@ from moduv.labels.initial import InitialConfig
 from moduv.motion.train import MotionTrainingConfig
 from moduv.motion.weights import find_trained
 from moduv.rounds.recipe import RoundConfig
+from moduv.runs.chains import LABEL_SETS, folder
+from moduv.runs.report import training_labels
 
 
 def npz(**members: bytes) -> bytes:
@@ -397,3 +399,13 @@ def test_a_training_with_another_manifest_is_refused(tmp_path: Path, changes: di
     manifest = {"stage": "motion train", "config": config, "inputs": {}, "results": {}, **changes}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert sentence(lambda: find_trained(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "results", [{"frames": 3}, {"frames": "3"}, {"frames": 3, "instances": []}]
+)
+def test_label_sets_without_counts_are_named(tmp_path: Path, results: dict) -> None:
+    path = folder(tmp_path, LABEL_SETS["L0"].name) / "manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**WHOLE_MANIFEST, "results": results}))
+    assert "are no counts" in sentence(lambda: training_labels(tmp_path), path)

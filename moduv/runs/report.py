@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, read_text
+from moduv.engine.files import MEND, read_json, read_text
 from moduv.engine.hardware import environment
 from moduv.engine.log import read_log, say
-from moduv.engine.stages import read_manifest
+from moduv.engine.stages import MANIFEST, read_manifest
 from moduv.evaluation.agreement import describe_sets, root_areas
 from moduv.evaluation.detection import AREAS
 from moduv.frames.images import write_image
@@ -121,7 +122,7 @@ def build_report(
         for name, path in stage_folders(run).items()
     }
     measured = read_manifest(folder(run, "evaluation"))
-    areas = AREAS[measured.get("config", {}).get("areas", "coco")]
+    areas = AREAS.get(str(measured.get("config", {}).get("areas")), AREAS["coco"])
     return Report(
         title=f"moduv: {run.name}",
         subtitle="From raw video to a detector of everything that can move, without a single label.",
@@ -156,17 +157,25 @@ def training_labels(run: Path) -> dict[str, dict[str, float]]:
         counted = read_manifest(folder(run, step.name)).get("results", {})
         if not counted.get("frames"):
             continue
-        quantiles = counted["root_area_quantiles"]
-        score = counted["mean_score"]
-        found[name] = {
-            "labels/frames": counted["frames"],
-            "labels/count": counted["instances"],
-            "labels/per_frame": counted["instances"] / counted["frames"],
-            "labels/empty": counted["empty_frames"] / counted["frames"],
-            "labels/size": quantiles[2] if quantiles else -1.0,
-            "labels/score": -1.0 if score is None else score,
-        }
+        try:
+            found[name] = _shares(counted)
+        except (LookupError, TypeError) as error:
+            path = folder(run, step.name) / MANIFEST
+            raise InputError(f"{path}: its 'results' are no counts ({error}); {MEND}.") from None
     return found
+
+
+def _shares(counted: Mapping[str, Any]) -> dict[str, float]:
+    """What a label stage counted, a frame where that says more."""
+    quantiles, score = counted["root_area_quantiles"], counted["mean_score"]
+    return {
+        "labels/frames": counted["frames"],
+        "labels/count": counted["instances"],
+        "labels/per_frame": counted["instances"] / counted["frames"],
+        "labels/empty": counted["empty_frames"] / counted["frames"],
+        "labels/size": quantiles[2] if quantiles else -1.0,
+        "labels/score": -1.0 if score is None else score,
+    }
 
 
 def training_charts(logs: Mapping[str, Path]) -> list[Figure]:
