@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+TEMPORARY = ".moduv-partial-"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.chmod": 0}
 """Audit events of changes to files, and which of their arguments names the file that the user knows."""
@@ -144,13 +145,14 @@ class Ending:
 
     @property
     def errors(self) -> list[str]:
-        return [line for line in self.said if line.startswith("moduv: error: ")]
+        return [line for line in self.said if "moduv: error: " in line]
 
     @property
     def is_sentence(self) -> bool:
         """Whether it ended with one sentence and exit code 2."""
         traced = any("Traceback" in line for line in self.said)
-        return self.status == 2 and len(self.errors) == 1 and not traced
+        foreign = any(TEMPORARY in line for line in self.errors)  # a name that no user knows
+        return self.status == 2 and len(self.errors) == 1 and not traced and not foreign
 
 
 class Server:

@@ -55,15 +55,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     handle, temporary = _temporary_beside(path)
     try:
         lock(handle)
-        try:
-            yield temporary
-        except InputError:
-            raise
-        except Exception as error:
-            broken = broken_disk(error, path)
-            if broken is None:
-                raise
-            raise broken from error
+        yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         # mkstemp makes private files; outputs follow the user's umask like any other file.
@@ -71,6 +63,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except InputError:
+        raise
+    except Exception as error:
+        broken = broken_disk(error, path)
+        if broken is None:
+            raise
+        raise broken from error
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)
