@@ -72,7 +72,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise broken from error
     finally:
         os.close(handle)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has its name, or the next process sweeps it
+            temporary.unlink()
 
 
 def _sweep(folder: Path) -> None:
