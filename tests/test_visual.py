@@ -131,7 +131,7 @@ def test_near_is_bright_in_a_depth_map() -> None:
     brightness = drawing.draw_depth(depth).astype(int).sum(axis=-1)
     assert (np.diff(brightness[0]) <= 0).all()
     assert brightness[0, 0] > brightness[0, -1]
-    flat = drawing.colorize(np.full((4, 4), 3.0))
+    flat = drawing.colorize(np.full((4, 4), 3.0), "magma", 3.0, 3.0)
     assert (flat == flat[0, 0]).all()
 
 
@@ -147,12 +147,12 @@ def test_motion_overlay_colours_what_moves() -> None:
 def test_flow_colours_tell_directions_and_stillness() -> None:
     flow = np.zeros((2, 4, 4))
     flow[0, 0], flow[0, 1] = 1.0, -1.0
-    picture = drawing.draw_flow(flow, maximum=1.0).astype(int)
+    picture = drawing.draw_flow(flow).astype(int)
     assert (picture[3, 3] == 255).all()
     assert picture[0, 0, 0] > picture[0, 0, 2]
     assert picture[1, 0, 2] > picture[1, 0, 0]
     complete = np.stack([flow[0], np.full((4, 4), 9.0), flow[1]])
-    assert (drawing.draw_flow(complete, maximum=1.0) == picture).all()
+    assert (drawing.draw_flow(complete) == picture).all()
 
 
 def test_enlarge_and_grid_sizes() -> None:

@@ -118,16 +118,7 @@ def options(step: Step, chain: Sequence[Step], place: Place) -> dict[str, Path]:
 def perform(
     step: Step, chain: Sequence[Step], place: Place, entry: Command, preset: str, **changes: Any
 ) -> None:
-    """Run a step in this process, with the settings of a preset.
-
-    Args:
-        step: what to run.
-        chain: where its inputs come from.
-        place: where to run it.
-        entry: the step's command.
-        preset: name or file.
-        **changes: settings that replace those of the preset.
-    """
+    """Run a step in this process, with the settings of a preset but for some `changes`."""
     from moduv.engine.config import load_preset  # a chain can be printed where nothing is installed
 
     given: dict[str, Any] = dict(options(step, chain, place))

@@ -22,19 +22,14 @@ GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)
 
 @dataclass(frozen=True)
 class DepthProtocol:
-    """Which points count, and how predictions are scaled to them. Metres.
-
-    crop: (top, bottom, left, right) as shares of the image, or None for the whole image.
-    median_scaling: multiply each frame's prediction by the ratio of the medians.
-    """
+    """Which points count: depths in metres, and a crop (top, bottom, left, right) in shares of the image."""
 
     min_depth: float = 1e-3
     max_depth: float = 75.0
     crop: tuple[float, float, float, float] | None = None
-    median_scaling: bool = True
 
 
-WAYMO = DepthProtocol(max_depth=75.0)
+WAYMO = DepthProtocol()
 KITTI = DepthProtocol(max_depth=80.0, crop=GARG)
 
 
@@ -93,7 +88,7 @@ def depth_errors(
         raise InputError("the disparity is not positive everywhere; give 1 / depth.")
     predicted = 1.0 / sampled.astype(np.float64)
 
-    scale = _median(truth) / _median(predicted) if protocol.median_scaling else 1.0
+    scale = _median(truth) / _median(predicted)
     predicted = np.clip(predicted * scale, protocol.min_depth, protocol.max_depth)
     of_point = np.zeros(len(truth), int) if labels is None else np.asarray(labels)[rows, columns]
     kinds = [] if labels is None else [int(label) for label in np.unique(of_point)]

@@ -78,15 +78,9 @@ class MotionFigures:
 
 
 def inspect_frames(data: Path, frames: Sequence[FrameRef], limits: DiagnosisLimits) -> FrameFigures:
-    """Measure pairs of neighbouring frames spread over a split.
+    """Measure pairs of neighbours, spread over frames that have both.
 
-    Args:
-        data: folder of the segments.
-        frames: with both neighbours.
-        limits: of dark and empty frames.
-
-    Raises:
-        InputError: naming a frame that does not decode.
+    Raises InputError naming a frame that does not decode.
     """
     flows, dark, plain = [], [], []
     for frame in progress(evenly(frames, SAMPLES), desc="look at frames", unit="frame"):
@@ -124,13 +118,7 @@ def textured_share(grey: np.ndarray) -> float:
 
 
 def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> MotionFigures:
-    """Measure motion outputs, to detect collapsed masks or depth.
-
-    Args:
-        root: `<segment>/NNNNNN.npz` with mot_mask and depth.
-        frames: which of them.
-        threshold: of the mask, above which a pixel moves.
-    """
+    """Measure motion outputs, to detect collapsed masks or depth; above `threshold` a pixel moves."""
     covered, reliefs = [], []
     for frame in progress(frames, desc="look at masks", unit="frame"):
         output = read_npz(frame.file(root, ".npz"), ("mot_mask", "depth"))

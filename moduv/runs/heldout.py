@@ -46,7 +46,8 @@ class HeldOut:
             select: makes the labels of a frame.
         """
         targets = [self.detections(folder.name) for folder in rounds]
-        if all(path.is_file() for path in targets) and (not labels or self._whole(labels)):
+        labelled = not labels or all(is_labelled(self.out / labels, frame) for frame in self.frames)
+        if labelled and all(path.is_file() for path in targets):
             return
         name, makers = labels or rounds[0].name, [(folder, None) for folder in rounds]
         out = self.out / labels if labels else None
@@ -77,9 +78,6 @@ class HeldOut:
     def labels(self, name: str) -> Sequence[Instances]:
         """A label set that was made, frame by frame; every frame is read when it is asked for."""
         return LabelFiles(self, self.out / name)
-
-    def _whole(self, labels: str) -> bool:
-        return all(is_labelled(self.out / labels, frame) for frame in self.frames)
 
     def sized(self, found: Instances, frame: FrameRef) -> Instances:
         """With the size of the frame's image, which an empty file does not say."""

@@ -205,12 +205,8 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
         out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
     """
     metrics, curve = evaluate_motion_outputs(motion, truth, with_motion(motion, split))
-    for name, value in metrics.items():
-        say(f"{name:<28} {value:.4f}")
-    if out is None:
-        return
-    write_json(out / "metrics.json", metrics, indent=1)
-    if curve is not None:
+    _show(metrics, None if out is None else out / "metrics.json")
+    if out is not None and curve is not None:
         points = list(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True))
         base_rate = metrics["motion/base_rate"]
         series = {"motion mask": points, "chance": [(0.0, base_rate), (1.0, base_rate)]}
@@ -232,6 +228,11 @@ def evaluate_detections(
         areas: size ranges, coco or street.
     """
     metrics = evaluate(ground_truth, predictions, areas=areas)
+    _show(metrics, out)
+
+
+def _show(metrics: dict[str, float], out: Path | None) -> None:
+    """Print every metric, and write them where asked for."""
     for name, value in metrics.items():
         say(f"{name:<28} {value:.4f}")
     if out is not None:

@@ -207,9 +207,7 @@ def training_charts(logs: Mapping[str, Path]) -> list[Figure]:
 def histograms(findings: Findings, marks: Mapping[str, float]) -> list[Figure]:
     """Sizes of all that was found and of the truth; scores, also of detections above a tenth.
 
-    Args:
-        findings: of the run.
-        marks: name -> lower bound of a size class, pixels.
+    `marks` are the lower bounds of the size classes by name, pixels.
     """
     sizes = root_areas(findings.layers)
     sets = {name: found for name, found in findings.found.items() if name != "final"}

@@ -107,12 +107,10 @@ def run_videos(
     """
     preset, why = _preset(preset, out)
     say(f"preset {preset}: {why}")
-    missing = missing_weights(preset)
-    lacking = (
-        f"{missing[0]}: no such initial weights, from which preset {preset!r} starts; run 'bash "
+    lacking = "".join(
+        f"{path}: no such initial weights, from which preset {preset!r} starts; run 'bash "
         "scripts/0_download_ckpts.sh', or choose --preset street."
-        if missing
-        else ""
+        for path in missing_weights(preset)[:1]
     )
     config = load_preset(RunConfig, preset, "run")
     run = Run(sources, out, preset, field_of_view, every, learn_focal, insist, config)
@@ -210,8 +208,7 @@ class Run:
     @property
     def place(self) -> Place:
         """Frames, splits and folders of this run."""
-        splits = {"train": self.out / "splits/train_files.txt"}
-        splits |= {"val": self.out / "splits/val_files.txt"}
+        splits = {on: self.out / f"splits/{on}_files.txt" for on in ("train", "val")}
         return Place(self.out, self.out / FRAMES, splits, report=self.out)
 
     @property
@@ -222,11 +219,6 @@ class Run:
     def split(self) -> Path:
         """Frames that are trained on."""
         return self.place.splits["train"]
-
-    @property
-    def held_out(self) -> Path:
-        """Frames that no training has seen."""
-        return self.place.splits["val"]
 
     @property
     def everything(self) -> Path:
@@ -251,7 +243,7 @@ class Run:
         self._import(settings)
         frames, _ = with_neighbours(read_split(self.everything), self.data)
         if distributed.is_main():
-            for path, part in zip((self.split, self.held_out), hold_out(frames), strict=True):
+            for path, part in zip(self.place.splits.values(), hold_out(frames), strict=True):
                 if not path.is_file() or read_split(path) != part:
                     write_split(path, part)
         distributed.barrier()

@@ -80,12 +80,7 @@ def ratio_to_upper_bound(metrics: Metrics) -> float | None:
 
 
 def headlines(metrics: Metrics, described: Metrics) -> list[Headline]:
-    """The numbers at the top of the page: quality where it was measured, counts otherwise.
-
-    Args:
-        metrics: what `measure` wrote.
-        described: `describe_sets` of what the run found.
-    """
+    """The numbers at the top of the page: quality where it was measured, else counts (`described`)."""
     found = []
     if "motion/AP" in metrics.get("motion", {}):
         base = f"base rate {metrics['motion']['motion/base_rate']:.3f}"

@@ -21,6 +21,7 @@ from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.splits import evenly
+from moduv.geometry.projection import pixel_grid
 from moduv.motion.fields import MotionFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import Phase
@@ -159,7 +160,7 @@ def draw_fields(fields: MotionFields, batch: dict[str, Tensor], index: int) -> n
     frame = _picture(batch["images"][index, 1])
     height, width = frame.shape[:2]
     ego = finest.ego_coordinates[index, 1]  # (2, H, W)
-    still = _pixels(height, width).to(ego.device)
+    still = pixel_grid(height, width, ego)[0]
     pictures = {
         "frame": frame,
         "reconstruction": _picture(finest.warped[index, 1]),
@@ -181,9 +182,3 @@ def _picture(image: Tensor) -> np.ndarray:
     """An image (3, H, W) in [0, 1] as (H, W, 3) uint8."""
     array = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     return np.round(array * 255).astype(np.uint8)
-
-
-def _pixels(height: int, width: int) -> Tensor:
-    """Column and row of every pixel, (2, H, W)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([columns, rows]).float()

@@ -117,16 +117,8 @@ def draw_motion(
     return picture
 
 
-def colorize(
-    values: np.ndarray,
-    colormap: str = "magma",
-    *,
-    low: float | None = None,
-    high: float | None = None,
-) -> np.ndarray:
-    """A map (H, W) through a colormap of OpenCV, from `low` to `high` (its extremes if None)."""
-    low = float(np.nanmin(values)) if low is None else low
-    high = float(np.nanmax(values)) if high is None else high
+def colorize(values: np.ndarray, colormap: str, low: float, high: float) -> np.ndarray:
+    """A map (H, W) through a colormap of OpenCV, from `low` to `high`."""
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
     levels = np.clip(scaled * 255, 0, 255).astype(np.uint8)
     table = getattr(cv2, f"COLORMAP_{colormap.upper()}")
@@ -139,7 +131,7 @@ def draw_depth(depth: np.ndarray) -> np.ndarray:
     Scaled by the 95th percentile, as is usual, so that one near pixel does not darken the rest.
     """
     disparity = 1.0 / np.maximum(depth.astype(np.float64), 1e-6)
-    return colorize(disparity, low=0.0, high=float(np.percentile(disparity, 95)))
+    return colorize(disparity, "magma", 0.0, float(np.percentile(disparity, 95)))
 
 
 def draw_ranges(image: np.ndarray, distance: np.ndarray, moving: np.ndarray) -> np.ndarray:
@@ -154,26 +146,24 @@ def draw_ranges(image: np.ndarray, distance: np.ndarray, moving: np.ndarray) -> 
     if not moving.any():
         return picture
     # Neighbours of pixels that do not move keep their own range, so nothing is interpolated.
-    coloured = colorize(
-        -distance, "plasma", low=-float(distance[moving].max()), high=-float(distance[moving].min())
-    )
+    nearest, farthest = float(distance[moving].min()), float(distance[moving].max())
+    coloured = colorize(-distance, "plasma", -farthest, -nearest)
     size = (width, height)
     inside = cv2.resize(moving.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     picture[inside] = cv2.resize(coloured, size, interpolation=cv2.INTER_NEAREST)[inside]
     return picture
 
 
-def draw_flow(flow: np.ndarray, *, maximum: float | None = None) -> np.ndarray:
+def draw_flow(flow: np.ndarray) -> np.ndarray:
     """Flow on a colour wheel: hue is the direction, strength the magnitude, white is no motion.
 
-    flow     (2, H, W) optical flow, or (3, H, W) complete flow, of which right and forward (x, z)
-             are shown
-    maximum  magnitude of full colour, in the flow's unit; None: its 99th percentile
+    Args:
+        flow: (2, H, W) optical flow, or (3, H, W) complete flow, of which right and forward (x, z) are
+            shown. Its 99th percentile has full colour.
     """
     first, second = flow[0], flow[-1]
     magnitude = np.hypot(first, second).astype(np.float64)
-    if maximum is None:
-        maximum = float(np.percentile(magnitude, 99))
+    maximum = float(np.percentile(magnitude, 99))
     hue = (np.arctan2(second, first) / (2 * np.pi)) % 1.0
     strength = np.clip(magnitude / max(maximum, 1e-12), 0, 1)
     hsv = np.stack([hue * 360, strength, np.ones_like(hue)], axis=-1).astype(np.float32)

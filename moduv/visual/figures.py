@@ -99,15 +99,9 @@ def line_chart(
     log: bool = False,
     smooth: bool = False,
 ) -> Figure:
-    """Lines over a common axis; points that are not finite are left out.
+    """Lines over a common axis, name -> [(x, y)]; points that are not finite are left out.
 
-    Args:
-        title: of the chart.
-        series: name -> [(x, y)].
-        x_label: of the x axis.
-        y_label: of the y axis.
-        log: draw y logarithmically.
-        smooth: draw a running mean over each line.
+    `log` draws y logarithmically, `smooth` a running mean over each line.
     """
     finite = {name: _finite(points, positive=log) for name, points in series.items()}
     known = {name: points for name, points in finite.items() if points}
@@ -180,13 +174,14 @@ def size_histograms(sizes: Mapping[str, Sequence[float]], marks: Mapping[str, fl
     edges = 2 ** np.linspace(low, high, 29)
     axis = Axis(edges[0], edges[-1], NAMES, WIDTH - RIGHT, log=True)
     ticks = [2.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
-    parts = _histograms(known, edges, axis, ticks, "{:.0f}–{:.0f} px", list(known))
+    drawn = []
     for name, size in marks.items():
         if edges[0] < size < edges[-1]:
             x = axis(size)
-            parts.append(_tag("line", class_="mark", x1=x, x2=x, y1=4, y2=ROW * len(known)))
-            parts.append(_tag("text", name, class_="tick", x=x + 4, y=12))
-    return _labelled("Instances by size", parts, "√area in pixels", len(known))
+            drawn.append(_tag("line", class_="mark", x1=x, x2=x, y1=4, y2=ROW * len(known)))
+            drawn.append(_tag("text", name, class_="tick", x=x + 4, y=12))
+    title, label = "Instances by size", "√area in pixels"
+    return _histograms(title, known, edges, axis, ticks, "{:.0f}–{:.0f} px", label, [], drawn)
 
 
 def score_histograms(scores: Mapping[str, Sequence[float]], order: Sequence[str] = ()) -> Figure:
@@ -201,22 +196,24 @@ def score_histograms(scores: Mapping[str, Sequence[float]], order: Sequence[str]
     edges = np.linspace(0, 1, 26)
     axis = Axis(0.0, 1.0, NAMES, WIDTH - RIGHT)
     known = {name: np.asarray(values, float) for name, values in scores.items()}
-    colors = list(dict.fromkeys([*order, *known]))
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    parts = _histograms(known, edges, axis, ticks, "{:.2f}–{:.2f}", colors)
-    return _labelled("Instances by score", parts, "score", len(known))
+    title = "Instances by score"
+    return _histograms(title, known, edges, axis, ticks, "{:.2f}–{:.2f}", "score", order)
 
 
 def _histograms(
+    title: str,
     values: Mapping[str, np.ndarray],
     edges: np.ndarray,
     axis: Axis,
     ticks: Sequence[float],
     bin_name: str,
-    colors: Sequence[str],
-) -> list[Markup]:
+    x_label: str,
+    order: Sequence[str],
+    marks: Sequence[Markup] = (),
+) -> Figure:
     """Histograms one below the other, each scaled to its tallest bar."""
-    parts = []
+    parts, colors = [], list(dict.fromkeys([*order, *values]))
     for row, (name, entries) in enumerate(values.items(), 1):
         counts, base = np.histogram(entries, edges)[0], ROW * row
         fill = color(colors.index(name))
@@ -231,16 +228,13 @@ def _histograms(
         parts.append(_tag("text", name, class_="name", x=4, y=base - 22))
         total = f"{int(counts.sum()):,} instances"
         parts.append(_tag("text", total, class_="tick", x=4, y=base - 7))
+    bottom, middle = ROW * len(values), (NAMES + WIDTH) / 2
     for tick in ticks:
-        place = {"x": axis(tick), "y": ROW * len(values) + 16}
+        place = {"x": axis(tick), "y": bottom + 16}
         parts.append(_tag("text", f"{tick:g}", class_="tick middle", **place))
-    return parts
-
-
-def _labelled(title: str, parts: list[Markup], x_label: str, rows: int) -> Figure:
-    height = ROW * rows + BOTTOM
-    label = _tag("text", x_label, class_="label", x=(NAMES + WIDTH) / 2, y=height - 4)
-    return Figure(title, [*parts, label], height, detail="each scaled to its tallest bar")
+    parts.append(_tag("text", x_label, class_="label", x=middle, y=bottom + BOTTOM - 4))
+    detail = "each scaled to its tallest bar"
+    return Figure(title, [*parts, *marks], bottom + BOTTOM, detail=detail)
 
 
 def format_duration(seconds: float) -> str:
