@@ -76,4 +76,7 @@ def write_detectors(root: Path, *names: str) -> None:
     for name in names:
         checkpoint.save_weights(root / name / WEIGHTS, build_detector("street").state_dict())
         write_json(root / name / ARCHITECTURE, to_dict(detector_config("street")))
-        write_json(root / name / "manifest.json", {"stage": "round", "config": {}, "inputs": {}})
+        write_json(
+            root / name / "manifest.json",
+            {"stage": "round", "config": {}, "inputs": {}, "results": {}},
+        )

@@ -22,6 +22,7 @@ from moduv.engine.errors import InputError
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "memory", lambda: 8.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -53,10 +54,14 @@ def test_processes_share_batches_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert processes_for(()) == (2, 1)
     assert processes_for((8, 3)) == (1, 2)
     monkeypatch.setattr(hardware, "cores", lambda: 12)
+    monkeypatch.setattr(hardware, "memory", lambda: 32.0)
     torch.set_num_threads(12)
-    assert processes_for((8,)) == (8, 1)
+    assert processes_for((8,)) == (4, 3)
+    assert processes_for(()) == (6, 2)
     assert processes_for((4, 8)) == (4, 3)
     assert processes_for((3,)) == (3, 4)
+    monkeypatch.setattr(hardware, "memory", lambda: 7.7)
+    assert processes_for((8,)) == (2, 6)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert processes_for((8,)) == (1, 12)
 
@@ -85,6 +90,21 @@ def test_the_sentence_of_any_process_arrives(
 def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ended by SIGKILL, perhaps because memory ran out"):
         run_on_cores("cores_jobs:die", {"out": tmp_path})
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_process_that_is_killed_before_it_joins_is_not_waited_for() -> None:
+    with pytest.raises(InputError, match="ended by SIGKILL, perhaps because memory ran out"):
+        run_on_cores("cores_dead:work", {})
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_files_of_the_current_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    assert run_on_cores("cores_jobs:total_of_ranks", {"out": tmp_path}) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

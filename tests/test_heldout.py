@@ -157,7 +157,8 @@ def test_label_sets_of_other_makers_are_left_out(
 ) -> None:
     write_detectors(tmp_path, "R1_M2M")
     write_json(
-        tmp_path / "L1_pseudo_labels/manifest.json", {"stage": "labels import", "config": {}}
+        tmp_path / "L1_pseudo_labels/manifest.json",
+        {"stage": "labels import", "config": {}, "results": {}},
     )
     held = held_out(run, tmp_path / "evaluation", 2)
     assert label_sets(tmp_path, tmp_path / "motion_val", held) == {}

@@ -151,6 +151,9 @@ features = encoder(torch.stack(images))
 sum(feature.square().sum((1, 2, 3)).mean() for feature in features).backward()
 distributed.average_gradients(encoder.parameters())
 found = {name: p.grad for name, p in encoder.named_parameters()} | dict(encoder.named_buffers())
+found = {name: value.clone() for name, value in found.items()}
+with torch.autocast("cpu", torch.bfloat16):
+    sum(feature.sum() for feature in encoder.float()(torch.stack(images).float())).backward()
 if distributed.is_main():
     torch.save(found, sys.argv[1])
 distributed.stop()

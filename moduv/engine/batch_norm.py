@@ -18,7 +18,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and distributed.world_size() > 1):
             return super().forward(input)
-        output, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        # Statistics of half precision would be too coarse.
+        given = input.to(self.weight.dtype)
+        output, mean, variance = _Normalise.apply(given, self.weight, self.bias, self.eps)
         count = distributed.world_size() * input.numel() / input.shape[1]
         with torch.no_grad():
             assert self.running_mean is not None
@@ -27,7 +29,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
-        return output
+        return output.to(input.dtype)
 
 
 class _Normalise(torch.autograd.Function):

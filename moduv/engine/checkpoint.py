@@ -116,10 +116,13 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
     Raises InputError naming missing, unexpected and mis-shaped keys, and those whose numbers are of another
     kind or not finite.
     """
-    own, given = module.state_dict(), as_state(state_dict, source)
+    states = module.state_dict(), as_state(state_dict, source)
+    own, given = (
+        {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        for state in states
+    )
     missing, unexpected = (
-        [k for k in keys if k not in others and not k.endswith("num_batches_tracked")]
-        for keys, others in ((own, given), (given, own))
+        [k for k in keys if k not in others] for keys, others in ((own, given), (given, own))
     )
     shared = [key for key in own if key in given]
     shapes = [key for key in shared if own[key].shape != given[key].shape]
@@ -146,7 +149,12 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
             f"{source}: holds numbers that are not finite ({_summary('tensors', broken)}); give another "
             "checkpoint or train it again."
         )
-    module.load_state_dict(given, strict=False)
+    counters = {
+        key: value
+        for key, value in states[1].items()
+        if key not in given and key in states[0] and value.shape == states[0][key].shape
+    }
+    module.load_state_dict({**given, **counters}, strict=False)
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:

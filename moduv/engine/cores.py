@@ -6,6 +6,7 @@ other most of the time. Processes meet once a step.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ from typing import Any
 from moduv.engine.errors import InputError, is_lost, refusal
 
 MOST_PROCESSES = 8
-"""Each holds the networks and its share of a batch."""
+MEMORY = 3.0
+"""GiB that a process may need: libraries, networks, and its batches or its share of one."""
 SPINS = "1000"
 """Turns for which a thread of GNU OpenMP waits awake; a million would starve beside other programs."""
 
@@ -38,18 +41,20 @@ def processes_for(batch_sizes: Sequence[int]) -> tuple[int, int]:
     """Processes that share batches of these sizes evenly, and threads of each.
 
     A single process under torchrun, which has chosen already, and where there are GPUs.
-    `OMP_NUM_THREADS` limits the cores.
+    `OMP_NUM_THREADS` limits the cores, and memory the processes.
     """
     import torch
 
-    from moduv.engine.hardware import cores
+    from moduv.engine.hardware import cores, memory
 
     most = min(cores(), torch.get_num_threads())
     if "WORLD_SIZE" in os.environ or torch.cuda.is_available():
         return 1, most
-    counts = range(min(most, MOST_PROCESSES), 0, -1)
-    count = next((n for n in counts if all(size % n == 0 for size in batch_sizes)), 1)
-    return count, max(1, most // count)
+    room = int((memory() or MEMORY * MOST_PROCESSES) // MEMORY)
+    counts = range(1, max(1, min(most, MOST_PROCESSES, room)) + 1)
+    even = [n for n in counts if all(size % n == 0 for size in batch_sizes)]
+    count = max(even, key=lambda n: (most // n * n, n))
+    return count, most // count
 
 
 def run_on_cores(path: str, arguments: Mapping[str, Any]) -> Any:
@@ -75,6 +80,7 @@ def run_on_cores(path: str, arguments: Mapping[str, Any]) -> Any:
             job = pickle.dumps((path, dict(arguments)))
             for other in others:
                 _hand_over(other, job)
+            _wait_for(Path(meeting), others)
             with _member(Path(meeting), 0, count, threads):
                 result = load_function(path)(**arguments)
             codes = [other.wait() for other in others]
@@ -101,7 +107,9 @@ def _start(meeting: Path, rank: int, count: int, threads: int) -> subprocess.Pop
     paths = os.pathsep.join(path for path in sys.path if path)
     ranks = {"WORLD_SIZE": count, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": threads}
     environment = {**os.environ, "PYTHONPATH": paths} | {k: str(v) for k, v in ranks.items()}
-    command = [sys.executable, "-m", "moduv.engine.cores", str(meeting)]
+    # `-m` would import from the current folder first, where the user's files may have any name.
+    start = "import sys; sys.path[:] = filter(None, sys.path); import moduv.engine.cores as cores; cores.main()"
+    command = [sys.executable, "-c", start, str(meeting)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
 
@@ -110,6 +118,14 @@ def _hand_over(process: subprocess.Popen[bytes], job: bytes) -> None:
     assert process.stdin is not None
     process.stdin.write(len(job).to_bytes(8, "big") + job)
     process.stdin.flush()
+
+
+def _wait_for(meeting: Path, others: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all processes are about to join: the group would wait for one that has died."""
+    while len(list(meeting.glob("ready-*"))) < len(others):
+        if any(other.poll() is not None for other in others):
+            raise RuntimeError("the connection to another process was lost")
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -153,7 +169,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     if process.poll() is None:
         process.terminate()
-    process.stdin.close()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
     process.wait()
 
 
@@ -161,7 +178,10 @@ def main() -> None:
     """Do the job of one of the other processes."""
     meeting, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     size = int.from_bytes(sys.stdin.buffer.read(8), "big")
-    path, arguments = pickle.loads(sys.stdin.buffer.read(size))
+    job = sys.stdin.buffer.read(size)
+    if not size or len(job) < size:  # the first process is gone
+        sys.exit(1)
+    path, arguments = pickle.loads(job)
 
     def leave_with_the_first() -> None:
         os.read(0, 1)
@@ -169,9 +189,11 @@ def main() -> None:
 
     threading.Thread(target=leave_with_the_first, daemon=True).start()
     count, threads = int(os.environ["WORLD_SIZE"]), int(os.environ["OMP_NUM_THREADS"])
+    function = load_function(path)
+    (meeting / f"ready-{rank}").touch()
     with _member(meeting, rank, count, threads):
         try:
-            load_function(path)(**arguments)
+            function(**arguments)
         except Exception as error:
             # Written before the others notice that this process has left.
             _record(error, meeting, rank)
@@ -186,7 +208,3 @@ def _record(error: Exception, meeting: Path, rank: int) -> None:
     kind = "crashed" if sentence is None else "refused"
     text = traceback.format_exc() if sentence is None else sentence
     (meeting / f"{kind}-{rank}").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

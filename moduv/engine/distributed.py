@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -50,7 +51,10 @@ def join(store: dist.Store, rank: int, size: int) -> None:
     _store = store
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     group = dist.PrefixStore("group", store)
-    dist.init_process_group(backend, store=group, rank=rank, world_size=size)
+    # Shares of frames may take hours more for one process than for another.
+    dist.init_process_group(
+        backend, store=group, rank=rank, world_size=size, timeout=timedelta(days=1)
+    )
 
 
 def first_to_fail() -> bool:

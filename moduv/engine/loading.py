@@ -35,8 +35,20 @@ class ErrorsAsSamples(Dataset):
 
 
 def raise_errors(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of `ErrorsAsSamples`. Raises InputError where a sample did."""
-    for batch in batches:
+    """Yield the batches of `ErrorsAsSamples`. Raises InputError where a sample did, or a worker was killed."""
+    remaining = iter(batches)
+    while True:
+        try:
+            batch = next(remaining)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                "a process that prepares samples was ended, perhaps because memory ran out; use fewer "
+                "workers, and the same command continues from the last saved state."
+            ) from error
         if isinstance(batch, InputError):
             raise batch
         yield batch

@@ -6,7 +6,10 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from moduv.engine.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,11 +44,20 @@ def process_map(
     Args:
         function: importable, as are its results and the items.
         chunk: items that a process takes at once.
+
+    Raises:
+        InputError: when one of the processes was killed.
     """
     workers = min(workers, len(items))
     if workers <= 1:
         yield from map(function, items)
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
-        yield from pool.map(function, items, chunksize=chunk)
+    try:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
+            yield from pool.map(function, items, chunksize=chunk)
+    except BrokenProcessPool:
+        raise InputError(
+            "a process was ended, perhaps because memory ran out; use fewer workers, and the same command "
+            "continues where it was."
+        ) from None

@@ -36,7 +36,7 @@ class OtherSettings(InputError):
     def __init__(self, path: Path, key: str, difference: str) -> None:
         self.difference = f"another {key} ({difference})"
         super().__init__(
-            f"{path}: the output was made with {self.difference}; remove {path.parent} to make it again, "
+            f"{path}: the output was made with {self.difference}; move {path.parent} away to make it again, "
             "or choose another name."
         )
 

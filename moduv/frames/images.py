@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
@@ -70,10 +71,20 @@ def image_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            if isinstance(image, TiffImageFile):  # `size` is already turned upright
+                width, height = (int(image.tag_v2[tag]) for tag in (IMAGEWIDTH, IMAGELENGTH))
+            turned = _orientation(image) > 4
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     return (height, width) if turned else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation of a picture by its EXIF data; 1, upright, where they are broken."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, TypeError, ValueError):
+        return 1
 
 
 def as_image(source: Picture) -> np.ndarray:
@@ -86,7 +97,7 @@ def as_image(source: Picture) -> np.ndarray:
         return read_image(source)
     if not isinstance(source, np.ndarray) and hasattr(source, "convert"):
         try:
-            upright: Any = ImageOps.exif_transpose(source)
+            upright: Any = ImageOps.exif_transpose(source) if _orientation(source) > 1 else source
             source = np.array(upright.convert("RGB"))
         except OSError as error:
             raise InputError(f"a PIL image does not decode ({error}); give a whole one.") from None

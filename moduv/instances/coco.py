@@ -267,9 +267,9 @@ def _with_slashes(name: str) -> str:
 
 def _identity(value: Any) -> Any:
     """An id of a file, whole number or text; None for what is neither."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if whole or (isinstance(value, float) and value.is_integer()):
+        value, whole = int(value), True
     return value if isinstance(value, str) or (whole and abs(value) < 1 << 63) else None
 
 
@@ -289,6 +289,8 @@ def _read_images(name: str, entries: list[Any]) -> dict[Any, Image]:
                 f"{where}: the image id {key!r} of {file_name!r:.200} occurs twice, "
                 f"first for {images[key].name!r:.200}; number the images anew."
             )
+        sides = {side: _identity(told[side]) for side in ("height", "width") if side in told}
+        told |= {side: value for side, value in sides.items() if value is not None}
         size: Any = (told.get("height"), told.get("width"))
         whole = all(type(side) is int and side > 0 for side in size)
         if size != (None, None) and not (whole and size[0] * size[1] <= rle.LARGEST):
@@ -379,6 +381,8 @@ def _read_annotations(
 def _checked(entry: Annotation, size: Size | None) -> Annotation:
     """An annotation or a result in the form above. Raises ValueError with the rest of the sentence."""
     found = {key: value for key, value in entry.items() if value is not None}
+    if found.get("bbox") == []:
+        del found["bbox"]
     if "bbox" in found:
         box = found["bbox"]
         plain = isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))

@@ -134,7 +134,7 @@ def run_videos(
             say(f"{step} {title}: {result}")
     except OtherSettings as error:
         raise InputError(
-            f"{out}: the run was begun with {error.difference}; remove {out} to begin again, or choose "
+            f"{out}: the run was begun with {error.difference}; move {out} away to begin again, or choose "
             "another folder."
         ) from None
 
@@ -370,7 +370,7 @@ def _preset(wanted: str, out: Path) -> tuple[str, str]:
         before = str(read_json(started).get("preset", wanted))
     if AUTO not in (wanted, before) and before != wanted:
         raise InputError(
-            f"{out}: the run was started with preset {before!r}; remove {out} to begin again with "
+            f"{out}: the run was started with preset {before!r}; move {out} away to begin again with "
             f"{wanted!r}, or choose another folder."
         )
     if wanted != AUTO:
