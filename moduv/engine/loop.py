@@ -312,6 +312,7 @@ def _save(
             "optimizer": optimizer.state_dict(),
             "config": decisive(config),
             "sums": sums,
+            "processes": distributed.world_size(),
         }
         checkpoint.save(run_dir / "train_state.pt", state)
     distributed.barrier()
@@ -340,6 +341,12 @@ def _resume(
     if problem:
         raise InputError(
             f"{path}: is no whole state of this training, {problem}; move {run_dir} away to begin again."
+        )
+    before = state.get("processes", distributed.world_size())
+    if before != distributed.world_size():
+        say(
+            f"  {path}: {distributed.world_size()} processes go on with what {before!s:.20} began; sums are "
+            "rounded otherwise, and some random numbers are others"
         )
     checkpoint.load_strict(modules, state["modules"], path)
     groups = optimizer.state_dict()["param_groups"]
