@@ -16,7 +16,7 @@ from moduv.frames.clip import with_neighbours
 from moduv.frames.splits import read_split
 from moduv.geometry import photometric
 from moduv.instances.coco import group_by_image, select_truth
-from moduv.motion.networks.motion_fields import MotionFieldDecoder
+from moduv.motion.networks.motion_fields import FRAMES, MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,8 +120,8 @@ def test_multiplied_kernels_are_the_layers_of_the_motion_decoder(
     motion: ModuleType, outputs: int
 ) -> None:
     torch.manual_seed(0)
-    decoder = MotionFieldDecoder((8, 40), outputs, frames=1).double()
-    for level, width in enumerate((40, 8, 3)):
+    decoder = MotionFieldDecoder((8, 40), outputs).double()
+    for level, width in enumerate((40, 8, 3 * FRAMES)):
         inputs = torch.randn(2, outputs + width, 7, 5, dtype=torch.float64, requires_grad=True)
         results = []
         for added in (

@@ -64,7 +64,7 @@ def test_a_stage_whose_folder_is_a_file_says_so(
     code, told = ending(lambda: stage.run(dict), capsys)
     assert code == 2
     assert told == (
-        f"moduv: error: {tmp_path / 'taken'}: is a file, and a folder is needed there; remove it or "
+        f"moduv: error: {tmp_path / 'taken'}: is a file, and a folder is needed there; "
         "choose another place.\n"
     )
     assert (tmp_path / "taken").read_text() == "mine"

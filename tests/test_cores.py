@@ -111,7 +111,8 @@ def test_files_of_the_current_folder_are_not_imported(
 def test_no_process_outlives_the_first(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\nfrom pathlib import Path\nfrom moduv.engine import cores, hardware\n"
+        "import signal, sys, torch\nfrom pathlib import Path\nfrom moduv.engine import cores, hardware\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "hardware.cores = lambda: 2\ntorch.set_num_threads(2)\n"
         "cores.run_on_cores('cores_jobs:wait', {'out': Path(sys.argv[1])})\n"
     )

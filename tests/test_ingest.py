@@ -64,7 +64,7 @@ def test_a_camera_that_becomes_known_later_is_not_ignored(tmp_path: Path) -> Non
     config = ImportConfig(field_of_view=60)
     import_folder(tmp_path / "in", tmp_path / "out", config)
     Intrinsics(50, 51, 29, 19, 60, 40).to_cam_json(tmp_path / "in/one/cam.json")
-    with pytest.raises(InputError, match=r"cameras: one: '' instead of '\w{16}'.*remove"):
+    with pytest.raises(InputError, match=r"cameras: one: '' instead of '\w{16}'.*move"):
         import_folder(tmp_path / "in", tmp_path / "out", config)
     import_folder(tmp_path / "in", tmp_path / "again", config)
     Intrinsics(60, 51, 29, 19, 60, 40).to_cam_json(tmp_path / "in/one/cam.json")

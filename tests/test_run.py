@@ -233,12 +233,12 @@ def test_other_settings_of_a_begun_run_are_refused_in_its_own_words(
     arguments = ["run", str(videos), "--out", str(out), "--every", "1", "--preset", str(tiny)]
     told = refused([*arguments, "--field_of_view", "80"], capsys)
     assert "field_of_view: 60.0 instead of 80.0" in told
-    assert f"remove {out} to begin again" in told
+    assert f"move {out} away to begin again" in told
     # Frames of another camera under the same names: nothing that was learned is theirs.
     shutil.rmtree(out / "frames")
     told = refused([*arguments, "--field_of_view", "80"], capsys)
     assert "frames: " in told
-    assert f"remove {out} to begin again" in told
+    assert f"move {out} away to begin again" in told
 
 
 def test_frames_are_replaced_as_long_as_nothing_was_learned_from_them(

@@ -114,7 +114,10 @@ def test_an_interrupted_stage_ends_with_its_own_sentence(tmp_path: Path) -> None
         "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(1)\n    print('kept', flush=True)\n    sys.exit(130)\n"
     )
-    words = "from moduv.engine import pipeline\nimport sys\n"
+    # Under `nohup … &` a process starts without the handler.
+    handled = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    stage.write_text(handled + stage.read_text())
+    words = handled + "from moduv.engine import pipeline\nimport sys\n"
     words += f"sys.exit(pipeline._wait_for([sys.executable, {str(stage)!r}]))"
     command = [sys.executable, "-c", words]
     with subprocess.Popen(

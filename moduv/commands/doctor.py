@@ -21,6 +21,7 @@ MODULES = {
     "PyYAML": "yaml",
     "Jinja2": "jinja2",
     "pillow": "PIL",
+    "protobuf": "google.protobuf",
 }
 """Modules whose name is not that of their package."""
 OPTIONAL = {

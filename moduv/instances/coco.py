@@ -293,12 +293,12 @@ def _read_images(name: str, entries: list[Any]) -> dict[Any, Image]:
         told |= {side: value for side, value in sides.items() if value is not None}
         size: Any = (told.get("height"), told.get("width"))
         whole = all(type(side) is int and side > 0 for side in size)
-        if size != (None, None) and not (whole and size[0] * size[1] <= rle.LARGEST):
+        if sides and not (whole and size[0] * size[1] <= rle.LARGEST):
             raise InputError(
                 f"{where} ({file_name!r:.200}): 'height' and 'width' are {size!r:.60}; "
                 "give both in pixels, or none."
             )
-        images[key] = Image(key, file_name, None if size == (None, None) else size, told)
+        images[key] = Image(key, file_name, size if sides else None, told)
     return images
 
 
@@ -381,10 +381,7 @@ def _read_annotations(
 def _checked(entry: Annotation, size: Size | None) -> Annotation:
     """An annotation or a result in the form above. Raises ValueError with the rest of the sentence."""
     found = {key: value for key, value in entry.items() if value is not None}
-    if found.get("bbox") == []:
-        del found["bbox"]
-    if "bbox" in found:
-        box = found["bbox"]
+    if (box := found.pop("bbox", [])) != []:
         plain = isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))
         if not plain or box[2] < 0 or box[3] < 0:
             raise ValueError(
