@@ -1,7 +1,6 @@
 """COCO data sets and results: the only place that reads and checks them, entry by entry.
 
-What cannot be meant is refused with the entry and the key. Where two statements of one fact differ and
-both can be used, as box and mask can, the reader counts it and its caller says which of them counts.
+Broken entries are refused by entry and key; contradictions are counted, and the caller decides.
 """
 
 from __future__ import annotations
