@@ -458,7 +458,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         *(str(script), str(tmp_path / "two"), here),
     ]
     for command in (one, two):
-        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
     states = [checkpoint.load(tmp_path / run / "train_state.pt") for run in ("one", "two")]
     weights = [state["modules"]["weight"] for state in states]
     assert not torch.equal(weights[0], torch.ones(1, 3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +18,9 @@ from moduv.engine.files import reason_of
 from moduv.engine.launch import processes, told_number
 
 Item = TypeVar("Item")
+
+LEAVING = 60.0
+"""Seconds for which a process that is done waits for the others."""
 
 _store: dist.Store | None = None
 """What the processes have in common before and after they are a group."""
@@ -68,11 +74,21 @@ def first_to_fail() -> bool:
 
 
 def stop() -> None:
-    """Leave the process group, if any."""
+    """Leave the process group, if any; after work that went well, together.
+
+    The first to close its connections could otherwise take from another the end of the last barrier.
+    """
     global _store
-    _store = None
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    store, _store = _store, None
+    if not dist.is_initialized():
+        return
+    if store is not None and sys.exc_info()[0] is None:
+        with contextlib.suppress(RuntimeError):  # gone with the process that kept it
+            store.add("left", 1)
+            until = time.monotonic() + LEAVING
+            while store.add("left", 0) < world_size() and time.monotonic() < until:
+                time.sleep(0.01)
+    dist.destroy_process_group()
 
 
 def rank() -> int:
