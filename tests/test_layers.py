@@ -13,7 +13,7 @@ LAYERS = (
     {"frames", "geometry"},
     {"instances"},
     {"street", "datasets", "depth", "labels"},
-    {"motion", "detector"},
+    {"motion", "detector", "correspondence"},
     {"evaluation", "visual"},
     {"rounds"},
     {"runs"},

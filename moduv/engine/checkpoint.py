@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,12 @@ def _interned(content: Any) -> Any:
     return sys.intern(content) if type(content) is str else content
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, allowed: Sequence[Any] = ()) -> Any:
     """Read what `save` wrote, or a safetensors file, on the CPU, refusing pickles that run code.
+
+    Args:
+        path: the file.
+        allowed: types that it may hold beside plain data, as `torch.serialization.safe_globals` takes them.
 
     Raises InputError when the file is missing, broken, or holds more than plain data.
     """
@@ -52,7 +56,7 @@ def load(path: str | Path) -> Any:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     try:
         _refuse_compressed(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore")  # of its own past forms
             return torch.load(path, map_location="cpu", weights_only=True)
     # A file from elsewhere can break the reader in any way.

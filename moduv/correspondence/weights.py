@@ -1,0 +1,105 @@
+"""Correspondence networks on disk: the official form, which ours extends; the only place that knows it.
+
+A file is a dictionary. `model` holds the state dict, whose keys may carry `module.`; ours adds the `feature`
+that did best, the `network` (width and stride), `score` and `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from moduv.engine import checkpoint
+from moduv.engine.config import build
+from moduv.engine.errors import InputError
+
+WEIGHTS = "weights.pth"
+"""File of a finished training, in its folder."""
+FEATURES = ("res3", "res4", "key")
+PUBLISHED_FEATURE = "res4"
+"""The feature that did best on all four data sets."""
+STRIDES = (8, 4)
+"""Pixels a cell that the network can have; 8 is the published number."""
+WIDEST = 1024
+WRAPPER = "module."
+"""Prefix that parallel training puts before every key."""
+NUMPY_SCALAR = (
+    *(
+        (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
+        for core in ("core", "_core")
+    ),
+    np.dtype,
+    type(np.dtype(np.float64)),
+)
+"""What the official trainer's `score` consists of, under the names of numpy 1 and 2."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network."""
+
+    width: int = 64
+    """Channels of the first stage."""
+    stride: int = 8
+    """Pixels a cell of the features, 8 or 4; half of it takes four times as long."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width <= WIDEST or self.stride not in STRIDES:
+            raise InputError(
+                f"the correspondence network has width {self.width} and stride {self.stride}; use a width of 1 "
+                f"to {WIDEST} and one of the strides {STRIDES}."
+            )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds."""
+
+    state: Mapping[str, Tensor]
+    network: NetworkConfig
+    """Official files say nothing about it and hold the published network."""
+    feature: str = PUBLISHED_FEATURE
+    """The one that propagates best."""
+    score: float = 0.0
+    """Its mean J&F on held-out videos, 0 to 1; 0 where there were none."""
+    step: int = 0
+    """After which it was measured."""
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file, or that of a training's folder.
+
+    Raises InputError when it is missing, broken, or no checkpoint of a correspondence network.
+    """
+    path = Path(path)
+    path = path / WEIGHTS if path.is_dir() else path
+    content = checkpoint.load(path, NUMPY_SCALAR)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: is no checkpoint of a correspondence network; give another file."
+        )
+    state = checkpoint.as_state(content.get("model", content), path)
+    network = build(NetworkConfig, content.get("network", {}), f"{path}: network")
+    feature = content.get("feature", PUBLISHED_FEATURE)
+    if feature not in FEATURES:
+        raise InputError(f"{path}: 'feature' is {feature!r:.80}; use one of {', '.join(FEATURES)}.")
+    plain = {key.removeprefix(WRAPPER): value for key, value in state.items()}
+    return Checkpoint(plain, network, feature, *_record(content))
+
+
+def _record(content: dict) -> tuple[float, int]:
+    """Score and step of our own files; what official ones hold is of other units."""
+    score, step = content.get("score"), content.get("step")
+    return (score, step) if type(score) is float and type(step) is int else (0.0, 0)
+
+
+def write_checkpoint(path: Path, content: Checkpoint) -> None:
+    """Write a file, atomically, with tensors on the CPU in contiguous form."""
+    model = {key: value.detach().cpu().contiguous() for key, value in content.state.items()}
+    beside = {"feature": content.feature, "network": asdict(content.network)}
+    score = {"score": float(content.score), "step": content.step}
+    checkpoint.save(path, {"model": model, **beside, **score})
