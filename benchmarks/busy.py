@@ -21,7 +21,7 @@ from pathlib import Path
 
 from moduv.engine.log import read_log
 
-ALONE = {"WORLD_SIZE": "1"}
+ALONE = {"WORLD_SIZE": "1", "RANK": "0"}
 WAYS: dict[str, dict[str, str]] = {
     "default": {},
     "threads that spin": {**ALONE, "GOMP_SPINCOUNT": "300000"},

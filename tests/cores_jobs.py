@@ -35,6 +35,26 @@ def die(out: Path) -> None:
     distributed.barrier()
 
 
+def gather(count: int) -> float:
+    """The sum of what the ranks gather: more than sockets hold at once, and a single number."""
+    own = torch.arange(count, dtype=torch.float32) * (distributed.rank() + 1)
+    every = distributed.gather(own)
+    assert [int(values[1]) for values in every] == [
+        rank + 1 for rank in range(distributed.world_size())
+    ]
+    assert all(values.shape == own.shape for values in every)
+    (first, second) = distributed.gather(torch.tensor(distributed.rank() + 0.5))
+    return float(first + second)
+
+
+def lose(out: Path) -> None:
+    """One rank is killed before it gathers."""
+    total_of_ranks(out)
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.gather(torch.zeros(3))
+
+
 def wait(out: Path) -> None:
     total_of_ranks(out)
     time.sleep(100)

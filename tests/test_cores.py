@@ -21,6 +21,7 @@ from moduv.engine.errors import InputError
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(hardware, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "memory", lambda: 8.0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -62,7 +63,9 @@ def test_processes_share_batches_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert processes_for((3,)) == (3, 4)
     monkeypatch.setattr(hardware, "memory", lambda: 7.7)
     assert processes_for((8,)) == (2, 6)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of a cluster's job
+    assert processes_for((8,)) == (2, 6)
+    monkeypatch.setenv("RANK", "0")
     assert processes_for((8,)) == (1, 12)
 
 
@@ -87,9 +90,20 @@ def test_the_sentence_of_any_process_arrives(
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_process_that_is_killed_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("job", ["die", "lose"])
+def test_a_process_that_is_killed_is_reported(tmp_path: Path, job: str) -> None:
     with pytest.raises(InputError, match="ended by SIGKILL, perhaps because memory ran out"):
-        run_on_cores("cores_jobs:die", {"out": tmp_path})
+        run_on_cores(f"cores_jobs:{job}", {"out": tmp_path})
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("folder", ["short", "long" * 40])
+def test_ranks_gather_over_sockets_or_where_their_paths_are_too_long_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / folder))
+    assert run_on_cores("cores_jobs:gather", {"count": 300_000}) == 2.0
 
 
 @pytest.mark.usefixtures("two_cores")

@@ -11,6 +11,7 @@ import importlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from moduv.engine.errors import InputError, is_lost, refusal
+from moduv.engine.launch import is_launched
 
 MOST_PROCESSES = 8
 MEMORY = 3.0
@@ -48,7 +50,7 @@ def processes_for(batch_sizes: Sequence[int]) -> tuple[int, int]:
     from moduv.engine.hardware import cores, memory
 
     most = min(cores(), torch.get_num_threads())
-    if "WORLD_SIZE" in os.environ or torch.cuda.is_available():
+    if is_launched() or torch.cuda.is_available():
         return 1, most
     room = int((memory() or MEMORY * MOST_PROCESSES) // MEMORY)
     counts = range(1, max(1, min(most, MOST_PROCESSES, room)) + 1)
@@ -142,6 +144,8 @@ def _member(meeting: Path, rank: int, count: int, threads: int) -> Iterator[None
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the processes are all here
     try:
         distributed.join(dist.FileStore(str(meeting / "store"), count), rank, count)
+        if hasattr(socket, "AF_UNIX"):
+            distributed.link(meeting)
         yield
     finally:
         distributed.stop()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -24,6 +27,10 @@ LEAVING = 60.0
 
 _store: dist.Store | None = None
 """What the processes have in common before and after they are a group."""
+_links: dict[int, Connection] = {}
+"""Sockets to the other processes of one machine, by rank."""
+LONGEST_ADDRESS = 100
+"""Bytes in the path of a Unix socket that every system allows."""
 
 
 def start() -> None:
@@ -63,6 +70,24 @@ def join(store: dist.Store, rank: int, size: int) -> None:
     )
 
 
+def link(folder: Path) -> None:
+    """Connect the processes of one machine by sockets that lie in a folder; every rank must call it.
+
+    A message over them takes some ten microseconds, one of gloo a millisecond.
+    """
+    addresses = [str(folder / f"rank-{rank}") for rank in range(world_size())]
+    if max(len(os.fsencode(address)) for address in addresses) > LONGEST_ADDRESS:
+        return
+    with Listener(addresses[rank()], "AF_UNIX", backlog=world_size()) as listener:
+        barrier()  # all listen
+        for other in range(rank()):
+            _links[other] = Client(addresses[other], "AF_UNIX")
+            _links[other].send_bytes(bytes([rank()]))
+        for _ in range(rank() + 1, world_size()):
+            connection = listener.accept()
+            _links[connection.recv_bytes()[0]] = connection
+
+
 def first_to_fail() -> bool:
     """Check whether this process is the first to fail; call it once, on failure."""
     if _store is None:
@@ -80,6 +105,8 @@ def stop() -> None:
     """
     global _store
     store, _store = _store, None
+    for rank_of_other in list(_links):
+        _links.pop(rank_of_other).close()
     if not dist.is_initialized():
         return
     if store is not None and sys.exc_info()[0] is None:
@@ -137,6 +164,32 @@ def average(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def gather(values: Tensor) -> list[Tensor]:
+    """The tensors of all ranks in their order, without gradient, on CPUs; every rank must call it.
+
+    Raises RuntimeError when another process is gone.
+    """
+    if not _links:
+        every = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(every, values.contiguous())
+        return every
+    own = values.detach().contiguous()
+    message = own.reshape(-1).view(torch.uint8).numpy().data
+    received = {rank(): own}
+    try:
+        for other in sorted(_links):
+            # The lower rank speaks first: two that both speak could fill both their buffers.
+            if rank() < other:
+                _links[other].send_bytes(message)
+            answer = bytearray(_links[other].recv_bytes())
+            if rank() > other:
+                _links[other].send_bytes(message)
+            received[other] = torch.frombuffer(answer, dtype=own.dtype).view_as(own)
+    except (EOFError, OSError) as error:
+        raise RuntimeError("the connection to another process was lost") from error
+    return [received[each] for each in sorted(received)]
 
 
 def total(count: int) -> int:

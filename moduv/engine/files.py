@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
@@ -240,7 +241,7 @@ def reason_of(error: Exception) -> str:
         return "nested too deep"
     if mark := getattr(error, "problem_mark", None):  # YAML's own words take several lines
         return f"line {mark.line + 1}: {getattr(error, 'problem', None)!s:.120}"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return textwrap.shorten(str(error), 120, placeholder=" …") or type(error).__name__
 
 
 def sha256(path: str | Path) -> str:

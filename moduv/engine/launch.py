@@ -15,14 +15,17 @@ from collections.abc import Iterable
 from moduv.engine.errors import InputError
 
 
-def processes() -> int:
-    """How many processes torchrun started, this one included.
+def is_launched() -> bool:
+    """Whether torchrun started this process; a cluster's job may set WORLD_SIZE or RANK alone, or empty."""
+    return all(os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
 
-    A cluster's job may set WORLD_SIZE or RANK without the other, or empty; the command then runs alone.
+
+def processes() -> int:
+    """How many processes torchrun started, this one included; 1 without it.
 
     Raises InputError when they are no numbers, or the rank is none of the processes'.
     """
-    if not os.environ.get("WORLD_SIZE", "").strip() or not os.environ.get("RANK", "").strip():
+    if not is_launched():
         return 1
     size, rank = told_number("WORLD_SIZE"), told_number("RANK")
     if rank >= size:

@@ -78,9 +78,10 @@ class Stage:
             self._work(work, identity)
 
     def _work(self, work: Callable[[], dict[str, Any] | None], identity: dict[str, Any]) -> None:
+        resumed = self._started.is_file()
         seconds = self._begin(identity) if distributed.is_main() else 0.0
         distributed.barrier()
-        say(f"{self.name}: {'resumed' if seconds else 'started'} ({self.out})")
+        say(f"{self.name}: {'resumed' if resumed else 'started'} ({self.out})")
         begin = time.monotonic()
         results: dict[str, Any] | None = None
         try:
