@@ -127,6 +127,32 @@ def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: s
     assert f"{phase}: the loss is not finite at step 1 (loss, photometric" in done.stderr
 
 
+# --- phases -----------------------------------------------------------------------------------------
+
+
+def test_the_first_phases_alone_train_what_they_train_among_all(
+    street: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    split, loops = street / "splits/train_files.txt", config().loops
+    for count in (1, 4):
+        chosen = {name: loops[name] for name in list(PHASES)[:count]}
+        train_stage1(street, split, tmp_path / str(count), config(loops=chosen))
+    assert sorted(path.name for path in (tmp_path / "1").glob("*_*")) == ["1_disp_init"]
+    state = [
+        checkpoint.load(tmp_path / f"{count}/1_disp_init/train_state.pt")["modules"]
+        for count in (1, 4)
+    ]
+    torch.testing.assert_close(state[0], state[1], rtol=0, atol=0)
+    assert final_weights(tmp_path / "1").keys() == final_weights(tmp_path / "4").keys()
+
+
+@pytest.mark.parametrize("names", [[], ["motion_init"], ["disp_init", "fine_tune"]])
+def test_later_phases_need_the_earlier_ones(names: list[str]) -> None:
+    with pytest.raises(InputError, match="or the first of them; mend the preset"):
+        config(loops={name: config().loops[name] for name in names})
+
+
 # --- seeds ------------------------------------------------------------------------------------------
 
 

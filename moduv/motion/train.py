@@ -40,7 +40,8 @@ class MotionTrainingConfig:
     """Everything that can be set in stage 1."""
 
     loops: dict[str, LoopConfig]
-    """Length, batch size and learning rate of each phase, by the phase's name."""
+    """Length, batch size and learning rate of each phase, by the phase's name. Later phases may be left out:
+    after `disp_init`, depth and ego-motion are there, which is all that measured flow needs."""
     depth_model: str = "litemono"
     """Networks: litemono, monodepthv2 or street."""
     height: int = 320
@@ -74,10 +75,15 @@ class MotionTrainingConfig:
     seed 0, so every phase sees the same order."""
 
     def __post_init__(self) -> None:
-        if set(self.loops) != set(PHASES):
+        if not self.loops or set(self.loops) != set(list(PHASES)[: len(self.loops)]):
             raise InputError(
-                f"motion: loops must name the phases {tuple(PHASES)}; mend the preset."
+                f"motion: loops must name the phases {tuple(PHASES)}, or the first of them; mend the preset."
             )
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases that are trained, in order."""
+        return [phase for name, phase in PHASES.items() if name in self.loops]
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -131,7 +137,7 @@ def _train(
         field_of_view=config.field_of_view,
     )
     model = _make_networks(config, guessed)
-    for phase in PHASES.values():
+    for phase in config.phases:
         _train_phase(model, triplets, phase, out / phase.folder, config, watch)
     if distributed.is_main():
         save_modules(model, MODULES, out / WEIGHTS, config.height, config.width)

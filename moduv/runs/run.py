@@ -34,7 +34,6 @@ from moduv.frames.splits import hold_out, read_split, write_split
 from moduv.frames.video import count_frames
 from moduv.instances.exported import export_labels
 from moduv.labels.initial import InitialConfig
-from moduv.motion.phases import PHASES
 from moduv.motion.train import MotionTrainingConfig
 from moduv.rounds.moving2mobile import MobileLabelsConfig
 from moduv.rounds.recipe import RoundConfig
@@ -272,7 +271,7 @@ class Run:
         height, width = motion_size((settings.height, settings.width), frame.shape[:2])
         learn = settings.learn_focal or self.learn_focal
         out = self._perform(step, height=height, width=width, learn_focal=learn)
-        return f"photometric error {_last(out / PHASES['fine_tune'].folder, 'photometric')}"
+        return f"photometric error {_last(out / settings.phases[-1].folder, 'photometric')}"
 
     def _outputs(self, step: Step) -> str:
         out = self._perform(step)
