@@ -1,0 +1,250 @@
+"""Masks carried through a video: each pixel takes the labels of those that look most like it.
+
+Jabri et al. 2020, section 3.4, with the settings of Araslanov et al. 2021: frames are looked at one after the
+other, in the frame where an object was given (all of it) and in the latest ones (nearby).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moduv.correspondence.neighbours import most_similar
+from moduv.engine.errors import InputError
+
+MOST_OBJECTS = 254
+"""An index is a byte, 0 is the background and 255 means void."""
+VOID = 255
+
+
+@dataclass(frozen=True)
+class PropagationConfig:
+    """How labels are carried."""
+
+    context: int = 20
+    """Latest frames that are looked at."""
+    radius: float = 12
+    """Distance in pixels of the features below which a pixel of them may match."""
+    top_k: int = 10
+    """Pixels of all frames together that a label is taken from."""
+    temperature: float = 0.05
+    """By which cosines are divided before the softmax that weights them."""
+
+    def __post_init__(self) -> None:
+        if self.context < 1 or self.radius <= 0 or self.top_k < 1 or self.temperature <= 0:
+            raise InputError(
+                f"context is {self.context}, radius {self.radius}, top_k {self.top_k}, temperature "
+                f"{self.temperature}; use at least one frame and one pixel, and positive numbers."
+            )
+
+
+@torch.no_grad()
+def propagate(
+    features: Tensor,
+    first_masks: Mapping[int, Tensor],
+    size: tuple[int, int],
+    *,
+    context: int = 20,
+    radius: float = 12,
+    top_k: int = 10,
+    temperature: float = 0.05,
+) -> tuple[Tensor, Tensor]:
+    """Carry masks through a clip.
+
+    Args:
+        features: (T, C, h, w), of unit length over C.
+        first_masks: by frame, the planes (K, H, W) of what is given there, in [0, 1]: the background first,
+            once, and then each object in the frame where it is new (see `first_planes`).
+        size: (H, W) of the masks.
+        context: latest frames that are looked at.
+        radius: distance in pixels of the features below which a pixel of them may match.
+        top_k: pixels of all frames together that a label is taken from.
+        temperature: of the softmax over them.
+
+    Returns:
+        Indices (T, H, W) uint8 of the likeliest planes and how likely they are (T, H, W), not normalised.
+
+    Raises:
+        InputError: for masks of other frames or sizes, and for too many objects.
+    """
+    late = [frame for frame in first_masks if not 0 <= frame < len(features)]
+    if late:
+        raise InputError(
+            f"a mask is given for frame {late[0]}, and the clip has frames 0 to {len(features) - 1}; "
+            "give masks of its frames."
+        )
+    config = PropagationConfig(context, radius, top_k, temperature)
+    carried = list(carry(features, first_masks, size, config))
+    return torch.stack([ids for ids, _ in carried]), torch.stack([sure for _, sure in carried])
+
+
+def carry(
+    features: Iterable[Tensor],
+    first_masks: Mapping[int, Tensor],
+    size: tuple[int, int],
+    config: PropagationConfig,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same frame by frame: features (C, h, w) in, indices (H, W) and confidence (H, W) out.
+
+    Memory does not grow with the length of the video.
+    """
+    planes = max((len(given) for given in first_masks.values()), default=1)
+    _check_masks(first_masks, planes, size)
+    memory = Memory(planes, config)
+    for frame, feature in enumerate(features):
+        with torch.no_grad():
+            likely = memory.advance(feature, first_masks.get(frame))
+            full = _resized(likely, size)
+            confidence, indices = full.max(0)
+        yield indices.to(torch.uint8), confidence
+
+
+def _check_masks(first_masks: Mapping[int, Tensor], planes: int, size: tuple[int, int]) -> None:
+    if planes > MOST_OBJECTS + 1:
+        raise InputError(
+            f"the masks have {planes - 1} objects; give at most {MOST_OBJECTS}, for an index is a byte."
+        )
+    for frame, given in first_masks.items():
+        if tuple(given.shape) != (planes, *size):
+            raise InputError(
+                f"the mask of frame {frame} is {tuple(given.shape)} (planes, height, width) and "
+                f"{(planes, *size)} is needed; give every mask at the size of the frames."
+            )
+
+
+def first_planes(masks: Mapping[int, np.ndarray]) -> dict[int, Tensor]:
+    """What is new in each of some masks: planes (K, H, W) for `propagate`.
+
+    Args:
+        masks: by frame, object indices (H, W), 0 the background; void pixels (255) count as it. An index
+            counts where it is first seen; what later masks say of it is not used.
+    """
+    objects = [np.where(mask == VOID, 0, mask) for mask in masks.values()]
+    count = max((int(mask.max(initial=0)) for mask in objects), default=0)
+    known: set[int] = set()
+    planes = {}
+    for frame, mask in sorted(zip(masks, objects, strict=True), key=lambda pair: pair[0]):
+        fresh = set(np.unique(mask).tolist()) - known
+        known |= fresh
+        if fresh:
+            planes[frame] = torch.zeros(count + 1, *mask.shape)
+        for index in fresh:
+            planes[frame][index] = torch.from_numpy(mask == index)
+    return planes
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame that was gone through."""
+
+    frame: int
+    feature: Tensor
+    """(h, w, C)."""
+    planes: Tensor
+    """(K, h, w), as carried: soft."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A frame in which objects were given, which is looked at for good."""
+
+    seen: _Seen
+    present: Tensor
+    """Indices of the planes given there; what is carried from here counts for these."""
+
+
+class Memory:
+    """What of a video is still looked at."""
+
+    def __init__(self, planes: int, config: PropagationConfig) -> None:
+        self.config = config
+        self._planes = planes
+        self._frame = 0
+        self._ring = torch.empty(0)
+        """Features (context, h, w, C) of the latest frames, in one piece: pieces would scatter in memory."""
+        self._recent: deque[_Seen] = deque(maxlen=config.context)
+        self._starts: list[_Start] = []
+
+    def advance(self, feature: Tensor, given: Tensor | None) -> Tensor:
+        """Planes (K, h, w) of the next frame, of whose masks `given` (K, H, W) is new."""
+        feature = feature.float().movedim(0, -1).contiguous()
+        self._check_size(feature)
+        planes = self._carried(feature)
+        if given is not None and given.any():
+            given = given.to(planes)
+            new = _resized(given, feature.shape[:2])
+            if self._frame == 0:
+                planes, counted = new, new
+            else:
+                covered = new.sum(0)
+                planes, counted = (1 - covered) * planes + covered * new, given
+            present = counted.flatten(1).sum(1).nonzero()[:, 0]
+            self._starts.append(_Start(_Seen(self._frame, feature, planes), present))
+        slot = self._ring[self._frame % self.config.context]
+        self._recent.append(_Seen(self._frame, slot.copy_(feature), planes))
+        self._frame += 1
+        return planes
+
+    def _check_size(self, feature: Tensor) -> None:
+        if not self._frame:
+            self._ring = feature.new_empty(self.config.context, *feature.shape)
+        if feature.shape != self._ring.shape[1:]:
+            raise InputError(
+                f"frame {self._frame} has features {tuple(feature.shape)} (height, width, channels) and those "
+                f"before {tuple(self._ring.shape[1:])}; give frames of one size."
+            )
+
+    def _carried(self, feature: Tensor) -> Tensor:
+        """The sum of what each start's context says, each of the objects that were given there."""
+        height, width, _ = feature.shape
+        total = feature.new_zeros(self._planes, height, width)
+        if not self._starts:
+            return total
+        first = self._starts[0].seen.frame
+        recent = [seen for seen in self._recent if seen.frame >= first]
+        k, radius = self.config.top_k, self.config.radius
+        # Starts share what nearby pixels of the latest frames say.
+        near = {s.frame: most_similar(feature, s.feature, k, radius) for s in recent}
+        for start in self._starts:
+            if len(start.present):
+                carried = self._from_start(feature, start, recent, near)
+                total[start.present] += carried.view(-1, height, width)
+        return total
+
+    def _from_start(
+        self,
+        feature: Tensor,
+        start: _Start,
+        recent: list[_Seen],
+        near: dict[int, tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Planes (K, h w) of the objects of one start: the best of all its frames, by their cosines."""
+        k, begin = self.config.top_k, start.seen.frame
+        context = [start.seen, *(seen for seen in recent if seen.frame >= begin)]
+        found = [most_similar(feature, start.seen.feature, k, None)]
+        found += [near[seen.frame] for seen in context[1:]]
+        # Frames before the start are replaced by it, so that it counts as often.
+        replaced = begin - (self._frame - self.config.context)
+        if replaced > 0:
+            copies = min(replaced, k)
+            found += [near[begin]] * copies
+            context += [start.seen] * copies
+        pixels = feature.shape[0] * feature.shape[1]
+        cosines = torch.cat([values for values, _ in found], dim=1)
+        places = torch.cat([at + i * pixels for i, (_, at) in enumerate(found)], dim=1)
+        best, chosen = cosines.topk(min(k, cosines.shape[1]), sorted=False)
+        weights = (best / self.config.temperature).softmax(1)  # (h w, k)
+        labels = torch.cat([seen.planes[start.present].flatten(1) for seen in context], dim=1)
+        taken = labels[:, places.gather(1, chosen)]  # (K, h w, k)
+        return (taken * weights).sum(-1)
+
+
+def _resized(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Planes (K, H, W) at another size, bilinear, corners on corners."""
+    return F.interpolate(planes[None], tuple(size), mode="bilinear", align_corners=True)[0]
