@@ -17,10 +17,10 @@ from torch import Tensor
 
 from moduv.correspondence.neighbours import most_similar
 from moduv.engine.errors import InputError
+from moduv.instances.indexed import VOID
 
 MOST_OBJECTS = 254
 """An index is a byte, 0 is the background and 255 means void."""
-VOID = 255
 
 
 @dataclass(frozen=True)

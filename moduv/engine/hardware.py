@@ -11,6 +11,7 @@ import torch
 
 from moduv import __version__
 from moduv.engine.errors import InputError
+from moduv.engine.parallel import cores
 
 PAPER_MEMORY = 10.0
 """GiB of GPU memory that the published networks train in, one frame at 1280 x 1920 at a time."""
@@ -61,13 +62,6 @@ def half_type(device: torch.device) -> torch.dtype:
             f"half precision needs a CUDA device, and this is {device.type!r}; leave out half."
         )
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory() -> float | None:

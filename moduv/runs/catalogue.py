@@ -70,6 +70,9 @@ COMMANDS = {
     "evaluate": Command(
         "moduv.runs.measure:evaluate_detections", None, "COCO results against COCO ground truth"
     ),
+    "evaluate vos": Command(
+        "moduv.evaluation.vos:evaluate_vos", None, "followed masks: J and F of DAVIS"
+    ),
     "measure": Command("moduv.runs.measure:measure_run", "measure", "a run on held-out frames"),
     "report": Command("moduv.runs.report:report_run", "report", "write a run's report page"),
     "labels export": Command(
