@@ -6,6 +6,7 @@ coordinates. Matrices are homogeneous: poses and intrinsics (B, 4, 4), the latte
 """
 
 from moduv.geometry.ground import ground_disparity, ground_points, ransac_plane
+from moduv.geometry.normals import level_surfaces, surface_normals
 from moduv.geometry.photometric import photometric_error, smoothness, ssim
 from moduv.geometry.projection import (
     back_project,
@@ -17,3 +18,4 @@ from moduv.geometry.projection import (
 )
 from moduv.geometry.rigid import inverse_pose, pose_matrix, rotation_matrix, transform
 from moduv.geometry.sampling import resize, warp
+from moduv.geometry.splatting import forward_warp, homogeneous_coordinates
