@@ -53,7 +53,7 @@ def chain(root: Path) -> list[Link]:
         return link(f"round {recipe}", run / out, "train_state.pt", *words)
 
     return [
-        link("street render", data, "truth/*/*/annotations.json", *WORLD),
+        link("street render", data, "truth/*/*/objects.json", *WORLD),
         link("motion train", run / "motion", "2_motion_init/train_state.pt", *frames, *MOTION),
         link(
             "motion predict",

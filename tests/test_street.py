@@ -17,7 +17,7 @@ from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.street.dataset import StreetConfig, render_dataset
 from moduv.street.render import FAR, render
-from moduv.street.scene import Scene
+from moduv.street.scene import Scene, paint_name
 from moduv.street.truth import count_objects, optical_flow
 
 SMALL = StreetConfig(train_clips=2, val_clips=1, frames_per_clip=4, workers=2)
@@ -52,7 +52,7 @@ def test_layout_is_that_of_a_data_set(world: Path) -> None:
 def test_killed_rendering_resumes_to_the_same_bytes(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "killed")
     (tmp_path / "killed/manifest.json").unlink()
-    (tmp_path / "killed/truth/train/clip_0001/annotations.json").unlink()
+    (tmp_path / "killed/truth/train/clip_0001/objects.json").unlink()
     (tmp_path / "killed/train/clip_0001/000002.jpg").write_bytes(b"half")
     render_dataset(tmp_path / "killed", SMALL)
     assert hashes(tmp_path / "killed") == hashes(world)
@@ -134,6 +134,40 @@ def test_annotations_are_the_instance_masks(world: Path) -> None:
         assert truth["moving"][truth["ids"] == found[0]][0] == bool(annotation["moving"])
         x, y, width, height = annotation["bbox"]
         assert mask[y : y + height, x : x + width].sum() == mask.sum()
+
+
+def test_annotations_name_objects_and_follow_them(world: Path) -> None:
+    content = read_json(world / "annotations/train.json")
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    clips: dict[int, set[str]] = {}
+    called: dict[int, set[str]] = {}
+    for annotation in content["annotations"]:
+        track = annotation["track_id"]
+        clips.setdefault(track, set()).add(names[annotation["image_id"]].rpartition("/")[0])
+        called.setdefault(track, set()).add(annotation["name"])
+    assert len(clips) > 10
+    assert all(len(found) == 1 for found in (*clips.values(), *called.values()))
+    scene = Scene(0, SMALL.frames_per_clip)
+    for track, (name,) in called.items():
+        if clips[track] == {"train/clip_0000"}:
+            assert scene.objects[track - 1].name == name
+
+
+def test_paints_are_named_by_what_is_painted() -> None:
+    for colour, name in {
+        (0, 200, 200): "red",
+        (179, 200, 200): "red",
+        (16, 200, 200): "yellow",
+        (120, 200, 200): "blue",
+        (120, 200, 79): "black",
+        (120, 49, 159): "grey",
+        (120, 49, 160): "white",
+    }.items():
+        assert paint_name(*colour) == name
+    named = [item for seed in range(6) for item in Scene(seed, 4).objects]
+    assert {item.kind for item in named} == {"car", "van", "truck", "pedestrian"}
+    assert all(bool(item.paint) == (item.kind != "pedestrian") for item in named)
+    assert len({item.name for item in named}) > 12
 
 
 def pixels_of(camera: Intrinsics) -> np.ndarray:

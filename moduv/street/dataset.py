@@ -106,16 +106,22 @@ def _render(root: Path, config: StreetConfig) -> dict[str, Any]:
 def merge_annotations(
     segments: list[str], parts: list[list[list[dict[str, Any]]]], config: StreetConfig
 ) -> dict[str, Any]:
-    """One COCO dictionary from the annotations of every frame of every clip."""
+    """One COCO dictionary from the annotations of every frame of every clip.
+
+    A `track_id` becomes unique over all clips.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     size = {"width": config.width, "height": config.height}
-    for segment, clip in zip(segments, parts, strict=True):
+    for position, (segment, clip) in enumerate(zip(segments, parts, strict=True)):
         for index, frame in enumerate(clip):
             number = len(images) + 1
             images.append({"id": number, "file_name": f"{segment}/{index:06d}.jpg", **size})
             for item in frame:
-                annotations.append({"id": len(annotations) + 1, "image_id": number, **item})
+                # Instance maps are 8 bit: no clip has more objects.
+                track = 256 * position + item["track_id"]
+                entry = {"id": len(annotations) + 1, "image_id": number, **item}
+                annotations.append({**entry, "track_id": track})
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
 
@@ -123,7 +129,7 @@ def _render_clip(job: tuple[Path, StreetConfig, str, int]) -> list[list[dict[str
     """Render one clip unless all its files are there; its annotations are written last."""
     root, config, segment, seed = job
     truth, frames = root / "truth" / segment, root / segment
-    finished = truth / "annotations.json"
+    finished = truth / "objects.json"
     numbers = range(config.frames_per_clip)
     files = [p for n in numbers for p in (frames / f"{n:06d}.jpg", truth / f"{n:06d}.npz")]
     files += [frames / "cam.json", truth / "poses.txt", finished]

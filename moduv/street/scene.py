@@ -22,6 +22,8 @@ KERB = 4.95
 ROAD_HALF_WIDTH = 12.0
 CARS = {"car": (1.8, 1.45, 4.2), "van": (1.95, 2.1, 4.9), "truck": (2.3, 2.9, 6.5)}
 """Width, height, length."""
+HUES = ("red", "yellow", "green", "cyan", "blue", "purple")
+"""Names of the hues, each a sixth of the wheel, red around 0."""
 ROAD_START, ROAD_LENGTH, ROAD_TILE = -14.0, 192.0, 12.0
 
 
@@ -52,6 +54,15 @@ class SceneObject:
     width: float
     length: float
     blocks: tuple[Block, ...]
+    kind: str
+    """`car`, `van`, `truck` or `pedestrian`."""
+    paint: str = ""
+    """Name of a vehicle's colour."""
+
+    @property
+    def name(self) -> str:
+        """What it is called: "red van", "pedestrian"."""
+        return f"{self.paint} {self.kind}".strip()
 
     @property
     def moving(self) -> bool:
@@ -245,16 +256,17 @@ class Scene:
         width, height, length = CARS[kind]
         width, height = width * rng.uniform(0.93, 1.07), height * rng.uniform(0.92, 1.1)
         length *= rng.uniform(0.9, 1.1)
-        car = SceneObject(x, z, yaw, velocity, width, length, ())
+        car = SceneObject(x, z, yaw, velocity, width, length, (), str(kind))
         if self._is_free(car):
-            blocks = self._car_blocks(str(kind), width, height, length)
-            self.objects.append(replace(car, blocks=blocks))
+            colour = [rng.uniform(0, 180), rng.beta(1.2, 1.6) * 230, rng.uniform(40, 235)]
+            blocks = self._car_blocks(car.kind, width, height, length, colour)
+            self.objects.append(replace(car, blocks=blocks, paint=paint_name(*colour)))
 
     def _car_blocks(
-        self, kind: str, width: float, height: float, length: float
+        self, kind: str, width: float, height: float, length: float, colour: list[float]
     ) -> tuple[Block, ...]:
+        """The blocks of a vehicle whose paint is `colour`: hue (of 180), saturation, value."""
         rng = self.rng
-        colour = [rng.uniform(0, 180), rng.beta(1.2, 1.6) * 230, rng.uniform(40, 235)]
         pixel = np.array(colour).reshape(1, 1, 3).astype(np.uint8)
         paint = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
         top = self._texture(textures.plain(rng, paint * 1.08, 10))
@@ -288,7 +300,7 @@ class Scene:
     def _add_person(self, x: float, z: float, velocity: tuple[float, float]) -> None:
         rng = self.rng
         height, yaw = rng.uniform(1.55, 1.9), rng.uniform(-0.3, 0.3)
-        if not self._is_free(SceneObject(x, z, 0.0, velocity, 0.6, 0.45, ())):
+        if not self._is_free(SceneObject(x, z, 0.0, velocity, 0.6, 0.45, (), "pedestrian")):
             return
         legs, torso, head = (
             (self._texture(textures.person(rng, part)),) * 4 for part in ("legs", "torso", "head")
@@ -298,7 +310,7 @@ class Scene:
             Block(0, 0, 0.58, 0.36 * height, 0.34, 0.48 * height, torso),
             Block(0, 0, 0.26, 0.15 * height, 0.26, 0.845 * height, head),
         )
-        self.objects.append(SceneObject(x, z, yaw, velocity, 0.6, 0.45, blocks))
+        self.objects.append(SceneObject(x, z, yaw, velocity, 0.6, 0.45, blocks, "pedestrian"))
 
     def _is_free(self, item: SceneObject) -> bool:
         """Whether the object keeps clear of the camera and the other objects in every frame.
@@ -328,6 +340,15 @@ class Scene:
             for v in ([-x, -0.004, z], [2 * x, 0, 0], [0, 0, -2 * z])
         )
         return Quad(corner + item.at(frame), right, down, self.shade)
+
+
+def paint_name(hue: float, saturation: float, value: float) -> str:
+    """The name of a colour: hue in [0, 180), saturation and value in [0, 255]."""
+    if value < 80:
+        return "black"
+    if saturation < 50:
+        return "white" if value >= 160 else "grey"
+    return HUES[int((hue + 15) // 30) % 6]
 
 
 def turn(yaw: float) -> np.ndarray:

@@ -36,14 +36,18 @@ def optical_flow(
 
 
 def annotate(scene: Scene, depth: np.ndarray, ids: np.ndarray) -> list[dict[str, Any]]:
-    """COCO annotations of the visible objects, with `moving`, `depth` (metres) and `ignore`."""
+    """COCO annotations of the visible objects.
+
+    Beside COCO's keys: `moving`, `depth` (metres), `ignore`, `name` ("red van") and the object's number
+    in the scene, `track_id`.
+    """
     annotations = []
     for identity in np.unique(ids[ids > 0]):
         mask = ids == identity
         rows, columns = np.nonzero(mask)
         left, top = int(columns.min()), int(rows.min())
         width, height = int(columns.max()) - left + 1, int(rows.max()) - top + 1
-        area = int(mask.sum())
+        area, item = int(mask.sum()), scene.objects[identity - 1]
         ignore = int(max(width, height) < SMALLEST_SIDE or area < SMALLEST_AREA)
         annotations.append(
             {
@@ -53,7 +57,9 @@ def annotate(scene: Scene, depth: np.ndarray, ids: np.ndarray) -> list[dict[str,
                 "segmentation": rle.encode(mask),
                 "iscrowd": ignore,
                 "ignore": ignore,
-                "moving": int(scene.objects[identity - 1].moving),
+                "moving": int(item.moving),
+                "name": item.name,
+                "track_id": int(identity),
                 "depth": round(float(np.median(depth[mask])), 3),
             }
         )
