@@ -1,7 +1,7 @@
 """Depth errors of a network that knows no scale (Eigen et al. 2014; Zhou et al. 2017).
 
 Median scaling, caps, the Garg crop for KITTI, and the same errors for moving, static and background
-points (Dynamo-Depth, section 4).
+points (Dynamo-Depth, section 4), or for moving and all other pixels of dense maps (Nguyen et al. 2024).
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class DepthProtocol:
 
 WAYMO = DepthProtocol()
 KITTI = DepthProtocol(max_depth=80.0, crop=GARG)
+CAPPED = DepthProtocol(max_depth=80.0)
+REGIONS = ("all", "static", "dynamic")
 
 
 class NoDepthPoints(InputError):
@@ -83,7 +85,7 @@ def depth_errors(
     most lie beyond the image or the disparity is not positive at those that count.
     """
     rows, columns, truth = _counted(points, height, width, protocol)
-    sampled = _enlarge(disparity, height, width)[rows, columns]
+    sampled = enlarge(disparity, height, width)[rows, columns]
     if not (sampled > 0).all():
         raise InputError("the disparity is not positive everywhere; give 1 / depth.")
     predicted = 1.0 / sampled.astype(np.float64)
@@ -110,8 +112,7 @@ def _counted(
     chosen = inside_image(points, height, width)
     chosen &= (truth > protocol.min_depth) & (truth < protocol.max_depth)
     if protocol.crop is not None:
-        shares = np.array(protocol.crop) * (height, height, width, width)
-        top, bottom, left, right = shares.astype(int)
+        top, bottom, left, right = _crop(protocol.crop, height, width)
         chosen &= (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
     if not chosen.any():
         raise NoDepthPoints(
@@ -142,7 +143,94 @@ def summarise(errors: Sequence[DepthErrors], names: Mapping[int, str]) -> dict[s
     return metrics | {"scale_spread": float(np.std(scales) / np.mean(scales))}
 
 
-def _enlarge(disparity: np.ndarray, height: int, width: int) -> np.ndarray:
+def region_errors(
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    dynamic: np.ndarray,
+    protocol: DepthProtocol = CAPPED,
+) -> dict[str, dict[str, float]]:
+    """Errors over all, static and dynamic pixels under one median scale an image (Nguyen et al. 2024, section 4).
+
+    Args:
+        truth: depths (H, W) or (N, H, W) in metres, 0 where there is none.
+        prediction: depths of the same shape in any unit, positive where truth counts.
+        dynamic: the same shape, not 0 where something moves.
+        protocol: caps and crop.
+
+    Returns:
+        The metrics of `all`, `static` and `dynamic`, means over the images that have such pixels; a region that
+        no image has is left out. The scale is that of the medians over all pixels of an image.
+
+    Raises:
+        InputError: when shapes differ or a prediction is not positive and finite where it counts, and
+            NoDepthPoints when an image has no pixel that counts.
+    """
+    if not truth.shape == prediction.shape == dynamic.shape or truth.ndim not in {2, 3}:
+        raise InputError(
+            f"truth {truth.shape}, prediction {prediction.shape} and dynamic {dynamic.shape} differ in shape; "
+            "give maps (H, W) or (N, H, W) of one size."
+        )
+    stacks = [maps if maps.ndim == 3 else maps[None] for maps in (truth, prediction, dynamic)]
+    found = [image_errors(*maps, protocol) for maps in zip(*stacks, strict=True)]  # type: ignore[call-arg]
+    regions = [name for name in REGIONS if any(name in errors for errors in found)]
+    return {
+        name: mean_errors([errors[name] for errors in found if name in errors]) for name in regions
+    }
+
+
+def image_errors(
+    truth: np.ndarray, prediction: np.ndarray, dynamic: np.ndarray, protocol: DepthProtocol
+) -> dict[str, dict[str, float]]:
+    """The errors of one image by region, see `region_errors`."""
+    counted = counted_pixels(truth, protocol)
+    true, moving = truth[counted].astype(np.float64), dynamic[counted] != 0
+    scaled = median_scaled(prediction[counted], true, protocol)
+    chosen = zip(REGIONS, (np.ones_like(moving), ~moving, moving), strict=True)
+    return {
+        name: error_metrics(true[pixels], scaled[pixels]) for name, pixels in chosen if pixels.any()
+    }
+
+
+def counted_pixels(truth: np.ndarray, protocol: DepthProtocol) -> np.ndarray:
+    """Pixels (H, W) whose depth in metres the protocol counts. Raises NoDepthPoints when there are none."""
+    counted = (truth > protocol.min_depth) & (truth < protocol.max_depth)
+    if protocol.crop is not None:
+        top, bottom, left, right = _crop(protocol.crop, *truth.shape)
+        counted &= np.pad(
+            np.ones((bottom - top, right - left), bool),
+            ((top, truth.shape[0] - bottom), (left, truth.shape[1] - right)),
+        )
+    if not counted.any():
+        raise NoDepthPoints(
+            f"no pixel of the depth map lies between {protocol.min_depth:g} and {protocol.max_depth:g} m "
+            "inside the crop; check the unit."
+        )
+    return counted
+
+
+def median_scaled(prediction: np.ndarray, truth: np.ndarray, protocol: DepthProtocol) -> np.ndarray:
+    """Depths (N,) with the median of the truth (N,), clipped to the protocol's range."""
+    prediction = prediction.astype(np.float64)
+    if not (np.isfinite(prediction) & (prediction > 0)).all():
+        raise InputError("a predicted depth is not positive and finite; predict it again.")
+    scale = np.median(truth) / np.median(prediction)
+    return np.clip(prediction * scale, protocol.min_depth, protocol.max_depth)
+
+
+def mean_errors(errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every metric over images or objects, at least one."""
+    return {name: float(np.mean([each[name] for each in errors])) for name in errors[0]}
+
+
+def _crop(shares: tuple[float, ...], height: int, width: int) -> list[int]:
+    """Rows and columns: top, bottom, left, right."""
+    edges = np.array(shares) * (height, height, width, width)
+    # A third of 768 rows is 256, and not a little less.
+    return [int(edge) for edge in edges + 1e-6]
+
+
+def enlarge(disparity: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a disparity (h, w) to (height, width), bilinearly."""
     if disparity.shape == (height, width):
         return disparity
     return cv2.resize(disparity.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -73,6 +73,9 @@ COMMANDS = {
     "evaluate vos": Command(
         "moduv.evaluation.vos:evaluate_vos", None, "followed masks: J and F of DAVIS"
     ),
+    "evaluate depth": Command(
+        "moduv.runs.measure:measure_depth", None, "depth where things move and where they do not"
+    ),
     "measure": Command("moduv.runs.measure:measure_run", "measure", "a run on held-out frames"),
     "report": Command("moduv.runs.report:report_run", "report", "write a run's report page"),
     "labels export": Command(

@@ -21,6 +21,7 @@ from moduv.engine.pipeline import config_class
 from moduv.engine.stages import MANIFEST, Stage, read_manifest
 from moduv.evaluation.agreement import describe_sets
 from moduv.evaluation.consistency import temporal_consistency
+from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
 from moduv.evaluation.detection import evaluate
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
@@ -214,6 +215,24 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
             f"motion masks: AP {metrics['motion/AP']:.3f}, best F1 {metrics['motion/best_F1']:.3f}"
         )
         line_chart(title, series, "recall", "precision").save(out / "precision_recall.svg")
+
+
+def measure_depth(
+    motion: Path, truth: Path, split: Path, protocol: str = "street", out: Path | None = None
+) -> None:
+    """Print depth errors over all, static and dynamic pixels under one scale an image, and of moving objects.
+
+    Args:
+        motion: folder of the motion outputs.
+        truth: the street world's or Cityscapes' `truth` folder, or the data folder of a prepared data set.
+        split: frames to look at; those without motion output are left out.
+        protocol: street, cityscapes or waymo: crop, caps and the smallest mover.
+        out: where to write the metrics as JSON.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol {protocol!r} is unknown; choose one of {tuple(PROTOCOLS)}.")
+    frames = with_motion(motion, split)
+    _show(evaluate_depths(motion, truth, frames, PROTOCOLS[protocol]), out)
 
 
 def evaluate_detections(
