@@ -81,6 +81,10 @@ class Sampled(Protocol):
 
 
 Step = Callable[[Any, StepState], dict[str, Tensor]]
+Rate = Callable[["LoopConfig", int], float]
+"""Learning rate of a loop at an optimiser step."""
+ParameterGroups = Callable[[nn.Module], list[dict[str, Any]]]
+"""Groups as torch's optimisers take them; `scale` is a group's multiple of the learning rate, by default 1."""
 
 
 class SampleStream(Sampler[list[tuple[int, int]]]):
@@ -150,9 +154,12 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return rate
 
 
-def make_optimizer(modules: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that require gradients."""
-    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+def make_optimizer(
+    modules: nn.Module, config: LoopConfig, groups: ParameterGroups | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that require gradients, or over groups of them."""
+    trained = (parameter for parameter in modules.parameters() if parameter.requires_grad)
+    parameters: Any = list(trained) if groups is None else groups(modules)
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
@@ -177,6 +184,8 @@ def fit(
     *,
     label: str,
     watch: Watch | None = None,
+    groups: ParameterGroups | None = None,
+    rate: Rate = learning_rate,
 ) -> None:
     """Train the parameters of `modules` that require gradients; resume from `run_dir` if it can.
 
@@ -187,6 +196,8 @@ def fit(
         run_dir: receives `train_state.pt` (every `save_every` steps) and `log.jsonl`.
         label: what the progress bar calls the run.
         watch: looks at the networks now and then; it may leave them in evaluation mode.
+        groups: settings of the optimiser that hold for some parameters only.
+        rate: the schedule; by default that of `config`.
 
     Raises:
         InputError: for an empty data set, a watch at other steps than are logged, a state of other
@@ -197,7 +208,7 @@ def fit(
     config = _spread(config, label)
     # Gradients that an earlier run left on frozen parameters would count in the norm that is clipped.
     modules.zero_grad(set_to_none=True)
-    optimizer = make_optimizer(modules, config)
+    optimizer = make_optimizer(modules, config, groups)
     start, sums = _resume(modules, optimizer, config, run_dir)
     if start >= config.steps:
         return
@@ -209,6 +220,8 @@ def fit(
     bar = progress_bar(range(start, config.steps), **options, mininterval=5, disable=not main)
     modules.train()
     for index in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(config, index) * group.get("scale", 1.0)
         tally.add(index, _optimise(modules, optimizer, step, batches, index, config))
         done = index + 1
         logs = done % config.log_every == 0 or done == config.steps
@@ -218,7 +231,7 @@ def fit(
         if logs:
             means = tally.means()
             if journal is not None:
-                journal.write(done, learning_rate(config, index), means)
+                journal.write(done, rate(config, index), means)
                 modules.train()
                 bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
         if saves:
@@ -266,8 +279,6 @@ def _optimise(
     config: LoopConfig,
 ) -> dict[str, Tensor]:
     """One optimiser step over `accumulate` batches; returns the mean of every logged term."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, index)
     optimizer.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
     device = next(modules.parameters()).device

@@ -1,0 +1,264 @@
+"""Training of dense correspondences on unlabeled clips (Araslanov et al., NeurIPS 2021, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moduv.correspondence.data import Batch, ClipConfig, Clips
+from moduv.correspondence.losses import LossConfig, correspondence_losses
+from moduv.correspondence.network import CorrespondenceNet
+from moduv.correspondence.videos import Video, find_videos, long_enough, read_list
+from moduv.correspondence.weights import (
+    PUBLISHED_FEATURE,
+    WEIGHTS,
+    Checkpoint,
+    NetworkConfig,
+    read_checkpoint,
+    write_checkpoint,
+)
+from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
+from moduv.engine.config import speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.journal import Watch
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, Rate, StepState, fit
+from moduv.engine.stages import Stage
+
+UNPACKED = "frames"
+"""Folder of the frames of video files."""
+BETAS = (0.5, 0.999)
+"""Of Adam."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long and how fast is trained; one clip of every video is an epoch."""
+
+    epochs: int = 501
+    """The reference counts from 0 to 500."""
+    batch_size: int = 16
+    """Clips, over all processes."""
+    optimizer: str = "adam"
+    learning_rate: float = 1e-4
+    """Of weights; biases learn twice as fast."""
+    weight_decay: float = 5e-4
+    """Of weights; biases have none."""
+    decay: float = 0.5
+    """What the learning rate is multiplied with every `decay_every` epochs."""
+    decay_every: int = 100
+    bf16: bool = False
+    workers: int = speed_only(0)
+    """Processes that prepare samples; 0: this one."""
+    save_every: int = speed_only(500)
+    log_every: int = speed_only(50)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.decay_every) < 1:
+            raise InputError(
+                f"schedule: epochs is {self.epochs}, batch_size {self.batch_size}, decay_every "
+                f"{self.decay_every}; use 1 or more."
+            )
+
+    def loop(self, videos: int) -> LoopConfig:
+        """The loop over a number of videos; an epoch's last, incomplete batch is left out."""
+        batches = max(1, videos // self.batch_size)
+        return LoopConfig(
+            steps=self.epochs * batches,
+            batch_size=self.batch_size,
+            epoch=batches * self.batch_size,
+            learning_rate=self.learning_rate,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            bf16=self.bf16,
+            workers=self.workers,
+            save_every=self.save_every,
+            log_every=self.log_every,
+            seed=self.seed,
+        )
+
+    def rate(self, loop: LoopConfig, step: int) -> float:
+        """The learning rate of weights at a step of `loop`."""
+        epoch = step * self.epochs // loop.steps
+        return loop.learning_rate * self.decay ** (epoch // self.decay_every)
+
+
+@dataclass(frozen=True)
+class CorrespondenceConfig:
+    """Everything that can be set; the defaults are those published for YouTube-VOS."""
+
+    folder: str = "ytvos/train/JPEGImages"
+    """Where the data set keeps its videos below the data folder; where that is not there, all videos are taken."""
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    sync_batch_norm: bool = True
+    """Normalise over the batches of all GPUs, so that they train what one would; processes on CPUs always do."""
+    validate_every: int = 1000
+    """Steps between looks at held-out videos, where they are given."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.schedule.batch_size,)
+
+
+WatchTraining = Callable[[CorrespondenceNet], Watch]
+"""Makes the watch of a training, once the network is there."""
+
+
+def train_correspondence(
+    data: Path,
+    out: Path,
+    config: CorrespondenceConfig,
+    frame_list: Path | None = None,
+    watch: WatchTraining | None = None,
+) -> None:
+    """Train the network on raw clips.
+
+    Args:
+        data: folder of the videos: video files, folders of frames, or a data set as its authors pack it.
+        out: receives `weights.pth`: the best snapshot that the watch has kept, the last state without one.
+        config: network, losses and schedule.
+        frame_list: the frames to train on, below `data`; a line for each, or for each folder of frames.
+        watch: looks at the network while it is trained.
+
+    Raises:
+        InputError: for missing or broken frames, a list that does not fit the data, videos that are too
+            short, and settings that cannot be.
+    """
+    inputs = () if frame_list is None else (frame_list,)
+    stage = Stage("correspondence train", out, config, inputs, data)
+    stage.run(lambda: _train(data, out, config, frame_list, watch))
+
+
+def _train(
+    data: Path,
+    out: Path,
+    config: CorrespondenceConfig,
+    frame_list: Path | None,
+    watch: WatchTraining | None,
+) -> dict[str, Any]:
+    videos = training_videos(data, out / UNPACKED, config, frame_list)
+    frames = sum(map(len, videos))
+    loop = config.schedule.loop(len(videos))
+    say(f"  {frames} frames in {len(videos)} videos; {loop.steps} steps of {loop.batch_size} clips")
+    if len(videos) < loop.batch_size:
+        say("  there are fewer videos than clips in a batch: some compare a video with itself")
+    net = make_network(config)
+    clips = Clips(videos, config.clips)
+    look = None if watch is None else watch(net)
+    step = training_step(net, config.losses)
+    schedule: Rate = config.schedule.rate
+    fit(
+        net,
+        step,
+        clips,
+        loop,
+        out,
+        label="correspondence",
+        watch=look,
+        groups=parameter_groups,
+        rate=schedule,
+    )
+    best = out / WEIGHTS
+    if distributed.is_main() and not best.is_file():
+        content = Checkpoint(net.state_dict(), config.network, PUBLISHED_FEATURE, 0.0, loop.steps)
+        write_checkpoint(best, content)
+    distributed.barrier()
+    kept = read_checkpoint(best)
+    results = {"feature": kept.feature, "score": kept.score, "step": kept.step}
+    return {"videos": len(videos), "frames": frames, **results}
+
+
+def training_videos(
+    data: Path, unpacked: Path, config: CorrespondenceConfig, frame_list: Path | None = None
+) -> list[Video]:
+    """The videos of a list, of a data set's layout, or below a folder.
+
+    Raises InputError for what is missing or too short.
+    """
+    if frame_list is not None:
+        videos, source = read_list(frame_list, data), frame_list
+    else:
+        source = data / config.folder if (data / config.folder).is_dir() else data
+        if distributed.is_main():  # unpacks, which the others then find done
+            find_videos(source, unpacked, max(config.clips.views.smallest))
+        distributed.barrier()
+        videos = find_videos(source, unpacked, max(config.clips.views.smallest))
+    least = 1 if config.clips.in_order else config.clips.frames
+    return long_enough(videos, least, source)
+
+
+def make_network(config: CorrespondenceConfig) -> CorrespondenceNet:
+    """The untrained network on this process's device, which depends on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.schedule.seed)
+        net = CorrespondenceNet(config.network)
+    device = distributed.device()
+    net.to(device)
+    # A third faster on CPUs, too, where some half-precision convolutions of torch 2.14 crash with it.
+    if device.type == "cuda" or not config.schedule.bf16:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":
+        share_batch_norm(net)
+    elif config.sync_batch_norm and distributed.world_size() > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    return net
+
+
+def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Weights, and biases, which learn twice as fast without decay; normalisation has both."""
+    named = dict(net.named_parameters())
+    biases = [parameter for name, parameter in named.items() if name.endswith(".bias")]
+    weights = [parameter for name, parameter in named.items() if not name.endswith(".bias")]
+    return [
+        {"params": weights, "betas": BETAS},
+        {"params": biases, "betas": BETAS, "weight_decay": 0.0, "scale": 2.0},
+    ]
+
+
+def training_step(
+    net: CorrespondenceNet, losses: LossConfig
+) -> Callable[[Batch, StepState], Batch]:
+    """The step function of `fit`: all losses of a batch of `data.Clips`."""
+
+    def step(batch: Batch, _: StepState) -> Batch:
+        device = next(net.parameters()).device
+        return clip_losses(
+            net, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, losses
+        )
+
+    return step
+
+
+def clip_losses(net: CorrespondenceNet, batch: Batch, losses: LossConfig) -> Batch:
+    """Losses of a batch of `data.Clips` on the network's device.
+
+    The main view and the second view's first frame pass with gradients, its other frames without (stop
+    gradient); batch normalisation sees the two sets one after the other.
+    """
+    main, second = (_unit(batch[view]) for view in ("main", "second"))  # (B, T, 3, H, W)
+    videos, frames = main.shape[:2]
+    with_gradients = net(torch.cat([main.flatten(0, 1), second[:, 0]])).key
+    with torch.no_grad():
+        others = net(second[:, 1:].flatten(0, 1)).key.unflatten(0, (videos, frames - 1))
+    main_keys = with_gradients[: videos * frames].unflatten(0, (videos, frames))
+    second_keys = torch.cat([with_gradients[videos * frames :, None], others], 1)
+    with torch.autocast(main.device.type, enabled=False):  # which the loop may have begun
+        return correspondence_losses(
+            main_keys, second_keys, batch["affine"], batch["draws"], losses
+        )
+
+
+def _unit(images: Tensor) -> Tensor:
+    """8-bit images in [0, 1]."""
+    return images.float() / 255
