@@ -13,7 +13,7 @@ LAYERS = (
     {"frames", "geometry"},
     {"instances"},
     {"street", "datasets", "depth", "labels"},
-    {"motion", "detector", "correspondence"},
+    {"motion", "detector", "correspondence", "dynamic_depth"},
     {"evaluation", "visual"},
     {"rounds"},
     {"runs"},
