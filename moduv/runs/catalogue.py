@@ -91,6 +91,11 @@ COMMANDS = {
     ),
     "labels stats": Command("moduv.instances.store:label_statistics", None, "count a label set"),
     "labels check": Command("moduv.instances.store:check_labels", None, "find broken label files"),
+    "correspondence propagate": _shared(
+        "moduv.correspondence.predict:propagate_dataset",
+        "propagated",
+        "carry first masks through the videos of a data set",
+    ),
     "demo": Command("moduv.commands.demo:demo", None, "detect in images and videos of your own"),
     "export": Command(
         "moduv.commands.export:export", None, "a detector as ONNX, TorchScript or safetensors"

@@ -1,0 +1,163 @@
+"""Sequences whose masks are to be carried: the layouts of DAVIS and YouTube-VOS, folders, and file lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_text
+from moduv.frames.listing import clip_images
+from moduv.frames.splits import is_inside
+
+DAVIS_FRAMES, DAVIS_MASKS = "JPEGImages/480p", "Annotations/480p"
+YTVOS_ALL, YTVOS = "valid_all_frames", "valid"
+"""All frames, where they were downloaded, and every fifth, which the server asks for; with the masks."""
+DATASETS = ("davis", "ytvos", "folder")
+
+
+@dataclass(frozen=True)
+class VideoSequence:
+    """A video and the masks that are given for it."""
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: dict[int, Path]
+    """By frame; an object counts from the frame where it is first seen."""
+    asked: tuple[bool, ...]
+    """Frames whose masks are written."""
+
+    def results(self, folder: Path) -> list[Path | None]:
+        """Where a frame's mask is written; None for one that is not asked for."""
+        files = [folder / self.name / f"{frame.stem}.png" for frame in self.frames]
+        return [file if asked else None for file, asked in zip(files, self.asked, strict=True)]
+
+
+def find_sequences(data: Path, dataset: str, listed: Path | None = None) -> list[VideoSequence]:
+    """The sequences of a data set.
+
+    Args:
+        data: its root. `davis`: the sequences of `ImageSets/2017/val.txt` with the masks of their first frames.
+            `ytvos`: what `valid` holds, or `valid_all_frames` where it is there. `folder`: frames in
+            `JPEGImages/<sequence>` and masks by the same names in `Annotations/<sequence>`.
+        dataset: one of `DATASETS`.
+        listed: a list `flag image mask` of the frames in order, below `data`, instead; 0: not written.
+
+    Raises:
+        InputError: when a layout or a list names what is not there, and for sequences without any mask.
+    """
+    if dataset not in DATASETS:
+        raise InputError(f"data set {dataset!r} is unknown; choose one of {', '.join(DATASETS)}.")
+    if listed is not None:
+        found = _listed(data, listed)
+    else:
+        found = {"davis": _davis, "ytvos": _ytvos, "folder": _folder}[dataset](data)
+    if not found:
+        raise InputError(f"{data}: holds no sequences of the data set {dataset!r}; check the path.")
+    for sequence in found:
+        if not sequence.masks:
+            raise InputError(
+                f"{data}: sequence {sequence.name!r} has no mask in any frame; give at least its first, as an "
+                "indexed PNG."
+            )
+    return found
+
+
+def _davis(data: Path) -> list[VideoSequence]:
+    """Objects are those of the first frame; the other true masks are for measuring."""
+    names = read_text(data / "ImageSets/2017/val.txt").split()
+    return [
+        _sequence(name, data / DAVIS_FRAMES, data / DAVIS_MASKS, first_only=True) for name in names
+    ]
+
+
+def _ytvos(data: Path) -> list[VideoSequence]:
+    few = data / YTVOS / "JPEGImages"
+    whole = data / YTVOS_ALL / "JPEGImages"
+    frames = whole if whole.is_dir() else few
+    sequences = []
+    for name in _names(few):
+        asked = {image.stem for image in clip_images(few / name)}
+        sequences.append(_sequence(name, frames, data / YTVOS / "Annotations", asked=asked))
+    return sequences
+
+
+def _folder(data: Path) -> list[VideoSequence]:
+    frames = data / "JPEGImages"
+    return [_sequence(name, frames, data / "Annotations") for name in _names(frames)]
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check the data set and its root.")
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _sequence(
+    name: str,
+    frames: Path,
+    masks: Path,
+    *,
+    first_only: bool = False,
+    asked: set[str] | None = None,
+) -> VideoSequence:
+    images = clip_images(frames / name) if (frames / name).is_dir() else []
+    if not images:
+        raise InputError(f"{frames / name}: holds no frames; complete the data set.")
+    counted = images[:1] if first_only else images
+    files = [masks / name / f"{image.stem}.png" for image in counted]
+    return VideoSequence(
+        name,
+        tuple(images),
+        {index: file for index, file in enumerate(files) if file.is_file()},
+        tuple(asked is None or image.stem in asked for image in images),
+    )
+
+
+def _listed(data: Path, path: Path) -> list[VideoSequence]:
+    """The sequences of a list; frames of one folder that follow one another are one."""
+    rows = [_row(line, path) for line in read_text(path).splitlines() if line.strip()]
+    missing = [image for _, image, _ in rows if not (data / image).is_file()]
+    if missing:
+        raise InputError(
+            f"{path}: names {missing[0]} and {len(missing) - 1} other files that are not in {data}; complete "
+            "the data set or choose its list."
+        )
+    sequences = [
+        _listed_sequence(data, str(folder), list(lines))
+        for folder, lines in groupby(rows, key=lambda row: PurePosixPath(row[1]).parent)
+    ]
+    _check_names([sequence.name for sequence in sequences], path)
+    return sequences
+
+
+def _row(line: str, path: Path) -> tuple[bool, str, str]:
+    fields = [field.lstrip("/") for field in line.split()]
+    if len(fields) not in (2, 3) or fields[0] not in ("0", "1"):
+        raise InputError(f"{path}: {line!r:.120} is no line 'flag image mask'; use flags 0 and 1.")
+    outside = next((field for field in fields[1:] if not is_inside(field)), None)
+    if outside is not None:
+        raise InputError(f"{path}: {outside!r:.120} leaves the data folder; write paths below it.")
+    return fields[0] == "1", fields[1], fields[2] if len(fields) == 3 else ""
+
+
+def _listed_sequence(data: Path, folder: str, lines: list[tuple[bool, str, str]]) -> VideoSequence:
+    masks = {index: data / mask for index, (_, _, mask) in enumerate(lines) if mask}
+    return VideoSequence(
+        PurePosixPath(folder).name,
+        tuple(data / image for _, image, _ in lines),
+        {index: file for index, file in masks.items() if file.is_file()},
+        tuple(asked for asked, _, _ in lines),
+    )
+
+
+def _check_names(names: Iterable[str], path: Path) -> None:
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise InputError(
+            f"{path}: {count} sequences are called {name!r}, and their results would be one folder's; list the "
+            "frames of a folder together."
+        )
