@@ -93,7 +93,7 @@ def propagate_officially(store: Path) -> Result:
 
     torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     names = {"CXT_SIZE": CONTEXT, "RADIUS": RADIUS, "TEMP": TEMPERATURE, "KNN": TOP_K}
-    propagation = LabelPropVOS_CRW(SimpleNamespace(**names))
+    propagation = LabelPropVOS_CRW(SimpleNamespace(TEST=SimpleNamespace(**names)))
 
     def predict(past: Sequence[Any], planes: Sequence[Any], query: Any) -> Any:
         return propagation.predict([x[None] for x in past], [x[None] for x in planes], query[None])[

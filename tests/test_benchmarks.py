@@ -173,3 +173,13 @@ def test_the_scale_benchmark_prints_its_table(
     stages = ["motion predict", "labels initial", "labels mobile", "labels aggregated", "measure"]
     assert [row[0].strip() for row in rows] == stages
     assert all(float(memory) > 0 for row in rows for memory in row[3].split("/"))
+
+
+def test_both_ways_to_carry_masks_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("correspondence")
+    for name, value in {"CHANNELS": 16, "CELLS": (9, 13), "CONTEXT": 3, "RADIUS": 4}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    benchmark.propagate_ours(tmp_path / "planes.npy")
+    plain = benchmark.propagate_plainly(tmp_path / "planes.npy")
+    assert plain["difference"] < 1e-6
+    assert plain["other indices"] == 0
