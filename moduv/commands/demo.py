@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from moduv.detector.predictor import NOT_FOLLOWED, Detector, batches
+from moduv.commands.detections import Detections
+from moduv.detector.predictor import Detector, batches
 from moduv.detector.weights import load_detector
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
@@ -24,9 +24,8 @@ from moduv.frames.layouts import IMAGE_SUFFIXES
 from moduv.frames.listing import VIDEO_SUFFIXES, Listing, is_video, list_files, say_left_out
 from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
-from moduv.instances.coco import CATEGORIES
 from moduv.instances.instances import Instances
-from moduv.instances.tracks import TrackConfig, Tracker
+from moduv.instances.tracks import NOT_FOLLOWED, TrackConfig, Tracker
 from moduv.visual.drawing import draw_instances, instance_color
 
 DRAWERS = 4
@@ -102,7 +101,7 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     listing = find_files(source, out)
     names = output_names([*listing.images, *listing.videos], source, out)
     detector = load_detector(checkpoint_path, config.device, config.half)
-    run = _Run(detector, config, _Detections(), alone=len(names) == 1)
+    run = _Run(detector, config, Detections(), alone=len(names) == 1)
     try:
         run.images({path: names[path] for path in listing.images})
         for path in listing.videos:
@@ -160,44 +159,12 @@ def output_names(paths: list[Path], source: Path, out: Path) -> dict[Path, Path]
 
 
 @dataclass
-class _Detections:
-    """Detections of all files, in COCO's form."""
-
-    videos: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, entry: dict[str, Any], found: Instances) -> None:
-        """Add a frame; objects that are followed have an identity in the column `track`."""
-        assert found.size is not None
-        height, width = found.size
-        number = len(self.images) + 1
-        self.images.append({"id": number, **entry, "height": height, "width": width})
-        tracks = found.columns.get("track", np.full(len(found), NOT_FOLLOWED))
-        for result, track in zip(found.to_coco(number), tracks.tolist(), strict=True):
-            followed = {} if track == NOT_FOLLOWED else {"track_id": track}
-            annotation = {"id": len(self.annotations) + 1, **result, "iscrowd": 0, **followed}
-            self.annotations.append(annotation)
-
-    def content(self) -> dict[str, Any]:
-        videos = {"videos": self.videos} if self.videos else {}
-        found = {"images": self.images, "annotations": self.annotations}
-        return {**videos, **found, "categories": CATEGORIES}
-
-    def summarise(self, threshold: float, out: Path) -> None:
-        stills = sum("video_id" not in image for image in self.images)
-        shown = sum(annotation["score"] > threshold for annotation in self.annotations)
-        videos = f" and {len(self.videos)} videos" if self.videos else ""
-        say(f"{stills} images{videos}, {shown} objects above {threshold:g}: {out}")
-
-
-@dataclass
 class _Run:
     """Processes all files, one after the other."""
 
     detector: Detector
     config: DemoConfig
-    detections: _Detections
+    detections: Detections
     alone: bool = False
     """Whether there is a single file; what is wrong with it need not be said twice."""
     broken: list[str] = field(default_factory=list)
@@ -273,14 +240,7 @@ class _Run:
         except InputError as error:
             self._leave_out(error)
             return
-        number = len(self.detections.videos) + 1
-        height, width = seen[0][1].size or (0, 0)
-        video = {"id": number, "name": str(path), "width": width, "height": height}
-        self.detections.videos.append(video)
-        for index, (at, found) in enumerate(seen):
-            entry = {"file_name": f"{path}#{index:06d}", "video_id": number, "frame_index": index}
-            when = {} if at is None else {"time": at}
-            self.detections.add({**entry, **when}, found)
+        self.detections.add_video(path, seen)
         tracks = {track for _, found in seen for track in found.columns["track"].tolist()}
         objects = len(tracks - {NOT_FOLLOWED})
         rate = count / (time.monotonic() - begin)

@@ -20,11 +20,9 @@ from moduv.frames.decoding import Timed
 from moduv.frames.images import Picture, as_image, read_image
 from moduv.frames.video import read_clip, scenes
 from moduv.instances.instances import Instances, Predictions
-from moduv.instances.tracks import TrackConfig, Tracker
+from moduv.instances.tracks import NOT_FOLLOWED, FrameTracker, TrackConfig, Tracker
 
 Item = TypeVar("Item")
-NOT_FOLLOWED = -1
-"""Value of the column `track` for detections below the score from which objects are followed."""
 
 
 class Detector:
@@ -140,7 +138,7 @@ class Detector:
             yield image, found[found.columns["track"] != NOT_FOLLOWED]
 
     def follow(
-        self, frames: Iterable[Timed], tracker: Tracker, score: float, batch_size: int = 1
+        self, frames: Iterable[Timed], tracker: FrameTracker, score: float, batch_size: int = 1
     ) -> Iterator[tuple[Timed, Instances]]:
         """Frames of one video with all their detections; `track` is set for those above `score`.
 
@@ -162,7 +160,7 @@ class Detector:
                 assert found.scores is not None
                 above = found.scores > score
                 track = np.full(len(found), NOT_FOLLOWED)
-                track[above] = tracker.update(found.boxes[above])
+                track[above] = tracker.assign(image, found[above])
                 yield (at, image), found.with_columns(track=track)
 
     def _run(self, images: list[Tensor], score: float | None) -> list[Predictions]:

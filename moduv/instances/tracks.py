@@ -1,8 +1,9 @@
-"""Identities over the frames of a video, by the overlap of boxes from frame to frame."""
+"""Identities over the frames of a video; here by the overlap of boxes from frame to frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,23 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
 from moduv.engine.errors import InputError
+from moduv.instances.instances import Instances
+
+NOT_FOLLOWED = -1
+"""Value of the column `track` for detections below the score from which objects are followed."""
+
+
+class FrameTracker(Protocol):
+    """Gives the objects of successive frames their identities, none of which is given twice."""
+
+    next_identity: int
+
+    def forget(self) -> None:
+        """Know no object any more, as after a cut; identities go on counting."""
+
+    def assign(self, image: np.ndarray, found: Instances) -> np.ndarray:
+        """Identities (N,) of the objects in the next frame (H, W, 3) uint8 RGB."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,10 @@ class Tracker:
     def forget(self) -> None:
         """Know no object any more, as after a cut; identities go on counting."""
         self._tracks = []
+
+    def assign(self, image: np.ndarray, found: Instances) -> np.ndarray:
+        """Identities (N,) of the next frame's objects, by their boxes alone."""
+        return self.update(found.boxes)
 
     def update(self, boxes: np.ndarray) -> np.ndarray:
         """Identities (N,) of the next frame's boxes (N, 4), XYXY."""

@@ -97,6 +97,12 @@ COMMANDS = {
         "carry first masks through the videos of a data set",
     ),
     "demo": Command("moduv.commands.demo:demo", None, "detect in images and videos of your own"),
+    "follow": Command(
+        "moduv.commands.follow:follow",
+        None,
+        "a mask drawn in one frame, followed through a video",
+        words="videos",
+    ),
     "export": Command(
         "moduv.commands.export:export", None, "a detector as ONNX, TorchScript or safetensors"
     ),

@@ -1,0 +1,177 @@
+"""A mask drawn in one frame of a video, followed to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from moduv.commands.detections import Detections
+from moduv.correspondence.predict import Follower, PropagatedConfig, check_size
+from moduv.engine.errors import InputError
+from moduv.engine.files import write_json
+from moduv.engine.hardware import choose_device
+from moduv.engine.log import progress, say
+from moduv.frames.decoding import USUAL_RATE, Timed
+from moduv.frames.listing import is_video
+from moduv.frames.video import count_frames, read_clip
+from moduv.frames.video_writer import frame_rate, write_video
+from moduv.instances.indexed import INDEXED, VOID, palette, read_png, write_indices
+from moduv.instances.instances import Instances
+from moduv.visual.drawing import draw_instances
+
+TRACKS = "tracks.json"
+MOST_COLOURS = 64
+"""Of a mask drawn in colours; more come from smooth edges."""
+
+
+def follow(
+    videos: list[Path],
+    mask: Path,
+    weights: Path,
+    out: Path = Path("out"),
+    frame: int = 0,
+    feature: str = "",
+    device: str = "auto",
+) -> None:
+    """Follow objects, drawn once, to the end of a video.
+
+    Args:
+        videos: one video file, or a folder of frames in order of name.
+        mask: a PNG of the size of the frames: an index (palette or grey values) or a flat colour for each
+            object; 0, black and what is transparent are background.
+        weights: a correspondence network, official or ours, or the folder of a training.
+        out: receives `<video>.mp4`, indexed masks `<video>/NNNNN.png` and `tracks.json`, COCO with a
+            `track_id` for each object.
+        frame: the one that the mask is of, from 0; frames before it show nothing.
+        feature: res3, res4 or key; by default the one that did best when the network was trained.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: when a file is missing or does not fit.
+    """
+    if len(videos) != 1:
+        raise InputError(f"{len(videos)} videos are given; name one video or one folder of frames.")
+    (video,) = videos
+    if not (video.is_dir() or (video.is_file() and is_video(video))):
+        raise InputError(f"{video}: no such video or folder of frames; check the path.")
+    drawn = read_mask(mask)
+    if frame < 0:
+        raise InputError(f"frame is {frame}; frames count from 0.")
+    follower = Follower.load(weights, PropagatedConfig(feature), choose_device(device))
+    followed = _Followed(follower, video, mask, drawn, frame, out / video.stem)
+    total = count_frames(video)
+    frames = progress(followed.frames(), desc=video.name, total=total, unit="frame")
+    rate = USUAL_RATE if video.is_dir() else frame_rate(video)
+    count = write_video(out / f"{video.stem}.mp4", frames, rate)
+    tracks = Detections()
+    tracks.add_video(video, followed.found)
+    write_json(out / TRACKS, tracks.content())
+    say(f"{video}: {count} frames, {len(np.unique(drawn)) - 1} objects: {out}")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Object indices (H, W) uint8 of a drawn mask, by the indices or the colours of its pixels.
+
+    Colours of DAVIS' palette have its indices; others are numbered in the order in which they are met.
+
+    Raises InputError when the file is missing or broken, and for a mask without objects or with too many.
+    """
+    kind, values = read_png(path)
+    indices = _by_index(values) if kind in INDEXED else _by_colour(path, kind, values)
+    if not indices.any():
+        raise InputError(f"{path}: has no object; draw one in a colour that is not black.")
+    return indices
+
+
+def _by_index(values: np.ndarray) -> np.ndarray:
+    if set(np.unique(values)) <= {0, VOID}:  # black and white
+        return (values != 0).astype(np.uint8)
+    return np.where(values == VOID, 0, values).astype(np.uint8)
+
+
+def _by_colour(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.uint8 or kind not in ("RGB", "RGBA", "LA"):
+        raise InputError(
+            f"{path}: is a picture of kind {kind}; save the mask as a PNG of 8 bits, with a palette, grey values "
+            "or flat colours."
+        )
+    if kind != "RGB":  # what is transparent is background
+        values = np.where(values[..., -1:] > 0, values[..., :-1], 0)
+    colours = np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.int64)
+    codes = colours @ np.array([1 << 16, 1 << 8, 1])
+    known, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    if np.count_nonzero(known) > MOST_COLOURS:
+        raise InputError(
+            f"{path}: has {np.count_nonzero(known)} colours, and each is taken for an object; draw without "
+            "smooth edges, or save indices."
+        )
+    names = {code: index for index, code in enumerate(palette() @ np.array([1 << 16, 1 << 8, 1]))}
+    if all(names.get(code, VOID) < VOID for code in known.tolist()):
+        numbers = [names[code] for code in known.tolist()]
+    else:
+        met = [code for code in known[np.argsort(first)].tolist() if code]
+        numbers = [met.index(code) + 1 if code else 0 for code in known.tolist()]
+    return np.array(numbers, np.uint8)[place.reshape(codes.shape)]
+
+
+@dataclass
+class _Followed:
+    """A video that is gone through: its masks are written, and what was found is kept."""
+
+    follower: Follower
+    video: Path
+    mask: Path
+    drawn: np.ndarray
+    frame: int
+    folder: Path
+    found: list[tuple[float | None, Instances]] = field(default_factory=list)
+
+    def frames(self) -> Iterator[Timed]:
+        """The frames with the objects drawn over them."""
+        for number, (at, image, indices, sure) in enumerate(self._indices()):
+            write_indices(self.folder / f"{number:05d}.png", indices)
+            objects = instances_of(indices, sure)
+            self.found.append((at, objects))
+            colors = [tuple(palette()[i].tolist()) for i in objects.columns["track"]]
+            yield at, draw_instances(image, objects, boxes=False, colors=colors)
+
+    def _indices(self) -> Iterator[tuple[float | None, np.ndarray, np.ndarray, np.ndarray]]:
+        """Time, image, indices and confidence of every frame."""
+        clip, before = read_clip(self.video), 0
+        for at, image in islice(clip, self.frame):
+            before += 1
+            yield at, image, *np.zeros((2, *image.shape[:2]), np.uint8)
+        times = list[float | None]()
+
+        def images() -> Iterator[np.ndarray]:
+            for at, image in clip:
+                if not times:
+                    check_size(self.drawn, image.shape[:2], self.mask)
+                times.append(at)
+                yield image
+
+        masks = {0: self.drawn}
+        for image, indices, sure in self.follower.follow(images(), masks, self.drawn.shape):
+            yield times[-1], image, indices, sure
+        if not times:
+            raise InputError(
+                f"{self.video}: has {before} frames, and the mask is of frame {self.frame}; frames count from 0."
+            )
+
+
+def instances_of(indices: np.ndarray, confidence: np.ndarray) -> Instances:
+    """The objects of a frame's indices (H, W), with their mean confidence as score and index as `track`."""
+    present = [index for index in np.unique(indices).tolist() if index]
+    masks = (
+        np.stack([indices == index for index in present])
+        if present
+        else np.zeros((0, *indices.shape))
+    )
+    scores = np.array([confidence[mask].mean() for mask in masks], np.float32)
+    return Instances.from_dense(
+        masks, scores=np.clip(scores, 0, 1), columns={"track": np.array(present, np.int64)}
+    )
