@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from moduv.correspondence.data import Batch, ClipConfig, Clips
 from moduv.correspondence.losses import LossConfig, correspondence_losses
 from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.videos import Video, find_videos, long_enough, read_list
+from moduv.correspondence.videos import (
+    Video,
+    find_folders,
+    find_videos,
+    long_enough,
+    read_list,
+    write_list,
+)
 from moduv.correspondence.weights import (
     PUBLISHED_FEATURE,
     WEIGHTS,
@@ -104,6 +111,8 @@ class CorrespondenceConfig:
     """Normalise over the batches of all GPUs, so that they train what one would; processes on CPUs always do."""
     validate_every: int = 1000
     """Steps between looks at held-out videos, where they are given."""
+    validation_sequences: int = 30
+    """How many of them, at even distances; 30 are all of DAVIS 2017."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -196,6 +205,22 @@ def training_videos(
         videos = find_videos(source, unpacked, max(config.clips.views.smallest))
     least = 1 if config.clips.in_order else config.clips.frames
     return long_enough(videos, least, source)
+
+
+def list_frames(data: Path, out: Path, config: CorrespondenceConfig) -> None:
+    """Write the frames of a data set, or of any folder of frame folders, in the authors' form of a list.
+
+    Args:
+        data: folder that the paths of the list are below.
+        out: receives a line for each frame of the videos that are long enough.
+        config: the data set's layout and the length of a clip.
+
+    Raises:
+        InputError: when there are no videos, or all are too short.
+    """
+    source = data / config.folder if (data / config.folder).is_dir() else data
+    videos = long_enough(find_folders(source), config.clips.frames, source)
+    say(f"  {write_list(out, videos, data)} frames of {len(videos)} videos: {out}")
 
 
 def make_network(config: CorrespondenceConfig) -> CorrespondenceNet:

@@ -107,6 +107,15 @@ def find_videos(source: Path, unpacked: Path, side: int) -> list[Video]:
             _unpack(file, target, side)
         folders += sorted(path for path in target.iterdir() if path.is_dir())
     say_left_out(left_out)
+    return _videos(folders, source)
+
+
+def find_folders(source: Path) -> list[Video]:
+    """All folders of frames below a folder; video files do not count. Raises InputError when there are none."""
+    return _videos([clip for clip in find_clips(source)[0] if clip.is_dir()], source)
+
+
+def _videos(folders: list[Path], source: Path) -> list[Video]:
     if not folders:
         raise InputError(f"{source}: holds no videos and no images; give the clips' folder.")
     return [Video(folder, np.array([i.name for i in clip_images(folder)])) for folder in folders]

@@ -26,6 +26,11 @@ COMMANDS = {
     "street render": _stage(
         "moduv.street.dataset:render_dataset", "street", "render the built-in street world"
     ),
+    "street sequences": _stage(
+        "moduv.street.sequences:write_sequences",
+        None,
+        "its clips with object masks, as DAVIS has them",
+    ),
     "frames import": _stage(
         "moduv.datasets.clips:import_folder", "frames_import", "import folders of frames"
     ),
@@ -35,6 +40,16 @@ COMMANDS = {
     ),
     "motion predict": _shared(
         "moduv.motion.predict:predict_motion", "motion_predict", "stage 1: write masks and depth"
+    ),
+    "correspondence train": _shared(
+        "moduv.runs.watch_correspondence:train_with_validation",
+        "correspondence",
+        "learn which pixel is which of another frame",
+    ),
+    "correspondence list": Command(
+        "moduv.correspondence.train:list_frames",
+        "correspondence",
+        "the frames of a data set as a file list",
     ),
     "labels initial": _stage(
         "moduv.rounds.labelling:label_motion", "initial_labels", "L0 from motion masks and depth"
