@@ -15,9 +15,11 @@ from moduv.engine.files import read_json, sha256
 from moduv.frames.camera import Intrinsics
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
+from moduv.instances.indexed import read_indices
 from moduv.street.dataset import StreetConfig, render_dataset
 from moduv.street.render import FAR, render
 from moduv.street.scene import Scene, paint_name
+from moduv.street.sequences import write_sequences
 from moduv.street.truth import count_objects, optical_flow
 
 SMALL = StreetConfig(train_clips=2, val_clips=1, frames_per_clip=4, workers=2)
@@ -168,6 +170,29 @@ def test_paints_are_named_by_what_is_painted() -> None:
     assert {item.kind for item in named} == {"car", "van", "truck", "pedestrian"}
     assert all(bool(item.paint) == (item.kind != "pedestrian") for item in named)
     assert len({item.name for item in named}) > 12
+
+
+def test_sequences_number_the_objects_of_the_first_frame(world: Path, tmp_path: Path) -> None:
+    write_sequences(world, tmp_path)
+    assert (tmp_path / "ImageSets/2017/val.txt").read_text() == "clip_0000\n"
+    frames = sorted((tmp_path / "JPEGImages/480p/clip_0000").iterdir())
+    assert [path.name for path in frames] == [f"{n:05d}.jpg" for n in range(4)]
+    assert frames[2].read_bytes() == (world / "val/clip_0000/000002.jpg").read_bytes()
+    masks = [read_indices(tmp_path / f"Annotations/480p/clip_0000/{n:05d}.png") for n in range(4)]
+    truth = [np.load(world / f"truth/val/clip_0000/{n:06d}.npz")["instances"] for n in range(4)]
+    first, *_ = read_json(world / "truth/val/clip_0000/objects.json")
+    large = [item["track_id"] for item in first if not item["ignore"]]
+    assert large
+    for mask, instances in zip(masks, truth, strict=True):
+        for number, identity in enumerate(large, 1):
+            assert np.array_equal(mask == number, instances == identity)
+        assert mask.max() <= len(large)
+
+
+def test_sequences_of_no_finished_world_are_one_sentence(world: Path, tmp_path: Path) -> None:
+    for root, split in ((tmp_path, "val"), (world, "test")):
+        with pytest.raises(InputError, match="holds no finished street world"):
+            write_sequences(root, tmp_path / "out", split)
 
 
 def pixels_of(camera: Intrinsics) -> np.ndarray:
