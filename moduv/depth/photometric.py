@@ -21,6 +21,7 @@ def photometric(
     pyramid: tuple[int, ...] = (),
     tie_break: float = 0.0,
     generator: torch.Generator | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Photometric error of the better neighbour, averaged over pixels.
 
@@ -30,6 +31,7 @@ def photometric(
         automask: ignore pixels that the unwarped neighbours explain better.
         pyramid: pooling factors whose errors are added.
         tie_break: standard deviation of the noise on the unwarped neighbours' errors.
+        counted: (B, 1, H, W) bool, the pixels that count; None: all.
     """
     error = _pyramid_error(warped, images[:, 1], pyramid)
     if automask:
@@ -38,7 +40,10 @@ def photometric(
             noise = torch.randn(still.shape, generator=generator, device=still.device)
             still = still + tie_break * noise
         error = torch.cat([error, still], 1)
-    return error.amin(1).mean()
+    error = error.amin(1)
+    if counted is None:
+        return error.mean()
+    return (error * counted[:, 0]).sum() / counted.sum().clamp(min=1)
 
 
 def _pyramid_error(neighbours: Tensor, centre: Tensor, pyramid: tuple[int, ...]) -> Tensor:

@@ -117,13 +117,21 @@ def align_to_prediction(prediction: Tensor, pseudo_depth: Tensor) -> tuple[Tenso
         return pseudo_depth * torch.nan_to_num(scale, nan=1.0), valid
 
 
-def pseudo_depth(prediction: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
+def pseudo_depth(
+    prediction: Tensor, pseudo: Tensor, mask: Tensor, *, relative: bool = False
+) -> Tensor:
     """Mean absolute difference to pseudo-depths brought to the prediction's scale, where `mask` is set.
 
     All are (B, 1, H, W); pixels that are no part of that scale do not count (see `align_to_prediction`).
+
+    Args:
+        relative: of the logarithms, so that far objects weigh no more than near ones; published is of depths.
     """
     target, valid = align_to_prediction(prediction, pseudo)
-    return masked_mean((prediction - target).abs(), valid & (mask > 0))
+    inside = valid & (mask > 0)
+    if relative:
+        return masked_mean((prediction.log() - target.log()).abs(), inside)
+    return masked_mean((prediction - target).abs(), inside)
 
 
 def scale_alignment(object_depth: Tensor, scene_depth: Tensor, mask: Tensor) -> Tensor:

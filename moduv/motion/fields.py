@@ -21,7 +21,8 @@ from moduv.motion.phases import PHASES, MotionConfig, Phase
 Batch = dict[str, Tensor]
 """images (B, 3, 3, H, W): frames -1, 0, +1 in [0, 1]; augmented, the same shape: what the networks see
 (images where absent); K, inv_K (B, 4, 4) in pixels; time_steps (B, 2), where present: the positive
-time from the centre to each neighbour, in units of the usual interval."""
+time from the centre to each neighbour, in units of the usual interval; counted (B, 1, H, W) bool, where
+present: the pixels whose photometric error counts."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from moduv import geometry
 from moduv.depth.ground import above_ground
 from moduv.depth.photometric import disparity_smoothness, edge_aware, photometric
 from moduv.engine import distributed
-from moduv.motion.fields import Batch, ScaleFields, motion_fields
+from moduv.motion.fields import Batch, MotionFields, ScaleFields, motion_fields
 from moduv.motion.networks import DynamoDepth
 from moduv.motion.phases import RAMPED, MotionConfig, Phase
 
@@ -73,6 +73,20 @@ def compute_losses(
         averaged over scales: the loss is the sum of weight x ramp x term.
     """
     fields = motion_fields(model, batch, phase, config)
+    return sum_losses(fields, batch, phase, ramp, config, generator, ground_plane=ground_plane)
+
+
+def sum_losses(
+    fields: MotionFields,
+    batch: Batch,
+    phase: Phase,
+    ramp: float,
+    config: MotionConfig,
+    generator: torch.Generator | None = None,
+    *,
+    ground_plane: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The same of fields that are in hand."""
     weights = config.weights_of(phase)
     wanted = [name for name in phase.losses if getattr(weights, name) != 0]
     sums: dict[str, Tensor] = {}
@@ -106,6 +120,7 @@ def _term(
             pyramid=config.photometric_pyramid,
             tie_break=config.tie_break,
             generator=generator,
+            counted=batch.get("counted"),
         )
     if name == "disparity_smoothness":
         return disparity_smoothness(fields.disparity, image)

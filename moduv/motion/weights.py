@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,9 @@ from moduv.motion.train import WEIGHTS, MotionTrainingConfig
 
 
 @dataclass(frozen=True)
-class TrainedMotion:
-    """Weights, and what must be known to use them."""
+class TrainedSettings:
+    """What must be known of weights to use them."""
 
-    weights: Path
-    """Folder of one `.pth` per module."""
-    identity: tuple[Path, ...]
-    """What tells these weights from others: the training's folder, or every file."""
     depth_model: str
     height: int
     width: int
@@ -35,6 +31,26 @@ class TrainedMotion:
     """Conventions of depth, ego-motion and flow."""
     field_of_view: float = 0.0
     focal_factor: float = 1.0
+
+    def at(self, folder: Path) -> TrainedMotion:
+        """The same with the weights of a training's folder."""
+        own = {item.name: getattr(self, item.name) for item in fields(TrainedSettings)}
+        return TrainedMotion(**own, weights=folder / WEIGHTS, identity=(folder,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedMotion(TrainedSettings):
+    """Weights, and what must be known to use them."""
+
+    weights: Path
+    """Folder of one `.pth` per module."""
+    identity: tuple[Path, ...]
+    """What tells these weights from others: the training's folder, or every file."""
+
+    @property
+    def settings(self) -> TrainedSettings:
+        """What must be known of the weights, without where they lie."""
+        return TrainedSettings(*(getattr(self, item.name) for item in fields(TrainedSettings)))
 
     def load(self) -> DynamoDepth:
         """The networks on this process's device. Raises InputError when the weights do not fit."""
@@ -55,6 +71,8 @@ def find_trained(folder: Path) -> TrainedMotion:
         manifest = read_manifest(training)
         if manifest.get("stage") == "motion train":
             return _own(training, manifest)
+        if manifest.get("stage") == "depth train":
+            return _continued(training, manifest)
         if (training / f".{MANIFEST}").is_file():
             raise InputError(
                 f"{training}: the training is not finished; run moduv motion train again, which "
@@ -78,7 +96,13 @@ def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
             f"{folder / MANIFEST}: 'focal_factor' is {focal!r:.80}, no factor of a focal length; mend it."
         )
     cameras = config.field_of_view, float(focal)
-    return TrainedMotion(folder / WEIGHTS, (folder,), *networks, config.losses, *cameras)
+    return TrainedSettings(*networks, config.losses, *cameras).at(folder)
+
+
+def _continued(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
+    """A stage 1 whose depth was trained on, with the settings that it had before."""
+    settings = manifest["results"].get("stage1")
+    return build(TrainedSettings, settings, f"{folder / MANIFEST}: stage1").at(folder)
 
 
 def _official(folder: Path) -> TrainedMotion:
@@ -99,7 +123,7 @@ def _official(folder: Path) -> TrainedMotion:
             f"{encoder}: does not tell the 'height' and 'width' of the training; add both to the file."
         )
     say(f"  {folder}: no manifest; {model} at {size[0]} x {size[1]} with the published settings")
-    return TrainedMotion(folder, files, model, *size, MotionConfig())
+    return TrainedMotion(model, *size, losses=MotionConfig(), weights=folder, identity=files)
 
 
 def _depth_model(keys: Set[str], encoder: Path) -> str:

@@ -88,6 +88,17 @@ COMMANDS = {
     "evaluate vos": Command(
         "moduv.evaluation.vos:evaluate_vos", None, "followed masks: J and F of DAVIS"
     ),
+    "depth objects": _shared(
+        "moduv.dynamic_depth.objects:find_objects", "depth_objects", "which objects move"
+    ),
+    "depth pseudo": _shared(
+        "moduv.dynamic_depth.pseudo:make_pseudo_depth",
+        "pseudo_depth",
+        "depths of what moves, from the road it stands on",
+    ),
+    "depth train": _shared(
+        "moduv.rounds.dynamic_depth:train_depth", "depth", "train stage 1 on with pseudo-depth"
+    ),
     "evaluate depth": Command(
         "moduv.runs.measure:measure_depth", None, "depth where things move and where they do not"
     ),

@@ -1,0 +1,155 @@
+"""Which of a video's objects move and which stand still (Nguyen et al. 2024, section 3.2).
+
+What moves in a frame is known from another label set, such as L0. An object moves where that covers enough of
+it, and what moves once moves in all frames of its track.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moduv.engine import distributed
+from moduv.engine.errors import InputError
+from moduv.engine.log import progress, say
+from moduv.engine.stages import MANIFEST, Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import read_split
+from moduv.instances.instances import Instances
+from moduv.instances.store import SUFFIX, is_labelled, labelled, read_labels, write_labels
+from moduv.instances.tracks import TrackConfig, Tracker
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """Which objects count, and when they move."""
+
+    moving_share: float = 0.5
+    """Share of an object that must lie in what moves, in a frame of its track."""
+    smallest: float = 0.005
+    """Share of the image below which an object is too small to tell its depth."""
+    largest: float = 0.5
+    """Share of the image from which on it is none: it would leave nothing to compare with."""
+    score: float = 0.0
+    """Least score of an object, where objects have scores."""
+    tracks: TrackConfig = field(default_factory=TrackConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.moving_share <= 1 or not 0 <= self.smallest < self.largest <= 1:
+            raise InputError(
+                f"moving_share is {self.moving_share}, smallest {self.smallest}, largest {self.largest}; use "
+                "shares in (0, 1], the smallest below the largest."
+            )
+
+
+def sized(instances: Instances, config: ObjectsConfig) -> Instances:
+    """The objects of a frame that are large, small and certain enough."""
+    if not len(instances):
+        return instances
+    assert instances.size is not None, "instances have a size"
+    share = instances.areas() / (instances.size[0] * instances.size[1])
+    chosen: np.ndarray = (share >= config.smallest) & (share < config.largest)
+    if instances.scores is not None:
+        chosen &= instances.scores >= config.score
+    return instances[chosen]
+
+
+def covered_shares(instances: Instances, moved: Instances) -> np.ndarray:
+    """The share (N,) of each object that lies in any of the masks of another label set, brought to its size."""
+    if not len(instances) or not len(moved):
+        return np.zeros(len(instances))
+    assert instances.size is not None, "instances have a size"
+    masks = moved.resized(*instances.size).decode()  # (M, H, W)
+    union = np.logical_or.reduce(masks)
+    return np.array([union[mask].mean() if mask.any() else 0.0 for mask in instances.decode()])
+
+
+def label_motion(
+    objects: Sequence[Instances], moved: Sequence[Instances], config: ObjectsConfig
+) -> list[Instances]:
+    """Give the objects of successive frames the columns `track` and `moving`, 1 or 0.
+
+    Args:
+        objects: of each frame of a video, in order.
+        moved: what moves in each of these frames.
+    """
+    tracker = Tracker(config.tracks)
+    tracks, movers = [], set[int]()
+    for found, moving in zip(objects, moved, strict=True):
+        identities = tracker.update(found.boxes)
+        shares = covered_shares(found, moving)
+        movers.update(identities[shares >= config.moving_share].tolist())
+        tracks.append(identities)
+    return [
+        found.with_columns(track=ids, moving=np.isin(ids, list(movers)).astype(np.int64))
+        for found, ids in zip(objects, tracks, strict=True)
+    ]
+
+
+def find_objects(split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig) -> None:
+    """Tell moving objects from those that stand still.
+
+    Args:
+        split: frames; those without labels are left out and counted.
+        labels: label root of all objects, moving and parked: L1, L2 or what a detector finds.
+        moved: label root of what moves, such as L0; a frame without such a file has nothing that moves.
+        out: label root; receives the objects with the columns `track` and `moving`, finished files are kept.
+        config: sizes and thresholds.
+
+    Raises:
+        InputError: when no frame has labels, or a label file is broken.
+    """
+    makers = [root for root in (labels, moved) if (root / MANIFEST).is_file()]
+    stage = Stage("depth objects", out, config, (split, *makers))
+    stage.run(lambda: _find(split, labels, moved, out, config))
+
+
+def _find(
+    split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig
+) -> dict[str, Any]:
+    frames = labelled(labels, read_split(split))
+    segments: dict[str, list[FrameRef]] = defaultdict(list)
+    for frame in sorted(frames):
+        segments[frame.segment].append(frame)
+    for name in progress(distributed.shard(sorted(segments)), desc="objects", unit="segment"):
+        video = segments[name]
+        if all(is_labelled(out, frame) for frame in video):
+            continue
+        objects = [sized(read_labels(labels, frame), config) for frame in video]
+        moving = [_moved(moved, frame) for frame in video]
+        for frame, found in zip(video, label_motion(objects, moving, config), strict=True):
+            write_labels(out, frame, found)
+    distributed.barrier()
+    counts = np.array([_count(read_labels(out, frame)) for frame in frames]).sum(0)
+    results = dict(zip(("moving", "static"), counts.tolist(), strict=True))
+    say(
+        f"  {results['moving']} moving and {results['static']} static objects in {len(frames)} frames"
+    )
+    if not results["moving"]:
+        say(f"  nothing moves: no object is covered by {moved}, so depth will be left as it is")
+    return {"frames": len(frames), **results}
+
+
+def _moved(root: Path, frame: FrameRef) -> Instances:
+    if frame.file(root, SUFFIX).is_file():
+        return read_labels(root, frame)
+    return Instances([], np.zeros((0, 4)))
+
+
+def _count(objects: Instances) -> tuple[int, int]:
+    moving = int(np.sum(movers(objects)))
+    return moving, len(objects) - moving
+
+
+def movers(objects: Instances) -> np.ndarray:
+    """Which objects (N,) move. Raises InputError when they do not tell."""
+    if len(objects) and "moving" not in objects.columns:
+        raise InputError(
+            "the objects do not tell which of them move; run moduv depth objects first."
+        )
+    return np.asarray(objects.columns.get("moving", []), bool).reshape(-1)

@@ -1,0 +1,174 @@
+"""The last stage of depth in moving regions: stage 1 trained on with pseudo-depth (Nguyen et al. 2024, section 3.4).
+
+Where objects move, the photometric error is left out and pseudo-depth teaches instead. Flow and motion mask stay as
+they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moduv import geometry
+from moduv.depth.triplets import find_triplets
+from moduv.depth.weights import save_modules
+from moduv.dynamic_depth.data import MinedTriplets
+from moduv.dynamic_depth.losses import pseudo_depth
+from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
+from moduv.engine.config import to_dict
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage, read_counts
+from moduv.motion.fields import MotionFields, motion_fields
+from moduv.motion.losses import sum_losses
+from moduv.motion.networks import DynamoDepth
+from moduv.motion.phases import MODULES, PHASES, MotionConfig
+from moduv.motion.train import WEIGHTS
+from moduv.motion.weights import TrainedMotion, find_trained
+
+PHASE = PHASES["disp_init"]
+"""Depth and ego-motion are trained as where stage 1 begins: as if all that is left stood still."""
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DepthTrainingConfig:
+    """How depth is trained on."""
+
+    loop: LoopConfig
+    weight: float = 0.1
+    """Of the pseudo-depth term, beside a photometric error of weight 1."""
+    relative: bool = False
+    """Compare logarithms of depth instead of depths, so that far objects weigh no more than near ones."""
+    flip: float = 0.5
+    jitter: float = 0.5
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
+
+
+def train_depth(
+    data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: DepthTrainingConfig
+) -> None:
+    """Train the depth of a stage 1 on with the pseudo-depth of what moves.
+
+    Args:
+        data: folder of the segments.
+        split: frames to train on; those without both neighbours are left out and counted.
+        weights: folder of a finished stage 1, or an official checkpoint of Dynamo-Depth.
+        pseudo: folder made by `moduv depth pseudo` with that stage 1. Without any object in it, the weights are
+            kept as they are.
+        out: receives `weights/`, one `.pth` a module, which serve as those of `moduv motion train` do.
+        config: schedule and weight.
+
+    Raises:
+        InputError: for missing or broken frames, weights and pseudo-depths.
+    """
+    trained = find_trained(weights)
+    stage = Stage("depth train", out, config, (split, *trained.identity, pseudo), data)
+    stage.run(lambda: _train(data, split, trained, pseudo, out, config))
+
+
+def _train(
+    data: Path,
+    split: Path,
+    trained: TrainedMotion,
+    pseudo: Path,
+    out: Path,
+    config: DepthTrainingConfig,
+) -> dict[str, Any]:
+    frames, absent, edges = find_triplets(split, data)
+    (objects,) = read_counts(pseudo, "objects")
+    say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
+    model = trained.load()
+    if objects:
+        triplets = MinedTriplets(
+            data,
+            frames,
+            trained.height,
+            trained.width,
+            pseudo,
+            flip=config.flip,
+            jitter=config.jitter,
+            field_of_view=trained.field_of_view,
+            focal_factor=trained.focal_factor,
+        )
+        _fit(model, triplets, trained.losses, out, config)
+    else:
+        say("  no object moves: depth stays as it is")
+    if distributed.is_main():
+        save_modules(model, MODULES, out / WEIGHTS, trained.height, trained.width)
+    return {"triplets": len(frames), "objects": objects, "stage1": to_dict(trained.settings)}
+
+
+def _fit(
+    model: DynamoDepth,
+    triplets: MinedTriplets,
+    losses: MotionConfig,
+    out: Path,
+    config: DepthTrainingConfig,
+) -> None:
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    PHASE.freeze(model)
+    device = distributed.device()
+    if device.type == "cpu":
+        share_batch_norm(model)
+
+    def step(batch: Batch, state: StepState) -> Batch:
+        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+        return mined_losses(model, teacher, batch, losses, config, state.generator)
+
+    fit(model, step, triplets, config.loop, out, label="depth")
+
+
+def mined_losses(
+    model: DynamoDepth,
+    teacher: DynamoDepth,
+    batch: Batch,
+    losses: MotionConfig,
+    config: DepthTrainingConfig,
+    generator: torch.Generator | None = None,
+) -> Batch:
+    """The terms of stage 1 where nothing moves, and of pseudo-depth where something does.
+
+    Args:
+        batch: of `MinedTriplets`.
+
+    Returns:
+        `loss` and, without its weight, every term.
+    """
+    moving = batch["pseudo_depth"] > 0
+    batch = {**batch, "counted": ~moving}
+    fields = motion_fields(model, batch, PHASE, losses)
+    terms = sum_losses(fields, batch, PHASE, 1.0, losses, generator)
+    with torch.autocast(moving.device.type, enabled=False):
+        scene = _depth(teacher, batch["images"][:, 1], losses)
+        target = torch.where(moving, batch["pseudo_depth"], scene)
+        term = _pseudo_term(fields, target, moving, config)
+    return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
+
+
+def _pseudo_term(
+    fields: MotionFields, target: Tensor, moving: Tensor, config: DepthTrainingConfig
+) -> Tensor:
+    """The mean over scales, all enlarged to the images' size."""
+    scales = [
+        pseudo_depth(scale.depth, target, moving, relative=config.relative)
+        for scale in fields.scales.values()
+    ]
+    return torch.stack(scales).mean()
+
+
+@torch.no_grad()
+def _depth(model: DynamoDepth, images: Tensor, losses: MotionConfig) -> Tensor:
+    """Depth (B, 1, H, W) of images (B, 3, H, W)."""
+    disparity = geometry.resize(model.disparity(images)[0].float(), images.shape[-2:])
+    return geometry.disparity_to_depth(disparity, losses.min_depth, losses.max_depth)
