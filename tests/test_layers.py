@@ -13,7 +13,7 @@ LAYERS = (
     {"frames", "geometry"},
     {"instances"},
     {"street", "datasets", "depth", "labels"},
-    {"motion", "detector", "correspondence", "dynamic_depth"},
+    {"motion", "detector", "correspondence", "dynamic_depth", "naming"},
     {"evaluation", "visual"},
     {"rounds"},
     {"runs"},

@@ -82,6 +82,15 @@ COMMANDS = {
         "detect",
         "detections in the images of a ground truth",
     ),
+    "name": Command(
+        "moduv.commands.name:name_detections",
+        "naming",
+        "say what detected objects are",
+        words="detections",
+    ),
+    "name train": _stage(
+        "moduv.commands.name:train_names", "name_training", "train a small encoder on named objects"
+    ),
     "evaluate": Command(
         "moduv.runs.measure:evaluate_detections", None, "COCO results against COCO ground truth"
     ),
@@ -101,6 +110,9 @@ COMMANDS = {
     ),
     "evaluate depth": Command(
         "moduv.runs.measure:measure_depth", None, "depth where things move and where they do not"
+    ),
+    "evaluate naming": Command(
+        "moduv.evaluation.naming:evaluate_naming", None, "names of detections: accuracy, flips"
     ),
     "measure": Command("moduv.runs.measure:measure_run", "measure", "a run on held-out frames"),
     "report": Command("moduv.runs.report:report_run", "report", "write a run's report page"),

@@ -1,0 +1,1 @@
+"""What found objects are: open vocabularies, slots, patches that speak CLIP (Fan et al., ICCV 2023)."""

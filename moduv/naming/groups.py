@@ -1,0 +1,141 @@
+"""Groups of unknown objects that look alike; a user's name for one makes it a prototype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist, squareform
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import MEND, read_json
+from moduv.naming.encoders import unit
+
+CUTS = np.arange(0.02, 0.62, 0.02)
+"""Mean cosine distances at which the tree of tracks may be cut."""
+SHOWN = 6
+"""Pictures of a group: its medoid, then its nearest."""
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """A name for looks."""
+
+    name: str
+    vector: np.ndarray
+    """(E,), unit: the mean of the group's members."""
+    least: float
+    """The smallest cosine of a member to it."""
+
+
+def group_unknown(embeddings: np.ndarray) -> list[str]:
+    """Groups of unit vectors (N, E) by average linkage of cosine distances: `group_01`, the largest, …
+
+    The tree is cut where the silhouette (Rousseeuw 1987) is best, and nowhere when no cut has one above
+    0: then all are one group.
+    """
+    if len(embeddings) < 2:
+        return ["group_01"] * len(embeddings)
+    distances = pdist(embeddings, "cosine").clip(0)
+    tree, square = linkage(distances, "average"), squareform(distances)
+    cuts = [fcluster(tree, cut, "distance") for cut in CUTS]
+    values = [silhouette(square, labels) for labels in cuts]
+    best = int(np.argmax(values))
+    labels = cuts[best] if values[best] > 0 else np.ones(len(embeddings), int)
+    kinds, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))
+    names = {int(kinds[k]): f"group_{rank:02d}" for rank, k in enumerate(order, 1)}
+    return [names[int(label)] for label in labels]
+
+
+def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    """The mean silhouette of a grouping, -1 to 1; members of groups of one count 0.
+
+    Args:
+        distances: (N, N).
+        labels: (N,).
+
+    Returns 0 where there is one group, or each member is its own.
+    """
+    kinds, owners = np.unique(labels, return_inverse=True)
+    if not 1 < len(kinds) < len(labels):
+        return 0.0
+    sums = distances @ np.eye(len(kinds))[owners]
+    counts = np.bincount(owners)
+    rows = np.arange(len(labels))
+    inner = sums[rows, owners] / np.maximum(counts[owners] - 1, 1)
+    means = sums / counts
+    means[rows, owners] = np.inf
+    outer = means.min(1)
+    values = (outer - inner) / np.maximum(np.maximum(outer, inner), 1e-12)
+    return float(np.where(counts[owners] > 1, values, 0.0).mean())
+
+
+def describe_groups(
+    groups: Sequence[str | None], embeddings: np.ndarray, tracks: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Every group's members, from its medoid outwards, and its prototype.
+
+    Args:
+        groups: of each track; None: in no group.
+        embeddings: (T, E), unit.
+        tracks: identities, T.
+    """
+    found = {}
+    for group in sorted({group for group in groups if group}):
+        members = np.flatnonzero([other == group for other in groups])
+        vectors = embeddings[members]
+        vector = unit(vectors.mean(0))
+        cosines = vectors @ vector
+        medoid = int((vectors @ vectors.T).sum(1).argmax())
+        order = np.argsort(-(vectors @ vectors[medoid]), kind="stable")
+        found[group] = {
+            "tracks": [int(tracks[members[n]]) for n in order],
+            "vector": [round(float(value), 7) for value in vector],
+            # Vectors of the same pictures differ in the last digits from machine to machine.
+            "least": round(float(cosines.min()) - 1e-5, 7),
+        }
+    return found
+
+
+def read_prototypes(named: Mapping[str, str], identity: Mapping[str, str]) -> list[Prototype]:
+    """The groups that users gave names to.
+
+    Args:
+        named: places `GROUPS.json#group_01` by their names.
+        identity: of the encoder in use.
+
+    Raises:
+        InputError: for a place that is no group, or one of another encoder's vectors.
+    """
+    return [_read_prototype(name, place, identity) for name, place in named.items()]
+
+
+def _read_prototype(name: str, place: str, identity: Mapping[str, str]) -> Prototype:
+    file, _, group = place.rpartition("#")
+    if not file:
+        raise InputError(
+            f"{name!r}: 'like' is {place!r:.120}; write the groups.json of an earlier naming, '#', and a group."
+        )
+    content = read_json(Path(file))
+    groups = content.get("groups") if isinstance(content, dict) else None
+    entry = groups.get(group) if isinstance(groups, dict) else None
+    if not isinstance(entry, dict):
+        raise InputError(f"{file}: has no group {group!r:.80}; name one that it lists.")
+    if content.get("encoder") != dict(identity):
+        raise InputError(
+            f"{file}: its groups were made by another encoder; name the detections with this one first."
+        )
+    try:
+        vector = np.asarray(entry["vector"], np.float64)
+        least = float(entry["least"])
+        whole = vector.ndim == 1 and len(vector) and np.isfinite([*vector, least]).all()
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise InputError(f"{file}: {group!r} is no whole group; {MEND}.")
+    return Prototype(name, vector, least)
