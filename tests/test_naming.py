@@ -405,6 +405,36 @@ def test_bad_input_is_one_sentence(
     assert not out.exists()
 
 
+def test_the_demo_draws_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from moduv.commands import demo
+    from moduv.detector.model import build_detector
+    from moduv.engine import checkpoint
+
+    monkeypatch.setattr(demo, "load_encoder", lambda spec, device: ColourEncoder())
+    torch.manual_seed(3)
+    checkpoint.save_weights(tmp_path / "round/weights.pth", build_detector("street").state_dict())
+    content = write_demo(tmp_path / "in")
+    (tmp_path / "in/detections.json").unlink()
+    (tmp_path / "words.yaml").write_text("names: {red: , green: , grey: }")
+    plain = ["demo", "--load_ckpt", str(tmp_path / "round"), "--input", str(tmp_path / "in")]
+    words = ["--names", str(tmp_path / "words.yaml")]
+    main([*plain, "--out", str(tmp_path / "plain")])
+    main([*plain, "--out", str(tmp_path / "named"), *words, "--encoder", "open_clip:x:y"])
+    found = read_json(tmp_path / "named/detections.json")
+    assert without_names(found) == read_json(tmp_path / "plain/detections.json")
+    assert {e.get("name") for e in found["annotations"] if e["score"] > 0.5} & {"red", "grey"}
+    assert len(found["images"]) == len(content["images"])
+    for name in ("still.png", "clip.mp4"):
+        assert (tmp_path / "named" / name).read_bytes() != (tmp_path / "plain" / name).read_bytes()
+    with pytest.raises(SystemExit):
+        main([*plain, "--out", str(tmp_path / "half"), *words])
+    assert "both --names and --encoder" in capsys.readouterr().err
+
+
 def test_settings_out_of_range_are_refused() -> None:
     for config in (lambda: NamingConfig(views=0), lambda: NamesConfig(quantile=2)):
         with pytest.raises(InputError):

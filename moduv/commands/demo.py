@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from moduv.commands.detections import Detections
+from moduv.commands.name import CocoFile, Namer
+from moduv.commands.overlays import draw_named
 from moduv.detector.predictor import Detector, batches
 from moduv.detector.weights import load_detector
 from moduv.engine.errors import InputError
@@ -26,6 +28,9 @@ from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
 from moduv.instances.instances import Instances
 from moduv.instances.tracks import NOT_FOLLOWED, TrackConfig, Tracker
+from moduv.naming.describe import NamingConfig
+from moduv.naming.encoders import load_encoder
+from moduv.naming.vocabulary import Vocabulary
 from moduv.visual.drawing import draw_instances, instance_color
 
 DRAWERS = 4
@@ -65,6 +70,8 @@ def demo(
     device: str = "auto",
     half: bool = False,
     patience: int = TrackConfig.patience,
+    names: str = "",
+    encoder: str = "",
 ) -> None:
     """Detect mobile objects in images and videos.
 
@@ -77,9 +84,21 @@ def demo(
         device: auto, cpu, cuda or cuda:N.
         half: half precision, on GPUs.
         patience: frames for which an object of a video is remembered while it is not detected.
+        names: vocabulary by which the objects are named, see `moduv name`.
+        encoder: what compares pictures and words, open_clip:ARCHITECTURE:WEIGHTS_FILE or open_clip:FOLDER.
     """
+    if bool(names) != bool(encoder):
+        raise InputError("names need both --names and --encoder; give both, or none.")
+    naming = NamingConfig(score=vis_conf_thrd)
+    # Before the detector has worked for nothing.
+    namer = Namer(Vocabulary.load(names), load_encoder(encoder, device), naming) if names else None
     tracks = TrackConfig(patience=patience)
     run_demo(load_ckpt, input, out, DemoConfig(vis_conf_thrd, batch_size, device, half, tracks))
+    if namer is not None:
+        listing = find_files(input, out)
+        targets = output_names([*listing.images, *listing.videos], input, out)
+        namer.name(CocoFile(out / DETECTIONS, Path()), out / DETECTIONS)
+        draw_named(out / DETECTIONS, {str(path): to for path, to in targets.items()}, vis_conf_thrd)
 
 
 def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig) -> None:

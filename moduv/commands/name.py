@@ -23,12 +23,14 @@ from moduv.frames.video import read_clip
 from moduv.instances import rle
 from moduv.instances.coco import Image, read_data_set, read_ground_truth, read_results
 from moduv.instances.store import labelled, read_labels
-from moduv.naming.describe import UNKNOWN, Naming, NamingConfig, Seen, name_objects
-from moduv.naming.encoders import load_encoder
+from moduv.naming.describe import UNKNOWN, Frames, Naming, NamingConfig, Seen, name_objects
+from moduv.naming.encoders import Encoder, load_encoder
 from moduv.naming.names import TrackName
 from moduv.naming.train import EncoderTrainingConfig, train_encoder
 from moduv.naming.vocabulary import Vocabulary
 
+KEYS = ("name", "name_score", "name_margin", "name_group")
+"""What is added to an object."""
 GROUPS = "groups.json"
 NAMES = "names.json"
 """Header of a naming whose file is a bare list."""
@@ -67,16 +69,29 @@ def name_detections(
     source = detections[0]
     if (out / source.name).resolve() == source.resolve():
         raise InputError(f"{source}: its named form would replace it; choose another --out.")
-    words = Vocabulary.load(vocabulary)
+    namer = Namer(Vocabulary.load(vocabulary), load_encoder(encoder, device), config)
     found = LabelSet(source, images, split) if source.is_dir() else CocoFile(source, images, truth)
-    seen = found.seen(config.score)
-    loaded = load_encoder(encoder, device)
-    naming = name_objects(
-        seen, lambda keys: found.frames(keys, config.workers), words, loaded, config
-    )
-    found.write(out / source.name, naming)
-    write_groups(out, naming)
-    summarise(seen, naming, out / source.name)
+    namer.name(found, out / source.name)
+
+
+@dataclass
+class Namer:
+    """A vocabulary and an encoder in use."""
+
+    vocabulary: Vocabulary
+    encoder: Encoder
+    config: NamingConfig
+
+    def name(self, found: CocoFile | LabelSet, target: Path) -> None:
+        """Write the named form of a file or label set, and beside it the groups of unknown objects."""
+        seen = found.seen(self.config.score)
+        naming = name_objects(seen, self._frames(found), self.vocabulary, self.encoder, self.config)
+        found.write(target, naming)
+        write_groups(target.parent, naming)
+        summarise(seen, naming, target)
+
+    def _frames(self, found: CocoFile | LabelSet) -> Frames:
+        return lambda keys: found.frames(keys, self.config.workers)
 
 
 def train_names(annotations: Path, images: Path, out: Path, config: EncoderTrainingConfig) -> None:
@@ -102,7 +117,7 @@ class CocoFile:
 
     path: Path
     images: Path
-    truth: Path | None
+    truth: Path | None = None
     content: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,7 +181,9 @@ class CocoFile:
         ):
             image = self.data.images[checked["image_id"]]
             track = _track(checked.get("track_id"), image.entry.get("video_id"), position)
-            named.append(entry | as_keys(naming.names.get(track)))
+            # What an earlier naming has said is gone.
+            plain = {key: value for key, value in entry.items() if key not in KEYS}
+            named.append(plain | as_keys(naming.names.get(track)))
         if isinstance(self.content, list):
             write_json(path, named)
             write_json(path.parent / NAMES, {"naming": naming.header}, indent=1)
@@ -217,7 +234,7 @@ class LabelSet:
             tracks = found.columns.get("track", np.full(len(found), -1)).tolist()
             keys = [naming.names.get(self._track(ref, tracks, n)) for n in range(len(found))]
             # A column has a value for every object.
-            columns = {
+            columns: dict[str, Any] = {
                 "name": [(one.name if one else None) or UNKNOWN for one in keys],
                 "name_score": [round(one.score, 6) if one else 0.0 for one in keys],
                 "name_margin": [round(one.margin, 6) if one else 0.0 for one in keys],

@@ -70,7 +70,7 @@ def draw_instances(
     """Draw labels or detections; masks and boxes are brought to the image's size.
 
     Instances with a score at or below `score_threshold` are left out. `colors`, one an instance,
-    replace the colours by index. Large masks are drawn first, so that small ones stay in sight.
+    replace the colours by index. The column `name` is written before the score. Large masks are drawn first, so that small ones stay in sight.
     """
     if colors is None:
         colors = [instance_color(index) for index in range(len(instances))]
@@ -92,8 +92,9 @@ def draw_instances(
         cv2.rectangle(
             picture, (left, top), (right - 1, bottom - 1), colors[index], line, cv2.LINE_AA
         )
-        if shown.scores is not None:
-            _draw_tag(picture, f"{shown.scores[index]:.2f}", left, top, colors[index])
+        tag = _tag(shown, index)
+        if tag:
+            _draw_tag(picture, tag, left, top, colors[index])
     return picture
 
 
@@ -232,8 +233,15 @@ def _fill(picture: np.ndarray, mask: np.ndarray, color: Color) -> None:
     region[inside] = np.round(mixed).astype(np.uint8)
 
 
+def _tag(shown: Instances, index: int) -> str:
+    """What is written over an instance: its name and its score, as far as it has them."""
+    name = shown.columns["name"][index] if "name" in shown.columns else ""
+    score = "" if shown.scores is None else f"{shown.scores[index]:.2f}"
+    return f"{name} {score}".strip()
+
+
 def _draw_tag(picture: np.ndarray, text: str, left: int, top: int, color: Color) -> None:
-    """A score in its instance's colour, above the box or, at the image's edge, inside it."""
+    """A line in its instance's colour, above the box or, at the image's edge, inside it."""
     size = max(11, round(min(picture.shape[:2]) / 34))
     height, width = _text_alpha(text, size).shape
     y = top - height - 2 if top >= height + 2 else top
