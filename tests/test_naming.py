@@ -66,6 +66,13 @@ def test_the_vocabularies_of_the_package_load() -> None:
         assert {"mobile", "stuff"} <= kinds
 
 
+def test_the_vocabulary_of_the_documentation_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/naming.md").read_text()
+    text = page.partition("```yml\n")[2].partition("```")[0]
+    (tmp_path / "words.yaml").write_text(text)
+    assert len(Vocabulary.load(tmp_path / "words.yaml").names) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
