@@ -6,7 +6,7 @@ window around it whose distance from the camera differs by at most `eps`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -19,10 +19,13 @@ from moduv.engine.errors import InputError
 from moduv.frames.images import resize_image
 from moduv.instances import rle
 from moduv.instances.instances import Instances
+from moduv.labels.evidence.config import EvidenceConfig
 from moduv.labels.snapped import snap_to_image
 
 MOTIONS, DEPTHS = (-1e-3, 1 + 1e-3), (1e-6, 1e6)
 """Values that motion masks and depths may have; resizing rounds those of masks."""
+EVIDENCE = ("mask", "flow")
+"""What tells pixels that move: the motion mask of stage 1, or measured flow beyond depth and ego-motion."""
 LEAST_SINGULAR = 1e9
 """Condition of a matrix that counts as singular; a camera's is below the square of its focal length."""
 
@@ -49,9 +52,15 @@ class InitialConfig:
     certain: float = 0.0
     """With `snap`: instances whose mean motion is below this are dropped unless they have colours of
     their own; 0: none is."""
+    evidence: str = "mask"
+    """What tells pixels that move: the `mask` of stage 1, as published, or measured `flow`, which needs depth,
+    poses and the frames alone. `motion_threshold` and `certain` are of the mask."""
+    flow: EvidenceConfig = field(default_factory=EvidenceConfig)
     workers: int = speed_only(2)
 
     def __post_init__(self) -> None:
+        if self.evidence not in EVIDENCE:
+            raise InputError(f"evidence is {self.evidence!r}; choose one of {EVIDENCE}.")
         if self.window < 2 or self.window % 2:
             raise InputError(
                 f"window is {self.window}; choose an even number of pixels, 2 or more."

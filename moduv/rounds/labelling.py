@@ -11,6 +11,7 @@ import numpy as np
 from moduv.detector.predictor import stream
 from moduv.detector.weights import load_detector
 from moduv.engine import distributed
+from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
@@ -24,6 +25,7 @@ from moduv.instances.store import is_labelled, statistics, write_labels
 from moduv.labels.initial import InitialConfig, initial_labels
 from moduv.labels.predicted import without_nested
 from moduv.labels.snapped import snap_to_image
+from moduv.rounds.evidence import expected_errors, label_flow_frames, with_errors
 
 Select = Callable[..., Instances]
 """Makes the labels of a frame: (image (H, W, 3) uint8, the `Predictions` of each detector)."""
@@ -32,21 +34,22 @@ Select = Callable[..., Instances]
 def label_motion(
     split: Path, motion: Path, out: Path, config: InitialConfig, data: Path | None = None
 ) -> None:
-    """Make L0 from motion masks and depth.
+    """Make L0 from motion masks, or from measured flow, and depth.
 
     Args:
         split: frames to label; those without motion output are counted and get no labels.
         motion: folder of the motion outputs, `<segment>/NNNNNN.npz`.
         out: label root; receives `<segment>/NNNNNN.json`, finished files are kept.
-        config: parameters of the clustering.
-        data: folder of the frames; needed to snap instances to the image.
+        config: which evidence, and parameters of the clustering.
+        data: folder of the frames; needed to measure flow, and to snap instances to the image.
 
     Raises:
         InputError: when no frame has a motion output, or one is broken; the others are labelled.
     """
-    if config.snap and data is None:
+    if data is None and (config.snap or config.evidence == "flow"):
+        needs = "'snap'" if config.snap else "'evidence: flow'"
         raise InputError(
-            "L0: 'snap' needs the frames; give their folder with --data, or set it to false."
+            f"L0: {needs} needs the frames; give their folder with --data, or switch it off."
         )
     inputs = (split, motion) if (motion / MANIFEST).is_file() else (split,)
     stage = Stage("labels initial", out, config, inputs, data)
@@ -63,6 +66,10 @@ def _label_split(
             f"{motion}: has no motion output for the {len(frames)} frames of {split}; "
             "run the motion stage first."
         )
+    noise = None
+    if config.evidence == "flow" and data is not None:
+        noise = expected_errors(known, motion, out, config, data)
+        config = with_errors(config, noise)
     label_motion_frames(distributed.shard(known), motion, out, config, data)
     distributed.barrier()
     numbers = statistics(out, known)
@@ -70,7 +77,8 @@ def _label_split(
         f"  L0: {numbers['instances']} instances in {len(known)} frames; "
         f"{len(frames) - len(known)} are without motion output"
     )
-    return {**numbers, "without_motion_output": len(frames) - len(known)}
+    results = {**numbers, "without_motion_output": len(frames) - len(known)}
+    return results if noise is None else {**results, "noise": to_dict(noise)}
 
 
 def label_motion_frames(
@@ -81,6 +89,9 @@ def label_motion_frames(
     Raises:
         InputError: naming a broken motion output, when the other frames are labelled.
     """
+    if config.evidence == "flow" and data is not None:
+        label_flow_frames(frames, motion, out, config, data)
+        return
     todo = [frame for frame in frames if not is_labelled(out, frame)]
     jobs = [(frame, motion, out, config, data) for frame in todo]
     finished = process_map(_label_motion_frame, jobs, config.workers, chunk=8)
