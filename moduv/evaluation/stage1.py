@@ -43,7 +43,8 @@ def evaluate_motion_outputs(
     """Metrics of predicted motion masks, depths and ego-motion, and the masks' curve.
 
     Args:
-        motion_root: `<segment>/NNNNNN.npz` with mot_mask and depth (h, w), and pose where it was stored.
+        motion_root: `<segment>/NNNNNN.npz` with depth (h, w), and mot_mask (h, w) and pose where stage 1
+            has them.
         truth_root: see `read_truth`; frames without truth are left out.
         frames: which.
 
@@ -56,11 +57,11 @@ def evaluate_motion_outputs(
     meter, depths = MotionMeter(), list[DepthErrors]()
     skipped: list[str] = []  # of the frames of which no depth point counts, why
     for frame in progress(frames, desc="motion metrics", unit="frame"):
-        output = read_npz(frame.file(motion_root, ".npz"), ("mot_mask", "depth"))
+        output = read_npz(frame.file(motion_root, ".npz"), ("depth",), ("mot_mask",))
         truth = read_truth(truth_root, frame)
         if truth is None:
             continue
-        if truth.labels is not None:
+        if truth.labels is not None and "mot_mask" in output:
             size = (truth.width, truth.height)
             mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
             meter.add(np.clip(mask, 0, 1), truth.labels)

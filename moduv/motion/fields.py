@@ -83,23 +83,30 @@ def motion_fields(
 
 
 def mask_and_depth(
-    model: DynamoDepth, batch: Batch, config: MotionConfig
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: DynamoDepth, batch: Batch, config: MotionConfig, *, has_mask: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor]:
     """What later stages read of the centre frames, without the geometry that only training needs.
 
     Call it in evaluation mode under `torch.no_grad()`.
 
+    Args:
+        model: trained networks.
+        batch: triplets.
+        config: conventions of depth, ego-motion and flow.
+        has_mask: whether the mask's networks are trained, too.
+
     Returns:
-        Motion mask in [0, 1] and depth, both (B, 1, H, W) at the images' size, and the poses
-        (B, 2, 4, 4) from the centre camera to each neighbour's; all in float32.
+        Motion mask in [0, 1], where there is one, and depth, both (B, 1, H, W) at the images' size, and the
+        poses (B, 2, 4, 4) from the centre camera to each neighbour's; all in float32.
     """
-    outputs = _run(model, batch, PHASES["fine_tune"], config)
-    assert outputs.logits is not None, "fine_tune has a mask"
+    outputs = _run(model, batch, PHASES["fine_tune" if has_mask else "disp_init"], config)
     size = batch["images"].shape[-2:]
-    logit = geometry.resize(outputs.logits[0].float(), size)
     disparity = geometry.resize(outputs.disparities[0], size)
     depth = geometry.disparity_to_depth(disparity, config.min_depth, config.max_depth)
-    return logit.sigmoid(), depth, outputs.ego_motion.poses.float()
+    poses = outputs.ego_motion.poses.float()
+    if outputs.logits is None:
+        return None, depth, poses
+    return geometry.resize(outputs.logits[0].float(), size).sigmoid(), depth, poses
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ def predict_motion(
 ) -> None:
     """Write `mot_mask`, `depth`, `inv_K` and `pose` of the frames of a split.
 
+    A training of depth and ego-motion alone has no `mot_mask`.
+
     Args:
         data: folder of the segments.
         split: frames to predict; the first and last of a clip are skipped and counted.
@@ -91,7 +93,9 @@ def _predict(
     )
     model = trained.load()
     start = time.monotonic()
-    for frame, arrays in predict_frames(model, triplets, trained.losses, config):
+    for frame, arrays in predict_frames(
+        model, triplets, trained.losses, config, has_mask=trained.has_mask
+    ):
         if not finished(frame):
             write_npz(frame.file(out, ".npz"), **arrays)
     distributed.barrier()
@@ -111,19 +115,26 @@ def _check_complete(frames: list[FrameRef], out: Path) -> None:
 
 
 def predict_frames(
-    model: DynamoDepth, triplets: Triplets, losses: MotionConfig, config: MotionPredictionConfig
+    model: DynamoDepth,
+    triplets: Triplets,
+    losses: MotionConfig,
+    config: MotionPredictionConfig,
+    *,
+    has_mask: bool = True,
 ) -> Iterator[tuple[FrameRef, dict[str, np.ndarray]]]:
     """Motion mask (h, w), depth (h, w), inverse intrinsics (4, 4) and poses (2, 4, 4) of every triplet.
 
-    Raises InputError when a frame is broken or the networks' output is not finite.
+    Without a trained mask there is none. Raises InputError when a frame is broken or the networks' output is not finite.
     """
     model.eval()
     starts = range(0, len(triplets), config.batch_size)
     batches = _batches(triplets, starts, config)
     for start in progress(starts, desc="motion predict", unit="batch"):
-        masks, depths, poses = _forward(model, next(batches), losses, config)
+        masks, depths, poses = _forward(model, next(batches), losses, config, has_mask)
         for position, frame in enumerate(triplets.frames[start : start + config.batch_size]):
-            if not np.isfinite(depths[position]).all() or not np.isfinite(masks[position]).all():
+            own = {"depth": depths[position]}
+            own |= {} if masks is None else {"mot_mask": masks[position]}
+            if not all(np.isfinite(array).all() for array in own.values()):
                 raise InputError(
                     f"{frame.line()}: the networks predict no finite depth; train them again."
                 )
@@ -133,8 +144,7 @@ def predict_frames(
             yield (
                 frame,
                 {
-                    "mot_mask": masks[position].astype(kind),
-                    "depth": depths[position].astype(kind),
+                    **{name: array.astype(kind) for name, array in own.items()},
                     "inv_K": camera.resized(*size).inverse4().astype(np.float32),
                     "pose": poses[position],
                 },
@@ -156,13 +166,19 @@ def _batches(triplets: Triplets, starts: range, config: MotionPredictionConfig) 
 
 @torch.inference_mode()
 def _forward(
-    model: DynamoDepth, batch: Batch, losses: MotionConfig, config: MotionPredictionConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks and depths (B, h, w) and poses (B, 2, 4, 4) of a batch of triplets."""
+    model: DynamoDepth,
+    batch: Batch,
+    losses: MotionConfig,
+    config: MotionPredictionConfig,
+    has_mask: bool,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Masks, where there are any, and depths (B, h, w) and poses (B, 2, 4, 4) of a batch of triplets."""
     device = distributed.device()
     batch = {key: value.to(device) for key, value in batch.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        mask, depth, poses = mask_and_depth(model, batch, losses)
+        mask, depth, poses = mask_and_depth(model, batch, losses, has_mask=has_mask)
     size = torch.Size(side * config.enlarge for side in batch["images"].shape[-2:])
-    mask, depth = resize(mask, size)[:, 0], resize(depth, size)[:, 0]
-    return mask.cpu().numpy(), depth.cpu().numpy(), poses.cpu().numpy()
+    depths, masks = resize(depth, size)[:, 0].cpu().numpy(), None
+    if mask is not None:
+        masks = resize(mask, size)[:, 0].cpu().numpy()
+    return masks, depths, poses.cpu().numpy()

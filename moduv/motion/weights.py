@@ -31,6 +31,8 @@ class TrainedSettings:
     """Conventions of depth, ego-motion and flow."""
     field_of_view: float = 0.0
     focal_factor: float = 1.0
+    has_mask: bool = True
+    """Whether the training came to the phases of the mask."""
 
     def at(self, folder: Path) -> TrainedMotion:
         """The same with the weights of a training's folder."""
@@ -96,7 +98,8 @@ def _own(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:
             f"{folder / MANIFEST}: 'focal_factor' is {focal!r:.80}, no factor of a focal length; mend it."
         )
     cameras = config.field_of_view, float(focal)
-    return TrainedSettings(*networks, config.losses, *cameras).at(folder)
+    has_mask = config.phases[-1].has_mask
+    return TrainedSettings(*networks, config.losses, *cameras, has_mask).at(folder)
 
 
 def _continued(folder: Path, manifest: Mapping[str, Any]) -> TrainedMotion:

@@ -244,6 +244,13 @@ def with_errors(config: InitialConfig, noise: Noise) -> InitialConfig:
     return replace(config, flow=replace(config.flow, noise=noise))
 
 
+def with_errors_of(config: InitialConfig, results: dict[str, Any], source: str) -> InitialConfig:
+    """The configuration with the errors among the results of a label stage, where it estimated some."""
+    if config.evidence != "flow" or "noise" not in results:
+        return config
+    return with_errors(config, build(Noise, results["noise"], f"{source}: noise"))
+
+
 Job = tuple[list[FrameRef], Path, Path, InitialConfig, Path, Noise]
 
 

@@ -69,10 +69,10 @@ class FrameFigures:
 class MotionFigures:
     """Statistics of the motion outputs of a split."""
 
-    covered: float
-    """Mean share of moving pixels."""
-    masked_frames: float
-    """Share of frames with any."""
+    covered: float | None
+    """Mean share of moving pixels; None where stage 1 has no mask."""
+    masked_frames: float | None
+    """Share of frames with any; None likewise."""
     relief: float
     """Usual distance between the quartiles of log depth in a frame."""
 
@@ -121,14 +121,15 @@ def inspect_motion(root: Path, frames: Sequence[FrameRef], threshold: float) -> 
     """Measure motion outputs, to detect collapsed masks or depth; above `threshold` a pixel moves."""
     covered, reliefs = [], []
     for frame in progress(frames, desc="look at masks", unit="frame"):
-        output = read_npz(frame.file(root, ".npz"), ("mot_mask", "depth"))
-        covered.append(float((output["mot_mask"] > threshold).mean()))
+        output = read_npz(frame.file(root, ".npz"), ("depth",), ("mot_mask",))
+        if "mot_mask" in output:
+            covered.append(float((output["mot_mask"] > threshold).mean()))
         depth = np.maximum(output["depth"].astype(np.float32), 1e-6)
         low, high = np.quantile(np.log(depth), [0.25, 0.75])
         reliefs.append(float(high - low))
     return MotionFigures(
-        covered=float(np.mean(covered)),
-        masked_frames=float(np.mean(np.array(covered) > 0)),
+        covered=float(np.mean(covered)) if covered else None,
+        masked_frames=float(np.mean(np.array(covered) > 0)) if covered else None,
         relief=float(np.median(reliefs)),
     )
 

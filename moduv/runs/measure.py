@@ -29,6 +29,7 @@ from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES, select_truth
 from moduv.instances.instances import Instances
 from moduv.labels.initial import InitialConfig
+from moduv.rounds.evidence import with_errors_of
 from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, folder
 from moduv.runs.heldout import HeldOut
@@ -164,6 +165,7 @@ def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, Sequence
         kind = config_class(COMMANDS[step.command])
         settings = build(kind, manifest["config"], str(root / MANIFEST))
         if isinstance(settings, InitialConfig):
+            settings = with_errors_of(settings, manifest["results"], str(root / MANIFEST))
             sets[name] = held_out.initial_labels(name, motion, settings)
         elif all((maker / MANIFEST).is_file() for maker in makers):
             held_out.detect(makers, name, settings.select)

@@ -36,12 +36,14 @@ class Pictures:
     def layers(self, frame: FrameRef, largest: int = LARGEST) -> dict[str, np.ndarray]:
         """Frame, depth, motion mask, label sets, detections and truth as pictures."""
         image = fit(read_image(frame.image_path(self.data)), self.width, largest)
-        output = read_npz(frame.file(folder(self.run, "motion_val"), ".npz"), ("mot_mask", "depth"))
+        path = frame.file(folder(self.run, "motion_val"), ".npz")
+        output = read_npz(path, ("depth",), ("mot_mask",))
         layers = {
             "frame": image,
             "depth": fit(draw_depth(output["depth"].astype(np.float32)), self.width, largest),
-            "motion": draw_motion(image, output["mot_mask"].astype(np.float32)),
         }
+        if "mot_mask" in output:
+            layers["motion"] = draw_motion(image, output["mot_mask"].astype(np.float32))
         index = self.findings.frames.index(frame)
         sets = {name: found[index] for name, found in self.findings.layers.items()}
         return layers | draw_sets(image, sets)

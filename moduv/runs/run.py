@@ -278,6 +278,8 @@ class Run:
         threshold = self._load(InitialConfig, "initial_labels").motion_threshold
         figures = inspect_motion(out, with_motion(out, self.split), threshold)
         self._refuse_unless_insisted(problems(figures, self.config.limits))
+        if figures.covered is None or figures.masked_frames is None:
+            return f"depth, {figures.relief:.0%} between its quartiles in the usual frame"
         return f"{figures.covered:.1%} of the pixels move, in {figures.masked_frames:.0%} of the frames"
 
     def _step(self, step: Step) -> str:

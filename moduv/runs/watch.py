@@ -129,12 +129,15 @@ class ValidationWatch:
 
     def _measure(self, triplets: Triplets) -> dict[str, float]:
         scratch = self.out / "validation"
-        found = predict_frames(self.model, triplets, self.config.losses, MotionPredictionConfig())
+        settings, has_mask = MotionPredictionConfig(), self.phase.has_mask
+        found = predict_frames(
+            self.model, triplets, self.config.losses, settings, has_mask=has_mask
+        )
         for frame, arrays in found:
             write_npz(frame.file(scratch, ".npz"), **arrays)
         truth = self.data / "truth" if (self.data / "truth").is_dir() else self.data
         metrics, _ = evaluate_motion_outputs(scratch, truth, self.frames)
-        wanted = ("depth/", "odometry/", "motion/") if self.phase.has_mask else ("depth/",)
+        wanted = ("depth/", "odometry/", "motion/") if has_mask else ("depth/",)
         return {f"val/{name}": v for name, v in metrics.items() if name.startswith(wanted)}
 
     def _draw(self, triplets: Triplets) -> dict[str, np.ndarray]:
