@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from moduv.depth.triplets import Triplets
 from moduv.depth.weights import save_modules
 from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
+from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, write_image
 from moduv.frames.splits import read_split, write_split
@@ -214,6 +216,23 @@ def test_weights_that_cannot_be_used_are_explained(
     (tmp_path / "begun/weights").mkdir(parents=True)
     (tmp_path / "begun/.manifest.json").write_text("{}")
     assert "the training is not finished" in refused(tmp_path / "begun/weights")
+
+
+def test_a_training_of_depth_and_ego_motion_alone_writes_no_mask(
+    street: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    split, settings = street / "splits/train_files.txt", config(1)
+    short = replace(settings, loops={"disp_init": settings.loops["disp_init"]})
+    train_stage1(street, split, tmp_path / "motion", short)
+    predict_motion(street, split, tmp_path / "motion", tmp_path / "out", MotionPredictionConfig())
+    found = outputs(tmp_path / "out")
+    assert len(found) == 8
+    assert all(set(arrays) == {"depth", "inv_K", "pose"} for arrays in found.values())
+    metrics, curve = evaluate_motion_outputs(tmp_path / "out", street / "truth", read_split(split))
+    assert curve is None
+    assert metrics["depth/abs_rel"] > 0
+    assert not any(name.startswith("motion/") for name in metrics)
 
 
 # --- how fast ---------------------------------------------------------------------------------------
