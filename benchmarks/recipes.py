@@ -1,7 +1,7 @@
 """Two presets of the rounds beside each other, from L0 to the final detector, seed by seed.
 
     bash scripts/quickstart.sh
-    python benchmarks/recipes.py --run save/street --data data/street [--presets street street_better]
+    python benchmarks/recipes.py --run save/street --data data/street [--presets street mine.yaml]
 
 All start from the run's L0. Trainings and labels are kept under `--out` and not repeated. Prints mean and
 standard deviation over the seeds on the held-out frames; the moving2mobile round is the same for all presets
@@ -39,7 +39,8 @@ def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str,
         data, split, mobile, first, load_preset(MobileLabelsConfig, preset, "mobile_labels")
     )
     merging = load_preset(AggregatedLabelsConfig, preset, "aggregated_labels")
-    aggregated_labels(data, split, train("large", first), train("small", first), second, merging)
+    large, small = train("large", first), train("small", first)
+    aggregated_labels(data, split, large, second, merging, small)
     return measure_detector(train("final", second), data)
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("save/street"))
     parser.add_argument("--data", type=Path, default=Path("data/street"))
     parser.add_argument("--out", type=Path, default=Path("save/recipes"))
-    parser.add_argument("--presets", nargs="+", default=["street", "street_better"])
+    parser.add_argument("--presets", nargs="+", default=["street"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     table: dict[str, list[dict[str, float]]] = {preset: [] for preset in options.presets}

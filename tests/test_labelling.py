@@ -57,7 +57,7 @@ def test_labels_are_those_of_all_detections(world: Path, tmp_path: Path) -> None
     )
     pick = MobileLabelsConfig(score_threshold=scores[0], nested=0.5)
     data, split = world / "frames", world / "split.txt"
-    aggregated_labels(data, split, world / "large", world / "small", tmp_path / "L2", merge)
+    aggregated_labels(data, split, world / "large", tmp_path / "L2", merge, world / "small")
     mobile_labels(data, split, world / "large", tmp_path / "L1", pick)
     frames = write_world(world, 5)
     for frame, first, second in zip(frames, large, small, strict=True):

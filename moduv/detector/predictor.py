@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -25,15 +26,31 @@ from moduv.instances.tracks import NOT_FOLLOWED, FrameTracker, TrackConfig, Trac
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class View:
+    """How a detector is shown an image; what it finds is told in the image's own pixels."""
+
+    scale: float = 1.0
+    """Of the network's usual input size."""
+    flip: bool = False
+    """Mirrored."""
+
+
 class Detector:
     """A Mask R-CNN in evaluation mode. It holds no state of a call, so threads may share it.
 
     Attributes:
         model: the network, on its device.
+        view: how it is shown every image.
     """
 
-    def __init__(self, model: GeneralizedRCNN) -> None:
+    def __init__(self, model: GeneralizedRCNN, view: View | None = None) -> None:
         self.model = model.eval()
+        self.view = view or View()
+
+    def seeing(self, view: View) -> Detector:
+        """The same network, shown another view of every image."""
+        return Detector(self.model, view)
 
     @property
     def device(self) -> torch.device:
@@ -166,21 +183,28 @@ class Detector:
     def _run(self, images: list[Tensor], score: float | None) -> list[Predictions]:
         """What the model's own `forward` does, but for the masks, which are not pasted at full size."""
         model: Any = self.model
-        heads = model.roi_heads
+        # Copies share the modules and have a threshold and sizes of their own.
+        heads, transform = copy.copy(model.roi_heads), copy.copy(model.transform)
         if score is not None:
-            # A copy shares the modules and has a threshold of its own.
-            heads = copy.copy(heads)
             heads.score_thresh = score
+        transform.min_size = tuple(round(side * self.view.scale) for side in transform.min_size)
+        transform.max_size = round(transform.max_size * self.view.scale)
+        if self.view.flip:
+            images = [image.flip(-1) for image in images]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        batch, _ = model.transform([image.to(self.device, non_blocking=True) for image in images])
+        batch, _ = transform([image.to(self.device, non_blocking=True) for image in images])
         features = model.backbone(batch.tensors)
         proposals, _ = model.rpn(batch, features)
         found, _ = heads(features, proposals, batch.image_sizes)
         masks = [entry.pop("masks")[:, 0] for entry in found]
-        found = model.transform.postprocess(found, batch.image_sizes, sizes)
+        found = transform.postprocess(found, batch.image_sizes, sizes)
         predictions = []
         for small, entry, size in zip(masks, found, sizes, strict=True):
             boxes = entry["boxes"].cpu()
+            if self.view.flip:
+                left, top, right, bottom = boxes.unbind(1)
+                boxes = torch.stack([size[1] - right, top, size[1] - left, bottom], 1)
+                small = small.flip(-1)
             crops = paste_masks(small, boxes, size)
             predictions.append(Predictions(crops, boxes, entry["scores"].cpu(), size))
         return predictions

@@ -198,6 +198,18 @@ def total(count: int) -> int:
     return round(share.item() * world_size())
 
 
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (N, …) of all ranks, rank after rank, N of each its own; every rank must call it."""
+    if world_size() == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=device())
+    counts = [int(one) for one in gather(count)]
+    padded = torch.zeros((max(counts), *rows.shape[1:]), dtype=rows.dtype, device=device())
+    padded[: len(rows)] = rows
+    parts = zip(gather(padded), counts, strict=True)
+    return torch.cat([part[:n].cpu() for part, n in parts])
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average gradients over the ranks in one message; a parameter unused on a rank counts as zero.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from moduv.detector.predictor import stream
+from moduv.detector.predictor import Detector, View, batches, stream
 from moduv.detector.weights import load_detector
 from moduv.engine import distributed
+<<<<<<< HEAD
 from moduv.engine.config import to_dict
+=======
+from moduv.engine.config import speed_only
+>>>>>>> 544622e (Labels from several views of a frame, boxes fitted to masks, thresholds by agreement)
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
@@ -22,13 +27,50 @@ from moduv.frames.images import image_size, read_image
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import is_labelled, statistics, write_labels
+from moduv.labels.agreement import agreed_score, found_in_all
 from moduv.labels.initial import InitialConfig, initial_labels
-from moduv.labels.predicted import without_nested
+from moduv.labels.predicted import fuse, with_fitted_boxes, without_nested
 from moduv.labels.snapped import snap_to_image
 from moduv.rounds.evidence import expected_errors, label_flow_frames, with_errors
 
 Select = Callable[..., Instances]
 """Makes the labels of a frame: (image (H, W, 3) uint8, the `Predictions` of each detector)."""
+SAMPLE = 240
+"""Frames, evenly spread, whose views choose a score threshold."""
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """How what a detector finds becomes labels. The defaults are the published way."""
+
+    views: tuple[View, ...] = ()
+    """Views of a frame beside the plain one; a score is the mean over all of them, a mask that of those in
+    which the object was found. A score threshold that is not set is chosen by their agreement."""
+    nested: float = 1.0
+    """Largest share that a label may have in common with a better one; 1: any, as published."""
+    fit_boxes: bool = False
+    """Fit the boxes to the masks; off in the published method, which takes those of the box head."""
+    snap: bool = False
+    """Fit the labels to the image's colours. Off in the published method."""
+    batch_size: int = speed_only(4)
+    workers: int = speed_only(2)
+    """Threads that decode images, and as many that select, snap and write."""
+
+    @property
+    def showing(self) -> dict[str, Any]:
+        """How frames are shown to a detector: options of `label_frames`."""
+        return {"views": self.views, "batch_size": self.batch_size, "workers": self.workers}
+
+    def finish(self, found: Instances, image: np.ndarray) -> Instances:
+        """Labels fitted to their image (H, W, 3) uint8 and their masks, without nested ones, where asked for."""
+        if self.snap:
+            found = snap_to_image(found, image)
+        if self.fit_boxes:
+            found = with_fitted_boxes(found)
+        return found if self.nested >= 1 else without_nested(found, self.nested)
+
+
+Config = TypeVar("Config", bound=LabelsConfig)
 
 
 def label_motion(
@@ -123,10 +165,11 @@ def label_frames(
     name: str,
     data: Path,
     split: Path,
-    detectors: Sequence[tuple[Path, float]],
+    detectors: Sequence[tuple[Path, float | None]],
     out: Path,
     select: Select,
     *,
+    views: Sequence[View] = (),
     batch_size: int,
     workers: int,
 ) -> dict[str, Any]:
@@ -142,6 +185,7 @@ def label_frames(
             below is neither given to the mask head nor pasted.
         out: label root.
         select: makes the labels of a frame.
+        views: of every frame, beside the plain one.
         batch_size: frames at once.
         workers: threads that decode images, and as many that select and write.
 
@@ -150,7 +194,7 @@ def label_frames(
     """
     frames = read_split(split)
     todo = distributed.unfinished(frames, batch_size, lambda frame: is_labelled(out, frame))
-    for _ in detect_frames(name, data, todo, detectors, out, select, batch_size, workers):
+    for _ in detect_frames(name, data, todo, detectors, out, select, batch_size, workers, views):
         pass
     distributed.barrier()
     numbers = statistics(out, frames)
@@ -167,6 +211,7 @@ def detect_frames(
     select: Select | None,
     batch_size: int,
     workers: int,
+    views: Sequence[View] = (),
 ) -> Iterator[tuple[FrameRef, tuple[Predictions, ...]]]:
     """Detections of every detector on any frames, in order; labels made of them are written on the way.
 
@@ -176,28 +221,86 @@ def detect_frames(
         frames: which.
         detectors: folders of rounds, each with its score threshold; None: the network's own.
         out: label root.
-        select: makes the labels of a frame; None: none are made.
+        select: makes the labels of a frame, of all its views; None: none are made.
         batch_size: frames at once.
         workers: threads that decode images, and as many that select and write.
+        views: of every frame, beside the plain one, whose detections these are.
     """
-    models = [load_detector(folder, distributed.device()) for folder, _ in detectors]
+    models = [model for folder, _ in detectors for model in viewers(folder, views)]
+    # An object's mean score may exceed a threshold that not all of its views do.
+    limits = [None if views else score for _, score in detectors for _ in range(1 + len(views))]
+    floors = [score or 0.0 for _, score in detectors]
     paths = [frame.image_path(data) for frame in frames]
-    found = stream(models, paths, [score for _, score in detectors], batch_size, workers)
+    found = stream(models, paths, limits, batch_size, workers)
     bar = progress(zip(frames, found, strict=True), desc=name, total=len(frames), unit="frame")
 
     def label(
         item: tuple[FrameRef, tuple[np.ndarray, tuple[Predictions, ...]]],
     ) -> tuple[FrameRef, tuple[Predictions, ...]]:
         frame, (image, predictions) = item
+        plain = predictions[:: 1 + len(views)]
         if select is not None and out is not None and not is_labelled(out, frame):
-            write_labels(out, frame, select(image, *predictions))
-        return frame, predictions
+            seen = batches(predictions, 1 + len(views))
+            fused = [fuse(one, floor) for one, floor in zip(seen, floors, strict=True)]
+            write_labels(out, frame, select(image, *fused))
+        return frame, plain
 
     yield from bounded_map(label, bar, workers)
 
 
-def refine(found: Instances, image: np.ndarray, *, snap: bool, nested: float) -> Instances:
-    """Labels fitted to their image (H, W, 3) uint8, and without nested ones, where asked for."""
-    if snap:
-        found = snap_to_image(found, image)
-    return found if nested >= 1 else without_nested(found, nested)
+def viewers(folder: Path, views: Sequence[View]) -> list[Detector]:
+    """A round's detector for the plain view of a frame, and for each further one."""
+    detector = load_detector(folder, distributed.device())
+    return [detector, *(detector.seeing(view) for view in views)]
+
+
+def with_agreed_scores(
+    config: Config, thresholds: Mapping[str, Path], data: Path, split: Path
+) -> Config:
+    """Settings whose score thresholds are all set: those that are not, by the agreement of views.
+
+    Every process must call it.
+
+    Args:
+        config: settings of a label set.
+        thresholds: names of their score thresholds, and the folder of the detector that each is for.
+        data: folder of the frames.
+        split: frames that will be labelled.
+
+    Raises:
+        InputError: when a threshold is not set and there is only one view.
+    """
+    unset = {name: folder for name, folder in thresholds.items() if getattr(config, name) is None}
+    if unset and not config.views:
+        raise InputError(
+            f"{next(iter(unset))!r} is not set, and one view of a frame has nothing to agree with; "
+            "set it, or add views."
+        )
+    frames = read_split(split)
+    sample = frames[:: max(1, len(frames) // SAMPLE)]
+    for name, folder in unset.items():
+        score: Any = _agreed_score(config, folder, data, sample)
+        say(f"  {name} {score:.3f}, above which most labels are found in every view")
+        config = replace(config, **{name: score})
+    return config
+
+
+def _agreed_score(
+    config: LabelsConfig, folder: Path, data: Path, frames: Sequence[FrameRef]
+) -> float:
+    """The score above which most of a detector's labels are found in every view of these frames."""
+    share = distributed.unfinished(frames, config.batch_size, lambda _: False)
+    models = viewers(folder, config.views)
+    paths = [frame.image_path(data) for frame in share]
+    found = stream(models, paths, [None] * len(models), config.batch_size, config.workers)
+    # Where a mask ends at a colour does not tell whether there is an object.
+    plain = replace(config, snap=False)
+    judged: list[tuple[float, bool]] = []
+    for image, views in progress(found, desc="agreement", total=len(share), unit="frame"):
+        labels = plain.finish(fuse(views).to_instances(), image)
+        seen = [plain.finish(view.to_instances(), image) for view in views]
+        assert labels.scores is not None
+        judged += zip(labels.scores.tolist(), found_in_all(labels, seen).tolist(), strict=True)
+    scores, agreed = np.array(distributed.gather(judged)).reshape(-1, 2).T
+    # Rounded, because the last digits of scores depend on the machine.
+    return round(agreed_score(scores, agreed), 3)

@@ -8,41 +8,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moduv.engine.config import speed_only
 from moduv.engine.stages import Stage
 from moduv.instances.instances import Instances, Predictions
 from moduv.labels.aggregated import AggregationConfig, aggregate_predictions
-from moduv.rounds.labelling import label_frames, refine
+from moduv.rounds.labelling import LabelsConfig, label_frames, with_agreed_scores
 
 
 @dataclass(frozen=True)
-class AggregatedLabelsConfig(AggregationConfig):
+class AggregatedLabelsConfig(AggregationConfig, LabelsConfig):
     """How L2 is made; the thresholds are the published ones."""
 
-    large_score: float = 0.9
-    small_score: float = 0.8
-    """Predictions of either detector with a score strictly above its threshold are merged."""
-    nested: float = 1.0
-    """Largest share that a label may have in common with a better one; 1: any, as published."""
-    snap: bool = False
-    """Fit the labels to the image's colours. Off in the published method."""
-    batch_size: int = speed_only(4)
-    workers: int = speed_only(2)
-    """Threads that decode images, and as many that merge, snap and write."""
+    large_score: float | None = 0.9
+    small_score: float | None = 0.8
+    """Predictions of either detector with a score strictly above its threshold become labels; None:
+    chosen by the views' agreement."""
 
-    def select(self, image: np.ndarray, large: Predictions, small: Predictions) -> Instances:
-        """Merge the confident predictions of both detectors on one image (H, W, 3) uint8."""
-        merged = aggregate_predictions(
-            large.above(self.large_score), small.above(self.small_score), self
-        )
-        return refine(merged, image, snap=self.snap, nested=self.nested)
+    def select(
+        self, image: np.ndarray, large: Predictions, small: Predictions | None = None
+    ) -> Instances:
+        """The confident predictions on one image (H, W, 3) uint8, merged where there are two detectors."""
+        found = large.above(self.large_score or 0.0)
+        if small is None:
+            return self.finish(found.to_instances(), image)
+        merged = aggregate_predictions(found, small.above(self.small_score or 0.0), self)
+        return self.finish(merged, image)
 
 
 def aggregated_labels(
-    data: Path, split: Path, large: Path, small: Path, out: Path, config: AggregatedLabelsConfig
+    data: Path,
+    split: Path,
+    large: Path,
+    out: Path,
+    config: AggregatedLabelsConfig,
+    small: Path | None = None,
 ) -> None:
     """Make L2: the merged predictions of the large-scale and the small-scale detector.
 
@@ -50,11 +52,20 @@ def aggregated_labels(
         data: folder of the frames.
         split: frames to label.
         large: folder of the round trained at full scale.
-        small: folder of the round trained on shrunken frames.
         out: label root; finished files are kept.
         config: thresholds and batch size.
+        small: folder of the round trained on shrunken frames; without it, L2 is what the other one finds.
     """
-    makers = [(large, config.large_score), (small, config.small_score)]
-    speed = {"batch_size": config.batch_size, "workers": config.workers}
-    stage = Stage("labels aggregated", out, config, (split, large, small), data)
-    stage.run(lambda: label_frames("L2", data, split, makers, out, config.select, **speed))
+    detectors = {"large_score": large} | ({} if small is None else {"small_score": small})
+    stage = Stage("labels aggregated", out, config, (split, *detectors.values()), data)
+    stage.run(lambda: _label(data, split, detectors, out, config))
+
+
+def _label(
+    data: Path, split: Path, detectors: dict[str, Path], out: Path, config: AggregatedLabelsConfig
+) -> dict[str, Any]:
+    settled = with_agreed_scores(config, detectors, data, split)
+    thresholds = {name: getattr(settled, name) for name in detectors}
+    makers = list(zip(detectors.values(), thresholds.values(), strict=True))
+    numbers = label_frames("L2", data, split, makers, out, settled.select, **settled.showing)
+    return {**numbers, "thresholds": thresholds}

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moduv.engine.config import speed_only
 from moduv.engine.stages import Stage
 from moduv.instances.instances import Instances, Predictions
-from moduv.rounds.labelling import label_frames, refine
+from moduv.rounds.labelling import LabelsConfig, label_frames, with_agreed_scores
 
 
 @dataclass(frozen=True)
-class MobileLabelsConfig:
+class MobileLabelsConfig(LabelsConfig):
     """How L1 is made."""
 
-    score_threshold: float = 0.5
-    """Detections with a score strictly above it become labels."""
-    nested: float = 1.0
-    """Largest share that a label may have in common with a better one; 1: any, as published."""
-    snap: bool = False
-    """Fit the labels to the image's colours. Off in the published method."""
-    batch_size: int = speed_only(4)
-    workers: int = speed_only(2)
-    """Threads that decode images, and as many that snap and write."""
+    score_threshold: float | None = 0.5
+    """Detections with a score strictly above it become labels; None: chosen by the views' agreement."""
 
     def select(self, image: np.ndarray, predictions: Predictions) -> Instances:
         """The labels among the predictions of one image (H, W, 3) uint8."""
-        found = predictions.to_instances(self.score_threshold)
-        return refine(found, image, snap=self.snap, nested=self.nested)
+        return self.finish(predictions.to_instances(self.score_threshold or 0.0), image)
 
 
 def mobile_labels(
@@ -49,7 +41,14 @@ def mobile_labels(
         out: label root; finished files are kept.
         config: threshold and batch size.
     """
-    makers = [(detector, config.score_threshold)]
-    speed = {"batch_size": config.batch_size, "workers": config.workers}
     stage = Stage("labels mobile", out, config, (split, detector), data)
-    stage.run(lambda: label_frames("L1", data, split, makers, out, config.select, **speed))
+    stage.run(lambda: _label(data, split, detector, out, config))
+
+
+def _label(
+    data: Path, split: Path, detector: Path, out: Path, config: MobileLabelsConfig
+) -> dict[str, Any]:
+    settled = with_agreed_scores(config, {"score_threshold": detector}, data, split)
+    makers = [(detector, settled.score_threshold)]
+    numbers = label_frames("L1", data, split, makers, out, settled.select, **settled.showing)
+    return {**numbers, "thresholds": {"score_threshold": settled.score_threshold}}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from moduv.detector.predictor import View
 from moduv.engine.files import json_list, read_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
@@ -33,7 +34,11 @@ class HeldOut:
     """Of the images of frames without labels."""
 
     def detect(
-        self, rounds: Sequence[Path], labels: str = "", select: Select | None = None
+        self,
+        rounds: Sequence[Path],
+        labels: str = "",
+        select: Select | None = None,
+        views: Sequence[View] = (),
     ) -> None:
         """Write `<round>.json`, the COCO results of one or more detectors, and the labels they make.
 
@@ -44,6 +49,7 @@ class HeldOut:
             rounds: folders of the detectors.
             labels: name of the label set, if they make one.
             select: makes the labels of a frame.
+            views: of every frame, beside the plain one, for the labels.
         """
         targets = [self.detections(folder.name) for folder in rounds]
         labelled = not labels or all(is_labelled(self.out / labels, frame) for frame in self.frames)
@@ -52,7 +58,7 @@ class HeldOut:
         name, makers = labels or rounds[0].name, [(folder, None) for folder in rounds]
         out = self.out / labels if labels else None
         found = detect_frames(
-            name, self.data, self.frames, makers, out, select, self.batch_size, workers=2
+            name, self.data, self.frames, makers, out, select, self.batch_size, 2, views
         )
         with ExitStack() as files:
             lists = [files.enter_context(json_list(path)) for path in targets]

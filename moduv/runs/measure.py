@@ -150,25 +150,28 @@ def with_motion(motion: Path, split: Path) -> list[FrameRef]:
 def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, Sequence[Instances]]:
     """L0, L1 and L2 of the held-out frames, made as those of the training frames were.
 
-    The settings are those in the manifest of each label set. A set that is not there, or that something
-    else made, is left out.
+    The settings are those in the manifest of each label set, with the thresholds that were chosen. A set
+    that is not there, or that something else made, is left out.
     """
     sets: dict[str, Sequence[Instances]] = {}
     for name, step in LABEL_SETS.items():
         root = folder(run, step.name)
         manifest = read_manifest(root)
-        makers = [folder(run, source) for source in step.reads.values()]
+        sources = [folder(run, source) for source in step.reads.values()]
+        # Without a small-scale detector, L2 was made from the other one alone.
+        makers = [source for source in sources if source.name in manifest.get("inputs", sources)]
         if manifest.get("stage") != step.command:
             if manifest:
                 say(f"  {name}: not measured, because {manifest.get('stage')!r} made {root}")
             continue
         kind = config_class(COMMANDS[step.command])
-        settings = build(kind, manifest["config"], str(root / MANIFEST))
+        settled = {**manifest["config"], **manifest["results"].get("thresholds", {})}
+        settings = build(kind, settled, str(root / MANIFEST))
         if isinstance(settings, InitialConfig):
             settings = with_errors_of(settings, manifest["results"], str(root / MANIFEST))
             sets[name] = held_out.initial_labels(name, motion, settings)
         elif all((maker / MANIFEST).is_file() for maker in makers):
-            held_out.detect(makers, name, settings.select)
+            held_out.detect(makers, name, settings.select, settings.views)
             sets[name] = held_out.labels(name)
     return sets
 
