@@ -103,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     detector = options.run / "R3_Final"
-    pair = options.run / "R2_L2S_large", options.run / "R2_L2S_small"
+    large, small = options.run / "R2_L2S_large", detector
     frames = read_split(options.data / "splits/val_files.txt")[: options.frames]
     one = MobileLabelsConfig(score_threshold=THRESHOLD, batch_size=8)
     two = AggregatedLabelsConfig(large_score=LARGE, small_score=SMALL, batch_size=8)
@@ -115,11 +115,11 @@ def main() -> None:
         write_split(few, frames[:8])
         one_at_a_time(detector, data, frames[:4], root / "warm")  # the first calls compile
         mobile_labels(data, few, detector, root / "warm_ours", one)
-        aggregated_labels(data, few, *pair, root / "warm_two", two)
+        aggregated_labels(data, few, large, root / "warm_two", two, small)
         works = {
             "ours": lambda: mobile_labels(data, split, detector, root / "ours", one),
             "one at a time": lambda: one_at_a_time(detector, data, frames, root / "plain"),
-            "ours, L2": lambda: aggregated_labels(data, split, *pair, root / "two", two),
+            "ours, L2": lambda: aggregated_labels(data, split, large, root / "two", two, small),
         }
         found = {name: measure(work) for name, work in works.items()}
         assert_same(root, frames)

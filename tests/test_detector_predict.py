@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import moduv.detector.predictor as prediction
+from moduv.detector.config import detector_config
 from moduv.detector.model import build_detector
 from moduv.detector.pasting import paste_masks
-from moduv.detector.predictor import Detector, stream
+from moduv.detector.predictor import Detector, View, stream
 from moduv.frames.images import read_image
 from moduv.instances import rle
 from moduv.instances.crops import dense_masks
@@ -157,3 +159,37 @@ def test_threads_share_a_detector_with_thresholds_of_their_own(models: list[Mask
     for score, one in zip(scores, found, strict=True):
         assert len(one) == len(alone[score])
         assert all(one.scores > score)
+
+
+def test_a_mirrored_view_finds_in_the_image_what_lies_mirrored(models: list[MaskRCNN]) -> None:
+    detector = Detector(models[0])
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    found = detector.seeing(View(flip=True)).predictions([image])[0]
+    expected = detector.predictions([mirrored])[0]
+    assert len(found) > 3
+    torch.testing.assert_close(found.scores, expected.scores)
+    x0, y0, x1, y1 = expected.boxes.unbind(1)
+    torch.testing.assert_close(found.boxes, torch.stack([WIDTH - x1, y0, WIDTH - x0, y1], 1))
+    torch.testing.assert_close(found.masks, expected.masks.flip(-1))
+
+
+def test_a_larger_view_is_told_in_the_images_pixels(models: list[MaskRCNN]) -> None:
+    detector = Detector(models[0])
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    found = detector.seeing(View(scale=1.5)).predictions([image])[0]
+    large = build_like(models[0], min_size=round(HEIGHT * 1.5), max_size=round(WIDTH * 1.5))
+    expected = Detector(large).predictions([image])[0]
+    assert found.size == (HEIGHT, WIDTH)
+    torch.testing.assert_close(found.boxes, expected.boxes)
+    assert found.boxes[:, 2].max() > WIDTH * 0.8
+    plain = detector.predictions([image])[0]
+    assert plain.boxes.shape != found.boxes.shape or not torch.equal(plain.boxes, found.boxes)
+
+
+def build_like(model: MaskRCNN, min_size: int, max_size: int) -> MaskRCNN:
+    """The same network for an input of another size."""
+    config = replace(detector_config("street"), min_size=min_size, max_size=max_size)
+    other = build_detector(config)
+    other.load_state_dict(model.state_dict())
+    return other

@@ -12,6 +12,7 @@ import torch
 from detector_world import HEIGHT, WIDTH, predict, write_detectors, write_world
 
 import moduv.rounds.labelling as labelling
+from moduv.detector.predictor import View
 from moduv.detector.weights import load_detector
 from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
@@ -19,7 +20,7 @@ from moduv.frames.images import read_image
 from moduv.frames.splits import write_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import read_labels
-from moduv.rounds.large2small import AggregatedLabelsConfig
+from moduv.rounds.large2small import AggregatedLabelsConfig, aggregated_labels
 from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
 from moduv.runs.heldout import HeldOut
 from moduv.runs.measure import label_sets
@@ -150,6 +151,27 @@ def test_held_out_labels_follow_the_settings_of_the_training_labels(
     assert list(measured) == ["L1"]  # the others were not made
     for frame, labels in zip(held.frames, measured["L1"], strict=True):
         assert labels.masks == read_labels(made, frame).masks
+
+
+def test_held_out_labels_have_the_threshold_that_was_chosen_and_the_makers_that_were_there(
+    run: Path, tmp_path: Path
+) -> None:
+    """L2 of one detector, whose threshold no preset holds."""
+    write_detectors(tmp_path, "R2_L2S_large")
+    write_split(tmp_path / "split.txt", held_out(run, tmp_path, 4).frames)
+    settings = AggregatedLabelsConfig(
+        large_score=None, views=(View(flip=True),), nested=0.4, fit_boxes=True
+    )
+    made, maker = tmp_path / "L2_pseudo_labels", tmp_path / "R2_L2S_large"
+    aggregated_labels(run / "frames", tmp_path / "split.txt", maker, made, settings)
+    held = held_out(run, tmp_path / "evaluation", 4)
+    measured = label_sets(tmp_path, tmp_path / "motion_val", held)
+    for frame, labels in zip(held.frames, measured["L2"], strict=True):
+        assert labels.masks == read_labels(made, frame).masks
+    # Detections are those of the plain view.
+    plain = predict(load_detector(maker), held.frames, held.data)
+    for found, (_, expected) in zip(held.found("R2_L2S_large"), plain, strict=True):
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
 
 
 def test_label_sets_of_other_makers_are_left_out(

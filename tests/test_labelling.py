@@ -11,11 +11,17 @@ import pytest
 import torch
 from detector_world import predict, write_detectors, write_world
 
+from moduv.detector.predictor import View
 from moduv.detector.weights import load_detector
+from moduv.engine import hardware
+from moduv.engine.cores import run_on_cores
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_json
 from moduv.frames.images import read_image
 from moduv.frames.splits import write_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import read_labels, statistics
+from moduv.labels.predicted import fuse
 from moduv.rounds.labelling import label_frames
 from moduv.rounds.large2small import AggregatedLabelsConfig, aggregated_labels
 from moduv.rounds.moving2mobile import MobileLabelsConfig, mobile_labels
@@ -104,3 +110,65 @@ def test_what_was_interrupted_ends_with_the_same_bytes(
             path.unlink()
     mobile_labels(*given)
     assert {path: path.read_bytes() for path in whole} == whole
+
+
+VIEWS = (View(flip=True), View(scale=1.5))
+
+
+def test_labels_of_several_views_are_those_of_their_mean(world: Path, tmp_path: Path) -> None:
+    pick = MobileLabelsConfig(score_threshold=0.4, views=VIEWS, fit_boxes=True, nested=0.3)
+    mobile_labels(world / "frames", world / "split.txt", world / "large", tmp_path, pick)
+    detector, frames = load_detector(world / "large"), write_world(world, 5)
+    root = world / "frames"
+    shown = [detector, *(detector.seeing(view) for view in VIEWS)]
+    views = [list(predict(each, frames, root, batch_size=4)) for each in shown]
+    count = 0
+    for number, frame in enumerate(frames):
+        image = read_image(frame.image_path(root))
+        expected = pick.select(image, fuse([view[number][1] for view in views]))
+        assert_equal(read_labels(tmp_path, frame), expected)
+        count += len(expected)
+    assert count > 0
+
+
+def test_without_a_small_detector_l2_is_what_the_large_one_finds(
+    world: Path, tmp_path: Path
+) -> None:
+    score = middle_score(everything(world, "large"))
+    alone = AggregatedLabelsConfig(large_score=score, small_score=None, nested=0.5)
+    pick = MobileLabelsConfig(score_threshold=score, nested=0.5)
+    data, split = world / "frames", world / "split.txt"
+    aggregated_labels(data, split, world / "large", tmp_path / "L2", alone)
+    mobile_labels(data, split, world / "large", tmp_path / "L1", pick)
+    for frame in write_world(world, 5):
+        assert_equal(read_labels(tmp_path / "L2", frame), read_labels(tmp_path / "L1", frame))
+
+
+def test_a_threshold_that_is_not_set_is_chosen_once_for_all_processes(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pick = MobileLabelsConfig(score_threshold=None, views=VIEWS, nested=0.5, batch_size=2)
+    given = {"data": world / "frames", "split": world / "split.txt", "detector": world / "large"}
+    mobile_labels(**given, out=tmp_path / "one", config=pick)
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "memory", lambda: 8.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    path = "moduv.rounds.moving2mobile:mobile_labels"
+    run_on_cores(path, {**given, "out": tmp_path / "two", "config": pick})
+    one, two = (
+        read_json(tmp_path / name / "manifest.json")["results"]["thresholds"]["score_threshold"]
+        for name in ("one", "two")
+    )
+    # The last digit depends on the number of threads.
+    assert one == pytest.approx(two, abs=0.002)
+    assert 0 < one < 1
+    for frame in write_world(world, 5):
+        scores = read_labels(tmp_path / "one", frame).scores
+        assert scores is None or (scores > one).all()
+
+
+def test_one_view_chooses_no_threshold(world: Path, tmp_path: Path) -> None:
+    pick = MobileLabelsConfig(score_threshold=None)
+    with pytest.raises(InputError, match="'score_threshold' is not set, and one view"):
+        mobile_labels(world / "frames", world / "split.txt", world / "large", tmp_path, pick)
+    assert not any(tmp_path.iterdir())

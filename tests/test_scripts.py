@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[1]
 STAGES = {
     "1_initial_labels": ["motion train", "motion predict", "labels initial"],
     "2_moving2mobile": ["round moving2mobile", "labels mobile"],
-    "3_large2small": ["round large", "round small", "labels aggregated"],
+    "3_large2small": ["round large", "labels aggregated"],
     "4_final": ["round final"],
     "5_evaluate": ["motion predict", "measure", "report"],
 }
@@ -60,6 +60,25 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(
     assert done.returncode == 0, done.stderr
     assert commands(done.stdout) == expected
     assert not any(tmp_path.iterdir())
+
+
+def test_a_preset_leaves_out_steps_and_what_they_would_be_read_by(tmp_path: Path) -> None:
+    """The small detector is trained in `paper`, and not in `street`."""
+    published = script("3_large2small", "--dry-run", "--preset", "paper")
+    assert commands(published.stdout) == ["round large", "round small", "labels aggregated"]
+    assert "--small save/street/R2_L2S_small" in published.stdout
+    street = script("3_large2small", "--dry-run")
+    assert "R2_L2S_small" not in street.stdout
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: street\nsteps: {small: true}\n")
+    again = script("3_large2small", "--dry-run", "--preset", mine)
+    assert commands(again.stdout) == commands(published.stdout)
+    for wrong in ("{large: false}", "{tiny: false}", "{small: 0}"):
+        mine.write_text(f"extends: street\nsteps: {wrong}\n")
+        done = script("3_large2small", "--dry-run", "--preset", mine)
+        assert done.returncode == 2
+        assert "write true or false for one of ['small']" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["0_download_ckpts", *STAGES, "quickstart", "slurm_chain"])

@@ -201,13 +201,20 @@ class Detector:
         predictions = []
         for small, entry, size in zip(masks, found, sizes, strict=True):
             boxes = entry["boxes"].cpu()
-            if self.view.flip:
-                left, top, right, bottom = boxes.unbind(1)
-                boxes = torch.stack([size[1] - right, top, size[1] - left, bottom], 1)
-                small = small.flip(-1)
             crops = paste_masks(small, boxes, size)
-            predictions.append(Predictions(crops, boxes, entry["scores"].cpu(), size))
+            one = Predictions(crops, boxes, entry["scores"].cpu(), size)
+            predictions.append(mirrored(one) if self.view.flip else one)
         return predictions
+
+
+def mirrored(found: Predictions) -> Predictions:
+    """The predictions of a mirrored image in the image's own pixels."""
+    left, top, right, bottom = found.boxes.unbind(1)
+    width = found.size[1]
+    boxes = torch.stack([width - right, top, width - left, bottom], 1)
+    return Predictions(
+        [crop.mirrored(width) for crop in found.crops], boxes, found.scores, found.size
+    )
 
 
 def stream(

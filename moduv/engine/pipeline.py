@@ -61,6 +61,8 @@ class Step:
     """The option that names its output."""
     former: str = ""
     """Folder of its output in runs of version 0.1, where it had another name."""
+    optional: bool = False
+    """Whether a preset may leave it out: `steps: {NAME: false}`."""
 
     def output(self, run: Path) -> Path:
         """The folder of its output in a run."""
@@ -102,6 +104,30 @@ def select(chain: Sequence[Step], names: Iterable[str]) -> list[Step]:
         known = ", ".join(step.name for step in chain)
         raise InputError(f"step {unknown[0]!r} is unknown; choose among {known}.")
     return [step for step in chain if step.name in wanted]
+
+
+def without(chain: Sequence[Step], switches: Mapping[str, Any]) -> tuple[Step, ...]:
+    """A chain without the steps that are switched off, and without the options that name their outputs.
+
+    Args:
+        chain: steps, in order.
+        switches: false for every step that is left out, by its name: the section `steps` of a preset.
+
+    Raises:
+        InputError: for a step that is not in the chain or not optional, and for another value.
+    """
+    known = {step.name for step in chain if step.optional}
+    for name, on in switches.items():
+        if name not in known or not isinstance(on, bool):
+            raise InputError(
+                f"steps: {name!r:.80} is {on!r:.80}; write true or false for one of {sorted(known)}."
+            )
+    off = {name for name, on in switches.items() if not on}
+    return tuple(
+        dataclasses.replace(step, reads={o: s for o, s in step.reads.items() if s not in off})
+        for step in chain
+        if step.name not in off
+    )
 
 
 def options(step: Step, chain: Sequence[Step], place: Place) -> dict[str, Path]:

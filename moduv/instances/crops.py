@@ -64,6 +64,11 @@ class Crop:
         pixels = self.pixels[rows[y, None] - self.top, columns[None, x] - self.left]
         return Crop(top + int(y[0]), left + int(x[0]), pixels)
 
+    def mirrored(self, width: int) -> Crop:
+        """The mask in the mirrored image, whose width is given."""
+        left = width - self.left - self.pixels.shape[1]
+        return Crop(self.top, left, np.ascontiguousarray(self.pixels[:, ::-1]))
+
     def box(self) -> tuple[int, int, int, int]:
         """The continuous XYXY box around the pixels that are not zero. The mask must have some."""
         left, top, right, bottom = rle.extent(self.pixels)

@@ -7,10 +7,11 @@ prepared frames; the numbered scripts are faces of it. It needs nothing installe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
-from moduv.engine.pipeline import Place, Step, command_lines, execute, select
+from moduv.engine.pipeline import Place, Step, command_lines, execute, select, without
 from moduv.runs.catalogue import COMMANDS
 
 RENDER = Step("street", "street render", "", "Street world", takes=("root",), out="")
@@ -33,7 +34,11 @@ ROUNDS = (
         reads={"detector": "moving2mobile"},
     ),
     Step("large", "round large", "R2_L2S_large", "Large2Small, large", reads={"labels": "L1"}),
-    Step("small", "round small", "R2_L2S_small", "Large2Small, small", reads={"labels": "L1"}),
+    Step(
+        *("small", "round small", "R2_L2S_small", "Large2Small, small"),
+        reads={"labels": "L1"},
+        optional=True,
+    ),
     Step(
         *("L2", "labels aggregated", "L2_pseudo_labels", "L2"),
         reads={"large": "large", "small": "small"},
@@ -84,6 +89,13 @@ DETECTIONS = "Final_pseudo_labels"
 """Folder of what the final detector finds on all frames of such a run."""
 
 
+def chain_of(preset: str) -> tuple[Step, ...]:
+    """All steps, but for those that a preset leaves out."""
+    from moduv.engine.config import read_preset  # a chain can be printed where nothing is installed
+
+    return without((RENDER, *MODUV), read_preset(preset).get("steps", {}))
+
+
 def folder(run: Path, name: str) -> Path:
     """The output folder of a step in a run, by the step's name."""
     (step,) = select(MODUV, [name])
@@ -100,7 +112,7 @@ def stage_folders(run: Path) -> dict[str, Path]:
 def main(words: list[str] | None = None) -> int:
     """Run or print steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m moduv.runs.chains", description=__doc__)
-    chain = (RENDER, *MODUV)
+    chain: tuple[Step, ...] = (RENDER, *MODUV)
     parser.add_argument("steps", nargs="+", choices=[step.name for step in chain], metavar="STEP")
     for name in ("run", "data", "train", "val"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -119,7 +131,10 @@ def main(words: list[str] | None = None) -> int:
         {on: path for on, path in annotations.items() if path},
         given.report,
     )
-    steps = select(chain, given.steps)
+    wanted = {step.name for step in select(chain, given.steps)}
+    with contextlib.suppress(ModuleNotFoundError):
+        chain = chain_of(given.preset)
+    steps = [step for step in chain if step.name in wanted]
     lines = command_lines(steps, chain, place, COMMANDS, given.preset, given.processes)
     if given.dry_run:
         for line in lines:

@@ -45,8 +45,8 @@ from moduv.runs.chains import (
     FINAL,
     FRAMES,
     LABEL_SETS,
-    MODUV,
     ROUNDS,
+    chain_of,
     folder,
     stage_folders,
 )
@@ -162,7 +162,12 @@ class Run:
     def parts(self) -> dict[str, Callable[[], str]]:
         """All steps in order, by their titles; each returns what it found in words."""
         special = {"motion": self._motion, "motion_outputs": self._outputs}
-        rounds = {step.title: partial(special.get(step.name, self._step), step) for step in ROUNDS}
+        titles = {step.title for step in ROUNDS}
+        rounds = {
+            step.title: partial(special.get(step.name, self._step), step)
+            for step in chain_of(self.preset)
+            if step.title in titles
+        }
         return {
             "Frames": self._frames,
             **rounds,
@@ -225,7 +230,8 @@ class Run:
 
     def _perform(self, step: Step, **changes: Any) -> Path:
         """Run a step of the chain; returns its folder."""
-        perform(step, MODUV, self.place, COMMANDS[step.command], self.preset, **changes)
+        chain, entry = chain_of(self.preset), COMMANDS[step.command]
+        perform(step, chain, self.place, entry, self.preset, **changes)
         return folder(self.out, step.name)
 
     def _load(self, kind: type[Config], section: str) -> Config:

@@ -1,0 +1,143 @@
+"""Labels from predictions: views fused, boxes fitted to masks, thresholds chosen where views agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moduv.instances.crops import Crop
+from moduv.instances.instances import Instances, Predictions
+from moduv.labels.agreement import agreed_score, found_in_all
+from moduv.labels.predicted import fuse, with_fitted_boxes
+
+SIZE = (40, 60)
+Box = tuple[int, int, int, int]
+
+
+def seen(*found: tuple[Box, float], value: float = 0.9) -> Predictions:
+    """What a detector says of one view: boxes with scores, filled by masks of one probability."""
+    crops = [
+        Crop(top, left, np.full((bottom - top, right - left), value, np.float32))
+        for (left, top, right, bottom), _ in found
+    ]
+    boxes = torch.tensor([box for box, _ in found], dtype=torch.float32).reshape(-1, 4)
+    return Predictions(crops, boxes, torch.tensor([score for _, score in found]), SIZE)
+
+
+def test_an_object_has_the_mean_score_of_all_views_and_errors_of_one_view_sink() -> None:
+    first = seen(((10, 10, 20, 20), 0.9), ((30, 5, 40, 15), 0.6))
+    second = seen(((11, 10, 21, 20), 0.6))
+    third = seen(((10, 10, 20, 20), 0.3), ((2, 30, 9, 38), 0.2))
+    fused = fuse([first, second, third])
+    np.testing.assert_allclose(fused.scores, [0.6, 0.2, 0.2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(fused.boxes[0], [10 + 1 / 3, 10, 20 + 1 / 3, 20], rtol=1e-6)
+    np.testing.assert_allclose(fused.boxes[1], [30, 5, 40, 15])
+    assert len(fuse([first, second, third], score=0.1)) == 2
+    assert len(fuse([first, second, third], score=0.6)) == 0
+
+
+def test_a_mask_is_the_mean_of_the_views_that_found_the_object() -> None:
+    first, second = seen(((10, 10, 20, 20), 0.6)), seen(((10, 10, 20, 14), 0.2), value=0.1)
+    (alone,) = fuse([first, seen()]).crops
+    np.testing.assert_allclose(alone.pixels, 0.9, rtol=1e-6)
+    # Boxes of 100 and 40 pixels do not overlap enough to be the same object.
+    assert len(fuse([first, second])) == 2
+    wide = seen(((12, 10, 22, 20), 0.2), value=0.5)
+    (both,) = fuse([first, wide]).crops
+    assert (both.top, both.left, both.pixels.shape) == (10, 10, (10, 12))
+    np.testing.assert_allclose(both.pixels[0], [0.675] * 2 + [0.8] * 8 + [0.125] * 2, rtol=1e-5)
+
+
+def test_a_detection_belongs_to_one_object_only() -> None:
+    neighbours = seen(((10, 10, 20, 20), 0.9), ((13, 10, 23, 20), 0.8))
+    between = seen(((11, 10, 21, 20), 0.6))
+    np.testing.assert_allclose(fuse([neighbours, between]).scores, [0.75, 0.4], rtol=1e-6)
+
+
+def test_nothing_and_a_single_view_stay_as_they_are() -> None:
+    assert len(fuse([seen(), seen()])) == 0
+    alone = seen(((1, 2, 3, 4), 0.5))
+    assert fuse([alone]) is alone
+
+
+boxes_of_views = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 25), st.integers(2, 15), st.floats(0.06, 1.0)),
+        max_size=5,
+    ),
+    min_size=2,
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes_of_views)
+def test_fused_scores_fall_and_hold_all_that_views_say(
+    given_views: list[list[tuple[int, int, int, float]]],
+) -> None:
+    views = [seen(*(((x, y, x + s, y + s), p) for x, y, s, p in view)) for view in given_views]
+    fused = fuse(views)
+    assert (fused.scores.diff() <= 1e-6).all()
+    total = sum(float(view.scores.sum()) for view in views)
+    assert float(fused.scores.sum()) == pytest.approx(total / len(views), rel=1e-4)
+    assert max(map(len, views)) <= len(fused) <= sum(map(len, views))
+    for crop in fused.crops:
+        assert crop.pixels.max() <= 0.9 + 1e-4
+
+
+def test_boxes_fit_masks_and_empty_masks_are_dropped() -> None:
+    masks = np.zeros((3, *SIZE), bool)
+    masks[0, 5:9, 10:30] = True
+    masks[2, 1, 1] = True
+    rough = np.array([[8, 0, 33, 12], [0, 0, 5, 5], [0, 0, 4, 4]], np.float32)
+    found = Instances.from_dense(masks, rough, np.array([0.3, 0.2, 0.1]))
+    fitted = with_fitted_boxes(found.with_columns(track=[4, 5, 6]))
+    assert fitted.boxes.tolist() == [[10, 5, 30, 9], [1, 1, 2, 2]]
+    np.testing.assert_allclose(fitted.scores, [0.3, 0.1])
+    assert fitted.columns["track"].tolist() == [4, 6]
+    assert len(with_fitted_boxes(found[:0])) == 0
+
+
+def test_a_label_is_agreed_on_when_every_view_has_it() -> None:
+    labels = seen(((10, 10, 20, 20), 0.9), ((30, 5, 40, 15), 0.6)).to_instances()
+    shifted = seen(((12, 10, 22, 20), 0.3)).to_instances()
+    assert found_in_all(labels, [labels, labels]).tolist() == [True, True]
+    assert found_in_all(labels, [labels, shifted]).tolist() == [True, False]
+    assert found_in_all(labels, [seen().to_instances()]).tolist() == [False, False]
+    assert found_in_all(labels[:0], [labels]).tolist() == []
+
+
+@pytest.mark.parametrize("place", [0.15, 0.4, 0.8])
+def test_the_threshold_lies_where_most_labels_are_found_again(place: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(4000)
+    # A label is found again with a probability that rises through one half at `place`.
+    chance = 1 / (1 + np.exp((place - scores) / 0.03))
+    found = rng.random(4000) < chance
+    assert agreed_score(scores, found) == pytest.approx(place, abs=0.02)
+
+
+def test_without_doubt_all_labels_are_kept_and_without_agreement_none() -> None:
+    scores = np.array([0.1, 0.5, 0.9])
+    assert agreed_score(scores, np.ones(3, bool)) == 0.0
+    assert not (scores > agreed_score(scores, np.zeros(3, bool))).any()
+    assert agreed_score(np.zeros(0), np.zeros(0, bool)) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.8]), st.booleans()), min_size=1),
+    st.randoms(),
+)
+def test_the_threshold_does_not_depend_on_the_order(
+    judged: list[tuple[float, bool]], random: np.random.Generator
+) -> None:
+    scores, found = np.array(judged).T
+    order = np.array(random.sample(range(len(judged)), len(judged)))  # type: ignore[attr-defined]
+    assert agreed_score(scores, found) == agreed_score(scores[order], found[order])
+    # What is kept is found by most: the rising fit means that every upper part of it is, too.
+    kept = found[scores > agreed_score(scores, found)]
+    assert not len(kept) or kept.mean() > 0.5
