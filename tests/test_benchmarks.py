@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from moduv.frames.clip import with_neighbours
 from moduv.frames.splits import read_split
 from moduv.geometry import photometric
 from moduv.instances.coco import group_by_image, select_truth
+from moduv.instances.instances import Instances
 from moduv.motion.networks.motion_fields import FRAMES, MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +47,38 @@ def detector() -> ModuleType:
 @pytest.fixture(scope="module")
 def scale() -> ModuleType:
     return load("scale")
+
+
+@pytest.fixture(scope="module")
+def ladder() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return load("ladder")
+    finally:
+        sys.path.pop(0)
+
+
+def boxed(*places: tuple[int, int, int, int], score: float = 0.5) -> Instances:
+    masks = np.zeros((len(places), 40, 60), bool)
+    for mask, (left, top, right, bottom) in zip(masks, places, strict=True):
+        mask[top:bottom, left:right] = True
+    return Instances.from_dense(masks, scores=np.full(len(places), score))
+
+
+def test_each_rung_of_the_ladder_makes_one_thing_true(ladder: ModuleType) -> None:
+    near, wrong = (11, 10, 21, 20), (40, 5, 50, 15)
+    found, missed = (10, 10, 20, 20), (30, 25, 40, 35)
+    labels, truth = boxed(near, wrong), boxed(found, missed, score=1.0)
+    places = {
+        oracle.__name__: [tuple(int(edge) for edge in box) for box in oracle(labels, truth).boxes]
+        for oracle in ladder.L2_ORACLES.values()
+    }
+    assert places == {
+        "exact": [wrong, found],
+        "without_wrong": [near],
+        "exact_without_wrong": [found],
+        "with_missing": [near, wrong, missed],
+    }
 
 
 @pytest.mark.parametrize("phase", ["disp_init", "mask_init", "fine_tune"])
