@@ -45,8 +45,9 @@ ROUNDS = ("moving2mobile", "large", "small", "final")
 PRESET = """
 extends: street
 initial_labels: {motion_threshold: 0.4, snap: false}
-mobile_labels: {snap: false}
-aggregated_labels: {snap: false}
+steps: {small: true}
+mobile_labels: {score_threshold: 0.12, views: []}
+aggregated_labels: {large_score: 0.15, small_score: 0.1, views: []}
 """
 """Untrained masks lie a little below 0.5 everywhere; snapping would take most of the time."""
 LAUNCH = """

@@ -14,7 +14,7 @@ from moduv.frames.images import Picture, as_image, write_image
 from moduv.instances.instances import Instances
 from moduv.rounds.recipe import RoundConfig
 from moduv.runs.catalogue import COMMANDS
-from moduv.runs.chains import MODUV, RENDER, folder
+from moduv.runs.chains import MODUV, RENDER, chain_of, folder
 from moduv.runs.run import run_videos
 from moduv.visual.drawing import draw_instances, instance_color
 
@@ -71,6 +71,8 @@ def run_steps(
 ) -> None:
     """Run steps of the chain on prepared frames, as the numbered scripts do; finished ones are kept.
 
+    Steps that the preset leaves out are left out.
+
     Args:
         steps: names, such as `motion`, `L0`, `moving2mobile`, `evaluation`; see `moduv.runs.chains`.
         run: folder of the run.
@@ -86,9 +88,10 @@ def run_steps(
     # Held-out frames may be without ground truth; the upper bound cannot.
     annotations = {k: path for k, path in known.items() if k == "train" or path.is_file()}
     place = Place(Path(run), data, splits, annotations, Path(run))
-    chain = (RENDER, *MODUV)
-    for step in select(chain, steps):
-        perform(step, chain, place, COMMANDS[step.command], preset)
+    chain, wanted = chain_of(preset), {step.name for step in select((RENDER, *MODUV), steps)}
+    for step in chain:
+        if step.name in wanted:
+            perform(step, chain, place, COMMANDS[step.command], preset)
 
 
 def train_round(
