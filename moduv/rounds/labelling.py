@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from moduv.detector.predictor import Detector, View, batches, stream
 from moduv.detector.weights import load_detector
@@ -301,6 +302,7 @@ def _agreed_score(
         seen = [plain.finish(view.to_instances(), image) for view in views]
         assert labels.scores is not None
         judged += zip(labels.scores.tolist(), found_in_all(labels, seen).tolist(), strict=True)
-    scores, agreed = np.array(distributed.gather(judged)).reshape(-1, 2).T
+    rows = torch.tensor(judged, dtype=torch.float64).reshape(-1, 2)
+    scores, agreed = distributed.gather_rows(rows).numpy().T
     # Rounded, because the last digits of scores depend on the machine.
     return round(agreed_score(scores, agreed), 3)
