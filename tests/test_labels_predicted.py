@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moduv.instances.crops import Crop
 from moduv.instances.instances import Instances, Predictions
-from moduv.labels.agreement import agreed_score, found_in_all
+from moduv.labels.agreement import agreed_score, found_again
 from moduv.labels.predicted import fuse, with_fitted_boxes
 
 SIZE = (40, 60)
@@ -101,13 +101,13 @@ def test_boxes_fit_masks_and_empty_masks_are_dropped() -> None:
     assert len(with_fitted_boxes(found[:0])) == 0
 
 
-def test_a_label_is_agreed_on_when_every_view_has_it() -> None:
+def test_a_label_is_found_again_where_a_view_has_it() -> None:
     labels = seen(((10, 10, 20, 20), 0.9), ((30, 5, 40, 15), 0.6)).to_instances()
-    shifted = seen(((12, 10, 22, 20), 0.3)).to_instances()
-    assert found_in_all(labels, [labels, labels]).tolist() == [True, True]
-    assert found_in_all(labels, [labels, shifted]).tolist() == [True, False]
-    assert found_in_all(labels, [seen().to_instances()]).tolist() == [False, False]
-    assert found_in_all(labels[:0], [labels]).tolist() == []
+    shifted = seen(((12, 10, 22, 20), 0.3), ((36, 5, 46, 15), 0.9)).to_instances()
+    assert found_again(labels, labels).tolist() == [True, True]
+    assert found_again(labels, shifted).tolist() == [True, False]
+    assert found_again(labels, seen().to_instances()).tolist() == [False, False]
+    assert found_again(labels[:0], labels).tolist() == []
 
 
 @pytest.mark.parametrize("place", [0.15, 0.4, 0.8])

@@ -1,14 +1,13 @@
-"""A score threshold without ground truth: where the views of a frame begin to agree.
+"""A score threshold without ground truth: where one more view of a frame would rather agree than not.
 
-A detector that sees a frame mirrored or at another size makes other errors and finds the same objects. At
-high scores nearly every label is found in every view, at low ones hardly any. A label is kept where, at its
-score, most are found in every view: where it is more likely an object than an error. Like a share of two
-observers' finds, this counts nothing that one could know from ground truth only.
+A detector that sees a frame mirrored or at another size makes other errors and finds the same objects.
+Each view judges in turn what the others say together: of the labels with a score it finds a share again. High
+scores are found again nearly always, low ones hardly ever; a label is kept where the share exceeds one half, where it
+is more likely an object than an error. A view does not judge a score that it has a part in, so the share is
+not flattered. Errors that all views share, such as those that a detector was taught, stay unseen.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco
@@ -18,32 +17,24 @@ from moduv.instances.instances import Instances
 from moduv.labels.predicted import SAME
 
 MAJORITY = 0.5
-"""Share of labels found in every view above which a label is more likely an object than an error."""
+"""Share of labels found again above which a label is more likely an object than an error."""
 
 
-def found_in_all(labels: Instances, views: Sequence[Instances]) -> np.ndarray:
-    """Whether every view found each label, (N,) bool.
-
-    Args:
-        labels: of a frame.
-        views: what was found in each view of it, in the frame's pixels.
-    """
-    found = np.ones(len(labels), bool)
-    for view in views:
-        overlap = _iou(labels.boxes, view.boxes)
-        found &= overlap.max(axis=1, initial=0.0) > SAME
-    return found
+def found_again(labels: Instances, view: Instances) -> np.ndarray:
+    """Whether each label of a frame is among what was found in a view of it, (N,) bool."""
+    overlap = _iou(labels.boxes, view.boxes)
+    return overlap.max(axis=1, initial=0.0) > SAME
 
 
 def agreed_score(scores: np.ndarray, found: np.ndarray) -> float:
-    """The score above which most labels are found in every view.
+    """The score above which most labels are found again.
 
     The share of labels found is a rising function of the score, fitted to the data without another
     assumption (isotonic regression, Barlow et al. 1972), so there are no bins and no smoothing to choose.
 
     Args:
         scores: (N,), of labels of many frames.
-        found: (N,) bool, whether every view found them.
+        found: (N,) bool, whether a view that has no part in the score found them.
 
     Returns:
         A score, to keep labels strictly above it: 0 where even the lowest are found, and the highest score where

@@ -28,7 +28,7 @@ from moduv.frames.images import image_size, read_image
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import is_labelled, statistics, write_labels
-from moduv.labels.agreement import agreed_score, found_in_all
+from moduv.labels.agreement import agreed_score, found_again
 from moduv.labels.initial import InitialConfig, initial_labels
 from moduv.labels.predicted import fuse, with_fitted_boxes, without_nested
 from moduv.labels.snapped import snap_to_image
@@ -281,7 +281,7 @@ def with_agreed_scores(
     sample = frames[:: max(1, len(frames) // SAMPLE)]
     for name, folder in unset.items():
         score: Any = _agreed_score(config, folder, data, sample)
-        say(f"  {name} {score:.3f}, above which most labels are found in every view")
+        say(f"  {name} {score:.3f}, above which most labels are found again in another view")
         config = replace(config, **{name: score})
     return config
 
@@ -289,7 +289,7 @@ def with_agreed_scores(
 def _agreed_score(
     config: LabelsConfig, folder: Path, data: Path, frames: Sequence[FrameRef]
 ) -> float:
-    """The score above which most of a detector's labels are found in every view of these frames."""
+    """The score above which a further view of these frames finds most of a detector's labels again."""
     share = distributed.unfinished(frames, config.batch_size, lambda _: False)
     models = viewers(folder, config.views)
     paths = [frame.image_path(data) for frame in share]
@@ -298,10 +298,12 @@ def _agreed_score(
     plain = replace(config, snap=False)
     judged: list[tuple[float, bool]] = []
     for image, views in progress(found, desc="agreement", total=len(share), unit="frame"):
-        labels = plain.finish(fuse(views).to_instances(), image)
-        seen = [plain.finish(view.to_instances(), image) for view in views]
-        assert labels.scores is not None
-        judged += zip(labels.scores.tolist(), found_in_all(labels, seen).tolist(), strict=True)
+        for number, judge in enumerate(views):
+            others = fuse([*views[:number], *views[number + 1 :]])
+            labels = plain.finish(others.to_instances(), image)
+            again = found_again(labels, plain.finish(judge.to_instances(), image))
+            assert labels.scores is not None
+            judged += zip(labels.scores.tolist(), again.tolist(), strict=True)
     rows = torch.tensor(judged, dtype=torch.float64).reshape(-1, 2)
     scores, agreed = distributed.gather_rows(rows).numpy().T
     # Rounded, because the last digits of scores depend on the machine.
