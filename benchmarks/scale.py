@@ -46,8 +46,8 @@ PRESET = """
 extends: street
 initial_labels: {motion_threshold: 0.4, snap: false}
 steps: {small: true}
-mobile_labels: {score_threshold: 0.12, views: []}
-aggregated_labels: {large_score: 0.15, small_score: 0.1, views: []}
+mobile_labels: {score_threshold: 0.12, flip: false, scales: []}
+aggregated_labels: {large_score: 0.15, small_score: 0.1, flip: false, scales: []}
 """
 """Untrained masks lie a little below 0.5 everywhere; snapping would take most of the time."""
 LAUNCH = """

@@ -12,7 +12,6 @@ import torch
 from detector_world import HEIGHT, WIDTH, predict, write_detectors, write_world
 
 import moduv.rounds.labelling as labelling
-from moduv.detector.predictor import View
 from moduv.detector.weights import load_detector
 from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
@@ -159,9 +158,7 @@ def test_held_out_labels_have_the_threshold_that_was_chosen_and_the_makers_that_
     """L2 of one detector, whose threshold no preset holds."""
     write_detectors(tmp_path, "R2_L2S_large")
     write_split(tmp_path / "split.txt", held_out(run, tmp_path, 4).frames)
-    settings = AggregatedLabelsConfig(
-        large_score=None, views=(View(flip=True),), nested=0.4, fit_boxes=True
-    )
+    settings = AggregatedLabelsConfig(large_score=None, flip=True, nested=0.4, fit_boxes=True)
     made, maker = tmp_path / "L2_pseudo_labels", tmp_path / "R2_L2S_large"
     aggregated_labels(run / "frames", tmp_path / "split.txt", maker, made, settings)
     held = held_out(run, tmp_path / "evaluation", 4)

@@ -112,15 +112,14 @@ def test_what_was_interrupted_ends_with_the_same_bytes(
     assert {path: path.read_bytes() for path in whole} == whole
 
 
-VIEWS = (View(flip=True), View(scale=1.5))
-
-
 def test_labels_of_several_views_are_those_of_their_mean(world: Path, tmp_path: Path) -> None:
-    pick = MobileLabelsConfig(score_threshold=0.4, views=VIEWS, fit_boxes=True, nested=0.3)
+    pick = MobileLabelsConfig(
+        score_threshold=0.4, flip=True, scales=(1.5,), fit_boxes=True, nested=0.3
+    )
     mobile_labels(world / "frames", world / "split.txt", world / "large", tmp_path, pick)
     detector, frames = load_detector(world / "large"), write_world(world, 5)
     root = world / "frames"
-    shown = [detector, *(detector.seeing(view) for view in VIEWS)]
+    shown = [detector, detector.seeing(View(flip=True)), detector.seeing(View(scale=1.5))]
     views = [list(predict(each, frames, root, batch_size=4)) for each in shown]
     count = 0
     for number, frame in enumerate(frames):
@@ -147,7 +146,7 @@ def test_without_a_small_detector_l2_is_what_the_large_one_finds(
 def test_a_threshold_that_is_not_set_is_chosen_once_for_all_processes(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pick = MobileLabelsConfig(score_threshold=None, views=VIEWS, nested=0.5, batch_size=2)
+    pick = MobileLabelsConfig(score_threshold=None, flip=True, nested=0.5, batch_size=2)
     given = {"data": world / "frames", "split": world / "split.txt", "detector": world / "large"}
     mobile_labels(**given, out=tmp_path / "one", config=pick)
     monkeypatch.setattr(hardware, "cores", lambda: 2)

@@ -44,9 +44,11 @@ SAMPLE = 240
 class LabelsConfig:
     """How what a detector finds becomes labels. The defaults are the published way."""
 
-    views: tuple[View, ...] = ()
-    """Views of a frame beside the plain one; a score is the mean over all of them, a mask that of those in
-    which the object was found. A score threshold that is not set is chosen by their agreement."""
+    flip: bool = False
+    """Look at every frame mirrored, too. A score is the mean over all views of a frame, a mask that of those
+    in which the object was found; a score threshold that is not set is chosen by the views' agreement."""
+    scales: tuple[float, ...] = ()
+    """Sizes at which to look at every frame, too, as factors of the usual one."""
     nested: float = 1.0
     """Largest share that a label may have in common with a better one; 1: any, as published."""
     fit_boxes: bool = False
@@ -56,6 +58,12 @@ class LabelsConfig:
     batch_size: int = speed_only(4)
     workers: int = speed_only(2)
     """Threads that decode images, and as many that select, snap and write."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views of a frame beside the plain one."""
+        mirrored = (View(flip=True),) if self.flip else ()
+        return (*mirrored, *(View(scale=scale) for scale in self.scales))
 
     @property
     def showing(self) -> dict[str, Any]:
@@ -275,7 +283,7 @@ def with_agreed_scores(
     if unset and not config.views:
         raise InputError(
             f"{next(iter(unset))!r} is not set, and one view of a frame has nothing to agree with; "
-            "set it, or add views."
+            "set it, or look at frames mirrored with flip: true."
         )
     frames = read_split(split)
     sample = frames[:: max(1, len(frames) // SAMPLE)]
