@@ -13,11 +13,7 @@ import torch
 from moduv.detector.predictor import Detector, View, batches, stream
 from moduv.detector.weights import load_detector
 from moduv.engine import distributed
-<<<<<<< HEAD
-from moduv.engine.config import to_dict
-=======
-from moduv.engine.config import speed_only
->>>>>>> 544622e (Labels from several views of a frame, boxes fitted to masks, thresholds by agreement)
+from moduv.engine.config import speed_only, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
