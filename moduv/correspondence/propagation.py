@@ -167,14 +167,13 @@ class Memory:
         self._planes = planes
         self._frame = 0
         self._ring = torch.empty(0)
-        """Features (context, h, w, C) of the latest frames, in one piece: pieces would scatter in memory."""
+        """Features (context + 1, h, w, C) of this frame and the latest; pieces would scatter in memory."""
         self._recent: deque[_Seen] = deque(maxlen=config.context)
         self._starts: list[_Start] = []
 
     def advance(self, feature: Tensor, given: Tensor | None) -> Tensor:
         """Planes (K, h, w) of the next frame, of whose masks `given` (K, H, W) is new."""
-        feature = feature.float().movedim(0, -1).contiguous()
-        self._check_size(feature)
+        feature = self._kept(feature)
         planes = self._carried(feature)
         if given is not None and given.any():
             given = given.to(planes)
@@ -185,20 +184,23 @@ class Memory:
                 covered = new.sum(0)
                 planes, counted = (1 - covered) * planes + covered * new, given
             present = counted.flatten(1).sum(1).nonzero()[:, 0]
-            self._starts.append(_Start(_Seen(self._frame, feature, planes), present))
-        slot = self._ring[self._frame % self.config.context]
-        self._recent.append(_Seen(self._frame, slot.copy_(feature), planes))
+            self._starts.append(_Start(_Seen(self._frame, feature.clone(), planes), present))
+        self._recent.append(_Seen(self._frame, feature, planes))
         self._frame += 1
         return planes
 
-    def _check_size(self, feature: Tensor) -> None:
+    def _kept(self, feature: Tensor) -> Tensor:
+        """Features (C, h, w) of the next frame as (h, w, C), in the place of those that are no longer needed."""
+        feature = feature.movedim(0, -1)
+        places = self.config.context + 1
         if not self._frame:
-            self._ring = feature.new_empty(self.config.context, *feature.shape)
+            self._ring = feature.new_empty(places, *feature.shape, dtype=torch.float32)
         if feature.shape != self._ring.shape[1:]:
             raise InputError(
                 f"frame {self._frame} has features {tuple(feature.shape)} (height, width, channels) and those "
                 f"before {tuple(self._ring.shape[1:])}; give frames of one size."
             )
+        return self._ring[self._frame % places].copy_(feature)
 
     def _carried(self, feature: Tensor) -> Tensor:
         """The sum of what each start's context says, each of the objects that were given there."""
