@@ -19,6 +19,8 @@ from torchvision.ops import box_convert, box_iou
 
 from moduv.commands.cli import main
 from moduv.commands.demo import DemoConfig, run_demo
+from moduv.correspondence.network import CorrespondenceNet
+from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
 from moduv.detector.half import run_in_half
 from moduv.detector.model import build_detector
 from moduv.detector.predictor import Detector
@@ -106,6 +108,21 @@ def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
     assert found[0] & found[2]
     assert found[3] & found[5]
     assert not found[2] & found[3]
+
+
+def test_identities_by_propagated_masks_last_until_a_cut(weights: Path, tmp_path: Path) -> None:
+    small, network = NetworkConfig(width=4, stride=8), tmp_path / "network.pth"
+    state = CorrespondenceNet(small).state_dict()
+    write_checkpoint(network, Checkpoint(state, small, "res3"))
+    write_frames(tmp_path / "cut.mp4", [street()] * 3 + [255 - street()] * 2)
+    words = ["demo", "--load_ckpt", weights, "--input", tmp_path / "cut.mp4", "--follow", network]
+    main([*map(str, words), "--out", str(tmp_path / "out")])
+    found = [{item["track_id"] for item in frame} for frame in shown(detections(tmp_path / "out"))]
+    assert len(found[0] & found[2]) > 3
+    assert found[3] & found[4]
+    assert not (found[0] | found[2]) & found[3]
+    with pytest.raises(InputError, match="do not fit the network"):
+        run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", DemoConfig(follow=weights))
 
 
 def test_a_turned_video_is_shown_upright(weights: Path, tmp_path: Path) -> None:

@@ -13,11 +13,14 @@ import numpy as np
 from moduv.commands.detections import Detections
 from moduv.commands.name import CocoFile, Namer
 from moduv.commands.overlays import draw_named
+from moduv.correspondence.predict import Follower, PropagatedConfig
+from moduv.correspondence.propagation import PropagationConfig
+from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
 from moduv.detector.predictor import Detector, batches
 from moduv.detector.weights import load_detector
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
-from moduv.engine.hardware import cores
+from moduv.engine.hardware import choose_device, cores
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import bounded_map
 from moduv.frames.decoding import Timed, nominal_frame_count
@@ -27,7 +30,7 @@ from moduv.frames.listing import VIDEO_SUFFIXES, Listing, is_video, list_files, 
 from moduv.frames.video import read_clip
 from moduv.frames.video_writer import frame_rate, write_video
 from moduv.instances.instances import Instances
-from moduv.instances.tracks import NOT_FOLLOWED, TrackConfig, Tracker
+from moduv.instances.tracks import NOT_FOLLOWED, FrameTracker, TrackConfig, Tracker
 from moduv.naming.describe import NamingConfig
 from moduv.naming.encoders import load_encoder
 from moduv.naming.vocabulary import Vocabulary
@@ -52,6 +55,8 @@ class DemoConfig:
     """Half precision, on GPUs."""
     tracks: TrackConfig = field(default_factory=TrackConfig)
     """How the objects of a video are followed."""
+    follow: Path | None = None
+    """Weights of a correspondence network; objects are then followed by propagated masks, not by boxes."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not 0 <= self.threshold <= 1:
@@ -72,6 +77,7 @@ def demo(
     patience: int = TrackConfig.patience,
     names: str = "",
     encoder: str = "",
+    follow: Path | None = None,
 ) -> None:
     """Detect mobile objects in images and videos.
 
@@ -86,6 +92,8 @@ def demo(
         patience: frames for which an object of a video is remembered while it is not detected.
         names: vocabulary by which the objects are named, see `moduv name`.
         encoder: what compares pictures and words, open_clip:ARCHITECTURE:WEIGHTS_FILE or open_clip:FOLDER.
+        follow: weights of a correspondence network, see `moduv correspondence train`; the objects of a video
+            are then told apart by masks that are propagated from frame to frame, not by their boxes.
     """
     if bool(names) != bool(encoder):
         raise InputError("names need both --names and --encoder; give both, or none.")
@@ -93,7 +101,8 @@ def demo(
     # Before the detector has worked for nothing.
     namer = Namer(Vocabulary.load(names), load_encoder(encoder, device), naming) if names else None
     tracks = TrackConfig(patience=patience)
-    run_demo(load_ckpt, input, out, DemoConfig(vis_conf_thrd, batch_size, device, half, tracks))
+    config = DemoConfig(vis_conf_thrd, batch_size, device, half, tracks, follow)
+    run_demo(load_ckpt, input, out, config)
     if namer is not None:
         listing = find_files(input, out)
         targets = output_names([*listing.images, *listing.videos], input, out)
@@ -120,7 +129,10 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     listing = find_files(source, out)
     names = output_names([*listing.images, *listing.videos], source, out)
     detector = load_detector(checkpoint_path, config.device, config.half)
-    run = _Run(detector, config, Detections(), alone=len(names) == 1)
+    follower = None
+    if config.follow is not None:
+        follower = Follower.load(config.follow, PropagatedConfig(), choose_device(config.device))
+    run = _Run(detector, config, Detections(), follower, alone=len(names) == 1)
     try:
         run.images({path: names[path] for path in listing.images})
         for path in listing.videos:
@@ -184,6 +196,7 @@ class _Run:
     detector: Detector
     config: DemoConfig
     detections: Detections
+    follower: Follower | None = None
     alone: bool = False
     """Whether there is a single file; what is wrong with it need not be said twice."""
     broken: list[str] = field(default_factory=list)
@@ -269,7 +282,7 @@ class _Run:
         self, path: Path, seen: list[tuple[float | None, Instances]]
     ) -> Iterator[tuple[Timed, Instances]]:
         """A video's frames and the objects to draw; `seen` receives the time and all detections of each."""
-        tracker = Tracker(self.config.tracks, self.next_identity)
+        tracker = self._tracker()
         frames, threshold = self._frames(path), self.config.threshold
         for frame, found in self.detector.follow(
             frames, tracker, threshold, self.config.batch_size
@@ -277,6 +290,14 @@ class _Run:
             seen.append((frame[0], found))
             self.next_identity = tracker.next_identity
             yield frame, found[found.columns["track"] != NOT_FOLLOWED]
+
+    def _tracker(self) -> FrameTracker:
+        """By masks where there is a network for it, by boxes otherwise."""
+        if self.follower is None:
+            return Tracker(self.config.tracks, self.next_identity)
+        remembered = PropagationConfig(context=max(1, self.config.tracks.patience))
+        config = MaskTrackConfig(propagation=remembered)
+        return MaskTracker(self.follower, config, self.next_identity)
 
     def _frames(self, path: Path) -> Iterator[Timed]:
         for at, image in read_clip(path):

@@ -1,0 +1,145 @@
+"""Identities over the frames of a video by appearance: where propagated masks say that each object is."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from moduv.correspondence.neighbours import most_similar
+from moduv.correspondence.predict import Follower
+from moduv.correspondence.propagation import PropagationConfig
+from moduv.engine.errors import InputError
+from moduv.frames.images import resize_image
+from moduv.instances.instances import Instances
+
+SIDE = 480
+"""Pixels that the shorter side of a frame has at most when its features are computed, as in DAVIS."""
+
+
+@dataclass(frozen=True)
+class MaskTrackConfig:
+    """When a detection is of a known object."""
+
+    match_iou: float = 0.1
+    """Least IoU, of soft masks in cells of the features, of a detection with the propagated mask."""
+    propagation: PropagationConfig = field(default_factory=lambda: PropagationConfig(context=10))
+    """`context` is also how many frames an object that is not detected is remembered."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.match_iou <= 1:
+            raise InputError(f"match_iou is {self.match_iou}; use a value in (0, 1].")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    feature: Tensor
+    """(h, w, C)."""
+    planes: dict[int, Tensor]
+    """By identity, how much of each cell (h w,) is of the object."""
+
+
+class MaskTracker:
+    """Gives the objects of successive frames their identities by masks that are propagated to them.
+
+    The masks of the latest frames are carried to the next (Jabri et al. 2020); its detections are assigned to
+    them so that the sum of IoUs is largest. An object that is not detected is where it was propagated to.
+    """
+
+    def __init__(
+        self, follower: Follower, config: MaskTrackConfig | None = None, first: int = 1
+    ) -> None:
+        self.follower = follower
+        self.config = config or MaskTrackConfig()
+        self.next_identity = first
+        self._recent: deque[_Seen] = deque(maxlen=self.config.propagation.context)
+        self._unseen: dict[int, int] = {}
+        """Frames since each known object was last detected."""
+
+    def forget(self) -> None:
+        """Know no object any more, as after a cut; identities go on counting."""
+        self._recent.clear()
+        self._unseen.clear()
+
+    @torch.no_grad()
+    def assign(self, image: np.ndarray, found: Instances) -> np.ndarray:
+        """Identities (N,) of the objects in the next frame (H, W, 3) uint8 RGB."""
+        share = min(1.0, SIDE / min(image.shape[:2]))
+        height, width = (round(share * side) for side in image.shape[:2])
+        feature = self.follower.features(resize_image(image, height, width))
+        feature = feature.float().movedim(0, -1).contiguous()
+        known, expected = self._propagated(feature)
+        cells = _coverage(found.decode(), feature)
+        identities = np.zeros(len(found), np.int64)
+        for row, column in self._matches(expected, cells):
+            identities[column] = known[row]
+        for position in np.flatnonzero(identities == 0).tolist():
+            identities[position] = self.next_identity
+            self.next_identity += 1
+        self._remember(feature, dict(zip(known, expected, strict=True)), identities, cells)
+        return identities
+
+    def _propagated(self, feature: Tensor) -> tuple[list[int], Tensor]:
+        """The known identities, and how much of each cell (K, h w) is expected to be of them."""
+        known = list(self._unseen)
+        height, width, _ = feature.shape
+        if not known:
+            return [], feature.new_zeros(0, height * width)
+        settings = self.config.propagation
+        found = [
+            most_similar(feature, seen.feature, settings.top_k, settings.radius)
+            for seen in self._recent
+        ]
+        cosines = torch.cat([values for values, _ in found], 1)
+        places = torch.cat([at + i * height * width for i, (_, at) in enumerate(found)], 1)
+        best, chosen = cosines.topk(min(settings.top_k, cosines.shape[1]), sorted=False)
+        weights = (best / settings.temperature).softmax(1)  # (h w, k)
+        nowhere = feature.new_zeros(height * width)
+        labels = torch.stack(
+            [
+                torch.cat([seen.planes.get(identity, nowhere) for seen in self._recent])
+                for identity in known
+            ]
+        )
+        return known, (labels[:, places.gather(1, chosen)] * weights).sum(-1)
+
+    def _matches(self, expected: Tensor, cells: Tensor) -> list[tuple[int, int]]:
+        """Pairs of a known object and a detection."""
+        if not (len(expected) and len(cells)):
+            return []
+        shared = torch.minimum(expected[:, None], cells).sum(-1)
+        union = torch.maximum(expected[:, None], cells).sum(-1)
+        overlaps = (shared / union.clamp(min=1e-6)).cpu().numpy()
+        overlaps = np.where(overlaps >= self.config.match_iou, overlaps, 0.0)
+        rows, columns = linear_sum_assignment(overlaps, maximize=True)
+        pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+        return [(row, column) for row, column in pairs if overlaps[row, column]]
+
+    def _remember(
+        self, feature: Tensor, expected: dict[int, Tensor], identities: np.ndarray, cells: Tensor
+    ) -> None:
+        detected = dict(zip(identities.tolist(), cells, strict=True))
+        self._unseen = {i: unseen + 1 for i, unseen in self._unseen.items()} | dict.fromkeys(
+            detected, 0
+        )
+        patience = self.config.propagation.context
+        self._unseen = {i: unseen for i, unseen in self._unseen.items() if unseen <= patience}
+        free = (1 - cells.sum(0)).clamp(min=0)
+        lost = {i: plane * free for i, plane in expected.items() if i not in detected}
+        self._recent.append(_Seen(feature, lost | detected))
+
+
+def _coverage(masks: np.ndarray, feature: Tensor) -> Tensor:
+    """How much of each cell (N, h w) of the features masks (N, H, W) bool cover."""
+    size = feature.shape[:2]
+    dense = torch.from_numpy(masks).to(feature)[None]
+    return (
+        F.interpolate(dense, size, mode="area")[0].flatten(1)
+        if len(masks)
+        else (feature.new_zeros(0, size[0] * size[1]))
+    )
