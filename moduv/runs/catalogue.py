@@ -111,6 +111,11 @@ COMMANDS = {
     "evaluate depth": Command(
         "moduv.runs.measure:measure_depth", None, "depth where things move and where they do not"
     ),
+    "evaluate localisation": Command(
+        "moduv.evaluation.localisation:evaluate_localisation",
+        None,
+        "CorLoc, DecRate, AP, ARI, mBO, published and corrected",
+    ),
     "evaluate naming": Command(
         "moduv.evaluation.naming:evaluate_naming", None, "names of detections: accuracy, flips"
     ),
