@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +15,8 @@ from moduv.frames.clip import FrameRef
 
 
 class MinedTriplets(Triplets):
-    """`Triplets` whose samples also hold `pseudo_depth` (1, H, W), 0 where nothing moves.
+    """`Triplets` whose samples also hold `pseudo_depth` (1, H, W), 0 where nothing moves, and `objects` (1, H, W),
+    the number of what moves there.
 
     Args:
         pseudo: folder of the pseudo-depths; a frame without has nothing that moves.
@@ -30,16 +30,24 @@ class MinedTriplets(Triplets):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         index, seed = item
-        depth = self._pseudo_depth(self.frames[index])
+        maps = self._maps(self.frames[index])
         # A sample's first draw decides whether it is mirrored.
         if np.random.default_rng(seed).random() < self.flip:
-            depth = np.ascontiguousarray(depth[:, ::-1])
-        return {**super().__getitem__(item), "pseudo_depth": torch.from_numpy(depth)[None]}
+            maps = [np.ascontiguousarray(field[:, ::-1]) for field in maps]
+        depth, numbers = (torch.from_numpy(field)[None] for field in maps)
+        return {**super().__getitem__(item), "pseudo_depth": depth, "objects": numbers}
 
-    def _pseudo_depth(self, frame: FrameRef) -> np.ndarray:
-        path = frame.file(self.pseudo, ".npz")
+    def _maps(self, frame: FrameRef) -> list[np.ndarray]:
+        path, size = frame.file(self.pseudo, ".npz"), (self.height, self.width)
         if not path.is_file():
-            return np.zeros((self.height, self.width), np.float32)
-        rendered = read_pseudo_depth(path).rendered()
+            return [np.zeros(size, np.float32), np.zeros(size, np.int64)]
         # By the nearest pixel: between an object and what is behind it, there is nothing.
-        return cv2.resize(rendered, (self.width, self.height), interpolation=cv2.INTER_NEAREST)
+        return [_nearest(field, size) for field in read_pseudo_depth(path).maps()]
+
+
+def _nearest(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    rows, columns = (
+        np.minimum((np.arange(to) + 0.5) * side / to, side - 1).astype(int)
+        for to, side in zip(size, field.shape, strict=True)
+    )
+    return field[rows[:, None], columns]
