@@ -162,8 +162,7 @@ def test_an_object_gets_the_depth_of_the_road_whatever_its_own(
     depth = np.where(mask, wrong * road[bottom, 0], road).astype(np.float32)
     assert contact_depth(depth, mask, ScaleConfig()) == pytest.approx(road[bottom, 0])
     for flat in (True, False):
-        item = object_depth(depth, mask, ScaleConfig(flat=flat))
-        assert item is not None
+        item = object_depth(depth, mask, float(road[bottom, 0]), flat=flat)
         assert np.allclose(item.depth[item.mask], road[bottom, 0], rtol=1e-5)
         assert item.scale == pytest.approx(1 / wrong, rel=1e-4)
 
@@ -171,7 +170,6 @@ def test_an_object_gets_the_depth_of_the_road_whatever_its_own(
 def test_no_road_below_is_no_depth() -> None:
     for mask in (box_mask(20, 5, 24, 15), np.zeros(SIZE, bool), np.ones(SIZE, bool)):
         assert contact_depth(ground(), mask, ScaleConfig()) is None
-        assert object_depth(ground(), mask, ScaleConfig()) is None
 
 
 # --- on disk ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from moduv.dynamic_depth.alignment import Aligned, Scene, frames_of
 from moduv.dynamic_depth.objects import movers
 from moduv.dynamic_depth.scales import ScaleConfig, contact_depth
 from moduv.engine import distributed
@@ -20,10 +21,9 @@ from moduv.engine.files import MEND, read_npz, write_npz
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
-from moduv.frames.splits import read_split
 from moduv.instances import rle
 from moduv.instances.instances import Instances
-from moduv.instances.store import SUFFIX, read_labels
+from moduv.instances.store import read_labels
 
 KEYS = ("size", "boxes", "bits", "depths", "scales")
 
@@ -73,21 +73,19 @@ def compose(scene: np.ndarray, objects: PseudoDepth) -> np.ndarray:
     return np.where(rendered > 0, rendered, scene)
 
 
-def object_depth(depth: np.ndarray, mask: np.ndarray, config: ScaleConfig) -> ObjectDepth | None:
-    """An object of a scene at the depth of the road where it stands; None where no road is seen there.
+def object_depth(depth: np.ndarray, mask: np.ndarray, level: float, *, flat: bool) -> ObjectDepth:
+    """An object of a scene at a depth.
 
     Args:
         depth: (H, W), the teacher's.
-        mask: (H, W) bool.
+        mask: (H, W) bool, not empty.
+        level: the depth at which the object stands.
+        flat: give all of it that depth; otherwise it keeps the teacher's shape.
     """
-    contact = contact_depth(depth, mask, config)
-    if contact is None:
-        return None
     left, top, right, bottom = rle.extent(mask)
     inside = (slice(top, bottom), slice(left, right))
-    own = np.median(depth[mask])
-    scale = float(contact / own)
-    shaped = np.full_like(depth[inside], contact) if config.flat else depth[inside] * scale
+    scale = level / float(np.median(depth[mask]))
+    shaped = np.full_like(depth[inside], level) if flat else depth[inside] * np.float32(scale)
     return ObjectDepth(top, left, mask[inside], shaped, scale)
 
 
@@ -140,7 +138,13 @@ def _parse(arrays: dict[str, np.ndarray]) -> PseudoDepth:
 
 
 def make_pseudo_depth(
-    split: Path, motion: Path, objects: Path, out: Path, config: ScaleConfig
+    split: Path,
+    motion: Path,
+    objects: Path,
+    out: Path,
+    config: ScaleConfig,
+    alignment: Path | None = None,
+    data: Path | None = None,
 ) -> None:
     """Write the pseudo-depth of every frame that has moving objects.
 
@@ -149,31 +153,35 @@ def make_pseudo_depth(
         motion: folder of the motion outputs, whose depth is the teacher's.
         objects: label root made by `moduv depth objects`.
         out: receives `<segment>/NNNNNN.npz`; finished files are kept.
-        config: how an object gets its scale.
+        config: how an object gets its depth.
+        alignment: folder of `moduv depth align`, which then tells the depths; without, the road below does.
+        data: folder of the frames, which the alignment looks at.
 
     Raises:
         InputError: when no frame has both, objects fit no depth, or a depth is not positive and finite.
     """
-    stage = Stage("depth pseudo", out, config, (split, motion, objects))
-    stage.run(lambda: _make(split, motion, objects, out, config))
+    if (alignment is None) != (data is None):
+        raise InputError("depth pseudo: give --alignment and --data together, or none of them.")
+    inputs = (split, motion, objects, *(() if alignment is None else (alignment,)))
+    stage = Stage("depth pseudo", out, config, inputs, data)
+    stage.run(lambda: _make(split, motion, objects, out, config, alignment, data))
 
 
 def _make(
-    split: Path, motion: Path, objects: Path, out: Path, config: ScaleConfig
+    split: Path,
+    motion: Path,
+    objects: Path,
+    out: Path,
+    config: ScaleConfig,
+    alignment: Path | None,
+    data: Path | None,
 ) -> dict[str, Any]:
-    frames = [
-        frame
-        for frame in read_split(split)
-        if frame.file(objects, SUFFIX).is_file() and frame.file(motion, ".npz").is_file()
-    ]
-    if not frames:
-        raise InputError(
-            f"{objects}: has no frame of {split} that {motion} has, too; predict motion and find objects on "
-            "this split first."
-        )
+    frames = frames_of(split, motion, objects)
+    aligned = None if alignment is None else Aligned(alignment, flat=config.flat)
     for frame in progress(distributed.shard(frames), desc="pseudo-depth", unit="frame"):
         if not frame.file(out, ".npz").is_file():
-            pseudo = frame_pseudo_depth(frame, motion, read_labels(objects, frame), config)
+            found = read_labels(objects, frame)
+            pseudo = frame_pseudo_depth(frame, motion, found, config, aligned, data)
             write_pseudo_depth(frame.file(out, ".npz"), pseudo)
     distributed.barrier()
     made = [read_pseudo_depth(frame.file(out, ".npz")) for frame in frames]
@@ -184,9 +192,14 @@ def _make(
 
 
 def frame_pseudo_depth(
-    frame: FrameRef, motion: Path, objects: Instances, config: ScaleConfig
+    frame: FrameRef,
+    motion: Path,
+    objects: Instances,
+    config: ScaleConfig,
+    aligned: Aligned | None = None,
+    data: Path | None = None,
 ) -> PseudoDepth:
-    """The pseudo-depth of a frame.
+    """The pseudo-depth of a frame's moving objects; those that tell no depth are left out.
 
     Raises InputError when its depth is not positive and finite, or its objects are of another aspect.
     """
@@ -198,6 +211,15 @@ def frame_pseudo_depth(
     moving = objects[movers(objects)]
     if not len(moving):
         return PseudoDepth(size, ())
-    moving.check_aspect(size, frame.file(Path("objects"), SUFFIX))
-    found = [object_depth(depth, mask, config) for mask in moving.resized(*size).decode()]
-    return PseudoDepth(size, tuple(item for item in found if item is not None))
+    moving.check_aspect(size, f"objects of {frame.line()}")
+    masks = moving.resized(*size).decode()
+    masks = masks[masks.any((1, 2))]
+    levels: list[float | None]
+    if aligned is None or data is None:
+        levels = [contact_depth(depth, mask, config) for mask in masks]
+    else:
+        levels = list(aligned.levels(Scene.read(frame, data, motion), masks))
+    known = [(mask, level) for mask, level in zip(masks, levels, strict=True) if level is not None]
+    return PseudoDepth(
+        size, tuple(object_depth(depth, mask, level, flat=config.flat) for mask, level in known)
+    )

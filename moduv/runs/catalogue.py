@@ -100,10 +100,15 @@ COMMANDS = {
     "depth objects": _shared(
         "moduv.dynamic_depth.objects:find_objects", "depth_objects", "which objects move"
     ),
+    "depth align": _shared(
+        "moduv.dynamic_depth.alignment:train_alignment",
+        "depth_alignment",
+        "learn from parked objects how deep an object stands",
+    ),
     "depth pseudo": _shared(
         "moduv.dynamic_depth.pseudo:make_pseudo_depth",
         "pseudo_depth",
-        "depths of what moves, from the road it stands on",
+        "depths of what moves, from the road or an alignment",
     ),
     "depth train": _shared(
         "moduv.rounds.dynamic_depth:train_depth", "depth", "train stage 1 on with pseudo-depth"

@@ -1,0 +1,266 @@
+"""Depth-scale alignment: what parked objects teach about the depth of moving ones (Nguyen et al. 2024, section 3.3).
+
+The depth of what stands still is right. From it a network learns how deep an object stands, told by its looks and the
+road around it, and applies that to what moves. Beside the published one it says the logarithm of a depth, which keeps
+depths positive, and it sees the teacher's shape of an object, or none, instead of a second depth network's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moduv import geometry
+from moduv.dynamic_depth.losses import masked_mean
+from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
+from moduv.dynamic_depth.objects import movers
+from moduv.engine import checkpoint, distributed
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_npz
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image
+from moduv.frames.splits import read_split
+from moduv.instances import rle
+from moduv.instances.store import SUFFIX, read_labels
+
+WEIGHTS = "depth_scale_alignment.pth"
+HUBER = 0.05
+"""Difference of logarithms up to which the loss is quadratic."""
+ROAD = 0.15
+"""Height above or below the road's plane, in heights of the camera, up to which a point belongs to it."""
+BORDER = 4
+"""Pixels around an object's box whose depth is not shown, lest it tell the object's."""
+EPSILON = 1e-5
+"""Added to an object's mean depth."""
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """How depth-scale alignment is trained."""
+
+    loop: LoopConfig
+    flat: bool = False
+    """Show no shape of the object, as if it faced the camera."""
+    flip: float = 0.5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A frame with the teacher's depth."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8, at the depth's size."""
+    depth: np.ndarray
+    """(H, W) float32."""
+    road: np.ndarray
+    """(H, W) bool."""
+
+    @classmethod
+    def read(cls, frame: FrameRef, data: Path, motion: Path) -> Scene:
+        """Read a frame. Raises InputError when its depth is not positive and finite."""
+        path = frame.file(motion, ".npz")
+        arrays = read_npz(path, ("depth", "inv_K"))
+        depth = arrays["depth"].astype(np.float32)
+        if depth.ndim != 2 or not (np.isfinite(depth) & (depth > 0)).all():
+            raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
+        image = resize_image(read_image(frame.image_path(data)), *depth.shape)
+        return cls(image, depth, road_mask(depth, arrays["inv_K"]))
+
+    def inputs(self, mask: np.ndarray, *, flat: bool) -> dict[str, Tensor]:
+        """What the network sees of an object (H, W) bool: image, mask, depth of the road, shape; (C, H, W) each."""
+        object_depth = np.ones_like(self.depth) if flat else self.depth
+        road, shape = alignment_inputs(self.depth, self.road, mask, object_depth)
+        maps = {"mask": mask.astype(np.float32), "road": road, "shape": shape}
+        image = torch.from_numpy(self.image).movedim(-1, 0).float() / 255
+        return {"image": image} | {name: torch.from_numpy(x)[None] for name, x in maps.items()}
+
+
+def alignment_inputs(
+    depth: np.ndarray, road: np.ndarray, mask: np.ndarray, object_depth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depths that tell an object's scale, (H, W) float32.
+
+    Args:
+        depth: (H, W), the scene's.
+        road: (H, W) bool.
+        mask: (H, W) bool, the object.
+        object_depth: (H, W), of any scale.
+
+    Returns:
+        The scene's depth on the road but for the object's surroundings, and the object's depth over its mean;
+        0 elsewhere.
+    """
+    left, top, right, bottom = rle.extent(mask)
+    seen = road & ~mask
+    if mask.any():
+        seen[max(0, top - BORDER) : bottom + BORDER, max(0, left - BORDER) : right + BORDER] = False
+    inside = np.where(mask, object_depth, 0.0)
+    mean = inside.sum() / max(1, np.count_nonzero(mask)) + EPSILON
+    return (depth * seen).astype(np.float32), (inside / mean).astype(np.float32)
+
+
+def road_mask(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) bool whose points lie about on the ground plane."""
+    points = geometry.back_project(
+        torch.from_numpy(depth)[None, None], torch.from_numpy(inv_K)[None].float()
+    )
+    seeded = torch.Generator().manual_seed(0)
+    plane = geometry.ransac_plane(geometry.ground_points(points), seeded, tolerance=0.05)
+    a, b, c = plane[0].tolist()
+    x, y, z = points[0]
+    on_plane = (y - (a * x + b * z + c)).abs() < ROAD * abs(c)
+    return on_plane.numpy()
+
+
+class StaticObjects:
+    """Objects that stand still, asked by (index, sample seed).
+
+    Args:
+        data: folder of the frames.
+        motion: folder of the motion outputs.
+        objects: label root made by `moduv depth objects`.
+        frames: which.
+        config: the object's shape, and the probability of a mirrored sample.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        motion: Path,
+        objects: Path,
+        frames: list[FrameRef],
+        config: AlignmentConfig,
+    ) -> None:
+        self.data, self.motion, self.root, self.config = data, motion, objects, config
+        self.places = [
+            (frame, int(position))
+            for frame in frames
+            for position in np.flatnonzero(~movers(read_labels(objects, frame)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """`image` (3, H, W) in [0, 1]; `mask`, `road`, `shape` and the scene's `depth`, (1, H, W)."""
+        index, seed = item
+        frame, position = self.places[index]
+        scene = Scene.read(frame, self.data, self.motion)
+        objects = read_labels(self.root, frame)
+        objects.check_aspect(scene.depth.shape, frame.file(self.root, SUFFIX))
+        (mask,) = objects[[position]].resized(*scene.depth.shape).decode()
+        sample = scene.inputs(mask, flat=self.config.flat)
+        sample["depth"] = torch.from_numpy(scene.depth)[None]
+        if np.random.default_rng(seed).random() < self.config.flip:
+            sample = {name: field.flip(-1) for name, field in sample.items()}
+        return sample
+
+    @staticmethod
+    def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def train_alignment(
+    data: Path, split: Path, motion: Path, objects: Path, out: Path, config: AlignmentConfig
+) -> None:
+    """Learn from objects that stand still how deep an object stands.
+
+    Args:
+        data: folder of the frames.
+        split: frames to train on; those without objects or without motion output are left out.
+        motion: folder of the motion outputs, whose depth is the teacher's.
+        objects: label root made by `moduv depth objects`.
+        out: receives `depth_scale_alignment.pth`.
+        config: schedule.
+
+    Raises:
+        InputError: when nothing stands still, or a file is missing or broken.
+    """
+    stage = Stage("depth align", out, config, (split, motion, objects), data)
+    stage.run(lambda: _train(data, split, motion, objects, out, config))
+
+
+def _train(
+    data: Path, split: Path, motion: Path, objects: Path, out: Path, config: AlignmentConfig
+) -> dict[str, Any]:
+    frames = frames_of(split, motion, objects)
+    dataset = StaticObjects(data, motion, objects, frames, config)
+    if not len(dataset):
+        raise InputError(
+            f"{objects}: none of its objects stands still, so there is nothing to learn from; give labels of "
+            "parked objects, too, such as L2, or leave the alignment out."
+        )
+    say(f"  {len(dataset)} static objects in {len(frames)} frames")
+    torch.manual_seed(config.loop.seed)
+    net = DepthScaleAlignment().to(distributed.device())
+
+    def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
+        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
+        return alignment_losses(net, batch)
+
+    fit(net, step, dataset, config.loop, out, label="alignment")
+    if distributed.is_main():
+        checkpoint.save_weights(out / WEIGHTS, net.state_dict())
+    return {"objects": len(dataset), "frames": len(frames)}
+
+
+def alignment_losses(net: DepthScaleAlignment, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The Huber loss of the logarithm of depth on the objects, and by how much they are off on average."""
+    level = log_level(net, batch)[:, :, None, None]
+    inside = batch["mask"] > 0
+    found = level + batch["shape"].clamp(min=1e-3).log()
+    error = F.huber_loss(found, batch["depth"].log(), reduction="none", delta=HUBER)
+    off = masked_mean((found.detach() - batch["depth"].log()).abs(), inside)
+    each = (error * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
+    return {"loss": each.mean(), "log_error": off}
+
+
+def log_level(net: DepthScaleAlignment, batch: dict[str, Tensor]) -> Tensor:
+    """The logarithm (B, 1) of the depth at which each object stands."""
+    with torch.autocast(batch["image"].device.type, enabled=False):
+        return net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
+
+
+def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
+    """The frames of a split that have objects and motion outputs. Raises InputError when none has both."""
+    frames = [
+        frame
+        for frame in read_split(split)
+        if frame.file(objects, SUFFIX).is_file() and frame.file(motion, ".npz").is_file()
+    ]
+    if not frames:
+        raise InputError(
+            f"{objects}: has no frame of {split} that {motion} has, too; predict motion and find objects on "
+            "this split first."
+        )
+    return frames
+
+
+class Aligned:
+    """A trained alignment, to be asked for depths."""
+
+    def __init__(self, folder: Path, *, flat: bool) -> None:
+        self.net = DepthScaleAlignment()
+        checkpoint.load_strict(
+            self.net, checkpoint.load_weights(folder / WEIGHTS), folder / WEIGHTS
+        )
+        self.net.eval().to(distributed.device())
+        self.flat = flat
+
+    @torch.inference_mode()
+    def levels(self, scene: Scene, masks: np.ndarray) -> list[float]:
+        """The depths at which objects (N, H, W) bool stand."""
+        if not len(masks):
+            return []
+        samples = [scene.inputs(mask, flat=self.flat) for mask in masks]
+        batch = {k: v.to(distributed.device()) for k, v in StaticObjects.collate(samples).items()}
+        return log_level(self.net, batch)[:, 0].exp().tolist()
