@@ -1,4 +1,4 @@
-"""Small raw recordings in the public forms of KITTI, nuScenes and Waymo, made from one known scene.
+"""Small raw recordings in the public forms of Cityscapes, KITTI, nuScenes and Waymo, made from one known scene.
 
 The scene is a wall at 10 m and a road under the camera, seen by a camera that drives ahead; the lidar's
 points are exact, so prepared depths can be compared with the scene.
@@ -84,6 +84,34 @@ def write_oxts(
         values = [*place, *(angles[index] if angles else (0, 0, 0)), 1.5, -2.5]
         line = " ".join(repr(float(value)) for value in values)
         (drive / f"oxts/data/{index:010d}.txt").write_text(line + "\n")
+
+
+# --- Cityscapes -----------------------------------------------------------------------------------
+
+
+def write_cityscapes(root: Path) -> Path:
+    """A snippet of seven frames around the annotated one, whose disparity is that of the wall."""
+    name, baseline = "aachen_000003_000019", 0.2
+    for index, number in enumerate(range(14, 23)):
+        path = root / f"leftImg8bit_sequence/val/aachen/aachen_000003_{number:06d}_leftImg8bit.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(index % 8, ".png"))
+    camera = {
+        "intrinsic": {"fx": FOCAL, "fy": FOCAL, "u0": WIDTH / 2, "v0": HEIGHT / 2},
+        "extrinsic": {"baseline": baseline},
+    }
+    disparity = np.full((HEIGHT, WIDTH), round(256 * FOCAL * baseline / WALL) + 1, np.uint16)
+    disparity[:, :10] = 0  # not known
+    mover = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mover[20:40, 30:50] = 255
+    for place, content in {
+        f"camera/val/aachen/{name}_camera.json": json.dumps(camera).encode(),
+        f"disparity/val/aachen/{name}_disparity.png": bytes(cv2.imencode(".png", disparity)[1]),
+        f"movers/val_mask_class/aachen/{name}/0.png": bytes(cv2.imencode(".png", mover)[1]),
+    }.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(content)
+    return root
 
 
 # --- nuScenes -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from moduv.runs.catalogue import COMMANDS
 
 Write = Callable[[Path], Path]
 RAW: dict[str, tuple[Write, ...]] = {
+    "cityscapes": (raw.write_cityscapes,),
     "kitti": (raw.write_kitti,),
     "nuscenes": (raw.write_nuscenes,),
     "waymo": (raw.write_waymo_records, raw.write_waymo_tables),

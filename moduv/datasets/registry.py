@@ -52,6 +52,13 @@ def _truth(name: str, function: str, help: str) -> Command:
 
 DATASETS = (
     Dataset(
+        "cityscapes",
+        "Cityscapes",
+        ("leftImg8bit_sequence/*/*/*_leftImg8bit.png",),
+        _prepare("cityscapes", "cityscapes:prepare_cityscapes", "convert Cityscapes' snippets"),
+        brings=frozenset({"camera"}),
+    ),
+    Dataset(
         "coco",
         "COCO",
         ("instances_*.json", "annotations/instances_*.json"),

@@ -185,6 +185,8 @@ def _object_summary(objects: list[ObjectError]) -> dict[str, float]:
 def _true_depth(root: Path, frame: FrameRef) -> tuple[np.ndarray, list[np.ndarray]] | None:
     """Depth (H, W) in metres, 0 where unknown, and masks of what moves; None where there is no depth."""
     if layouts.layout_of(root, frame.segment).name == "folder":
+        if not frame.file(root, ".npz").is_file():
+            return None
         keys = ("depth", "instances", "ids", "moving")
         truth = read_npz(frame.file(root, ".npz"), keys)
         moving = truth["ids"][truth["moving"].astype(bool)]
