@@ -93,6 +93,21 @@ def test_help_is_the_head_of_the_script_and_its_options(name: str, tmp_path: Pat
     assert not any(tmp_path.iterdir())
 
 
+def test_depth_on_what_moves_follows_a_run(tmp_path: Path) -> None:
+    done = script("dynamic_depth/run", "--dry-run", "--data", tmp_path, SAVE=str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    expected = ["depth objects", "depth pseudo", "depth train", "motion predict"]
+    assert commands(done.stdout) == expected
+    for option, folder_of in (
+        *(("labels", "L2_pseudo_labels"), ("moved", "L0_pseudo_labels"), ("weights", "motion")),
+        *(("pseudo", "pseudo_depth"), ("objects", "depth_objects"), ("weights", "depth")),
+    ):
+        assert f"--{option} {tmp_path}/run/{folder_of}" in done.stdout
+    helped = script("dynamic_depth/run", "--help")
+    assert helped.stdout.startswith("Depth that holds on what moves")
+    assert "--preset" in helped.stdout
+
+
 def test_flags_and_variables_say_the_same() -> None:
     flags = script(
         "2_moving2mobile", "--dry-run", "--name", "waymo", "--gpus", 4, "--preset", "paper"

@@ -76,6 +76,36 @@ EVALUATION = (
     ),
 )
 MODUV = (*ROUNDS, *SUPERVISED, *EVALUATION)
+DEPTH = (
+    Step(
+        *("depth_objects", "depth objects", "depth_objects", "Depth: objects"),
+        reads={"labels": "L2", "moved": "L0"},
+        takes=("split",),
+    ),
+    Step(
+        *("depth_alignment", "depth align", "depth_alignment", "Depth: alignment"),
+        reads={"motion": "motion_outputs", "objects": "depth_objects"},
+    ),
+    Step(
+        *("pseudo_depth", "depth pseudo", "pseudo_depth", "Depth: pseudo-depth"),
+        reads={"motion": "motion_outputs", "objects": "depth_objects"},
+        takes=("split",),
+    ),
+    Step(
+        *("depth", "depth train", "depth", "Depth: train"),
+        reads={"weights": "motion", "pseudo": "pseudo_depth"},
+    ),
+    Step(
+        *("depth_outputs", "motion predict", "depth_outputs", "Depth: predict"),
+        reads={"weights": "depth"},
+    ),
+    Step(
+        *("depth_val", "motion predict", "depth_val", "Depth: predict held-out"),
+        reads={"weights": "depth"},
+        on="val",
+    ),
+)
+"""Depth that holds on what moves, after MODUV. Its outputs serve as those of stage 1 do."""
 
 DETECTORS = {step.title: step for step in MODUV if step.command.startswith("round ")}
 """Steps that train a detector, by the name they have in metrics and tables."""
@@ -112,7 +142,7 @@ def stage_folders(run: Path) -> dict[str, Path]:
 def main(words: list[str] | None = None) -> int:
     """Run or print steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m moduv.runs.chains", description=__doc__)
-    chain: tuple[Step, ...] = (RENDER, *MODUV)
+    chain: tuple[Step, ...] = (RENDER, *MODUV, *DEPTH)
     parser.add_argument("steps", nargs="+", choices=[step.name for step in chain], metavar="STEP")
     for name in ("run", "data", "train", "val"):
         parser.add_argument(f"--{name}", type=Path, required=True)
