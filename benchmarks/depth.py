@@ -1,0 +1,226 @@
+"""Depth on what moves: what pseudo-depth is worth on the street world, and how fast a forward warp is.
+
+    bash scripts/quickstart.sh
+    python benchmarks/depth.py street --motion save/street/motion --outputs save/street/motion_outputs
+        --objects save/street/L2_pseudo_labels --moved save/street/L0_pseudo_labels --data data/street
+        [--rows none road aligned true] [--seeds 0 1 2]
+    python benchmarks/depth.py warp
+
+`street` trains stage 1 on, as in the preset `street`, and prints abs_rel of all, static and moving pixels of the
+held-out frames under one scale an image:
+
+    before    stage 1 as it is
+    none      trained on as long, moving pixels left out, without pseudo-depth
+    road      with pseudo-depth from the road below each object
+    aligned   with pseudo-depth from the alignment that parked objects teach
+    true      with the true masks and depths of what moves, in the scale of stage 1: the ceiling
+
+Trainings are kept under `--out` and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moduv import geometry
+from moduv.dynamic_depth.alignment import AlignmentConfig, train_alignment
+from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
+from moduv.dynamic_depth.pseudo import (
+    PseudoDepth,
+    make_pseudo_depth,
+    object_depth,
+    write_pseudo_depth,
+)
+from moduv.dynamic_depth.scales import ScaleConfig
+from moduv.engine.config import load_preset
+from moduv.engine.files import read_json, read_npz, write_json
+from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
+from moduv.frames.splits import read_split
+from moduv.motion.predict import MotionPredictionConfig, predict_motion
+from moduv.rounds.dynamic_depth import DepthTrainingConfig, train_depth
+
+ROWS = ("none", "road", "aligned", "true")
+METRICS = ("abs_rel_all", "abs_rel_static", "abs_rel_dynamic", "object_scale_error")
+
+
+def true_pseudo_depth(split: Path, outputs: Path, truth: Path, out: Path) -> None:
+    """Pseudo-depth of the true moving objects at their true depth, in the scale of stage 1."""
+    count = 0
+    for frame in read_split(split):
+        depth = read_npz(frame.file(outputs, ".npz"), ("depth",))["depth"].astype(np.float32)
+        known = read_npz(frame.file(truth, ".npz"), ("depth", "instances", "ids", "moving"))
+        scaled = known["depth"].astype(np.float32) * np.median(depth) / np.median(known["depth"])
+        masks = [known["instances"] == i for i in known["ids"][known["moving"].astype(bool)]]
+        objects = [
+            object_depth(depth, mask, float(np.median(scaled[mask])), flat=True)
+            for mask in masks
+            if mask.sum() >= 12
+        ]
+        count += len(objects)
+        write_pseudo_depth(frame.file(out, ".npz"), PseudoDepth(depth.shape, tuple(objects)))
+    known = {"stage": "depth pseudo", "config": {}, "inputs": {"truth": "true"}}
+    write_json(out / "manifest.json", {**known, "results": {"objects": count}})
+
+
+def prepare(row: str, given: argparse.Namespace) -> Path:
+    """The pseudo-depth of a row, made where it is missing."""
+    split, out = given.data / "splits/train_files.txt", given.out / f"pseudo_{row}"
+    if row == "true":
+        if not (out / "manifest.json").is_file():
+            true_pseudo_depth(split, given.outputs, given.data / "truth", out)
+        return out
+    objects = given.out / "objects"
+    found = load_preset(ObjectsConfig, "street", "depth_objects")
+    find_objects(split, given.objects, given.moved, objects, found)
+    scales = load_preset(ScaleConfig, "street", "pseudo_depth")
+    if row == "aligned":
+        alignment = given.out / "alignment"
+        config = load_preset(AlignmentConfig, "street", "depth_alignment")
+        train_alignment(given.data, split, given.outputs, objects, alignment, config)
+        make_pseudo_depth(split, given.outputs, objects, out, scales, alignment, given.data)
+    else:
+        make_pseudo_depth(split, given.outputs, objects, out, scales)
+    return out
+
+
+def measure(weights: Path, given: argparse.Namespace) -> dict[str, float]:
+    """Errors of held-out frames by region, kept beside the weights' predictions."""
+    out = given.out / f"val_{weights.name}"
+    if not (out / "metrics.json").is_file():
+        split = given.data / "splits/val_files.txt"
+        predict_motion(given.data, split, weights, out, MotionPredictionConfig(16, half=True))
+        metrics = evaluate_depths(out, given.data / "truth", read_split(split), PROTOCOLS["street"])
+        write_json(out / "metrics.json", metrics, indent=1)
+    return read_json(out / "metrics.json")
+
+
+def street(given: argparse.Namespace) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    split = given.data / "splits/train_files.txt"
+    config = load_preset(DepthTrainingConfig, "street", "depth")
+    print(f"{'':<10}" + "".join(f"{name:>22}" for name in METRICS))
+    show("before", [measure(given.motion, given)])
+    for row in given.rows:
+        pseudo = prepare("road" if row == "none" else row, given)
+        found = []
+        for seed in given.seeds:
+            loop = replace(config.loop, seed=seed)
+            changed = replace(config, loop=loop, weight=0.0 if row == "none" else config.weight)
+            out = given.out / f"{row}_{seed}"
+            train_depth(given.data, split, given.motion, pseudo, out, changed)
+            found.append(measure(out, given))
+        show(row, found)
+
+
+def show(row: str, found: list[dict[str, float]]) -> None:
+    """Print mean and standard deviation over the seeds."""
+    cells = ([metrics[name] for metrics in found] for name in METRICS)
+    print(
+        f"{row:<10}" + "".join(f"{np.mean(c):>13.4f} ± {np.std(c):.4f}" for c in cells), flush=True
+    )
+
+
+def looped_depth(depth: Tensor, K: Tensor, pose: Tensor, upsample: int = 3) -> Tensor:
+    """The depth of a forward warp as by a loop over the batch with a sparse coalesce: sort, unique, reduce."""
+    height, width = depth.shape[-2:]
+    warped = []
+    for image, camera, motion in zip(depth.split(1), K.split(1), pose.split(1), strict=True):
+        fine = camera.clone()
+        fine[:, :2] *= upsample
+        points = geometry.back_project(F.interpolate(image, scale_factor=upsample), fine.inverse())
+        points = geometry.transform(motion, points)
+        x, y = geometry.homogeneous_coordinates(points, camera).flatten(2)[0].trunc().long()
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (points[0, 2].flatten() > 0)
+        places, nearness = (y * width + x)[inside], 1 / points[0, 2].flatten()[inside]
+        order = places.argsort()
+        unique, inverse = places[order].unique_consecutive(return_inverse=True)
+        nearest = torch.zeros(len(unique)).scatter_reduce(0, inverse, nearness[order], "amax")
+        sparse = torch.sparse_coo_tensor(
+            unique[None], nearest, (height * width,), check_invariants=False
+        )
+        found = sparse.coalesce().to_dense().view(1, 1, height, width)
+        warped.append(torch.where(found > 0, 1 / found, 0.0))
+    return torch.cat(warped)
+
+
+def looped(image: Tensor, depth: Tensor, K: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with colours, image by image."""
+    warped = looped_depth(depth, K, pose)
+    seen = warped > 0
+    places = geometry.back_project(torch.where(seen, warped, 1.0), K.inverse())
+    origins = geometry.transform(geometry.inverse_pose(pose), places)
+    colours = [
+        geometry.warp(i, c)
+        for i, c in zip(
+            image.split(1), geometry.homogeneous_coordinates(origins, K).split(1), strict=True
+        )
+    ]
+    return torch.cat(colours) * seen, warped
+
+
+def road_batch(batch: int, height: int = 192, width: int = 512) -> tuple[Tensor, ...]:
+    """Images, depths of a road with boxes on it, cameras and a step of 0.8 ahead."""
+    source = torch.Generator().manual_seed(0)
+    rows = torch.arange(height)[:, None].expand(height, width)
+    depth = (400 / (rows - 0.4 * height).clamp(min=5)).repeat(batch, 1, 1, 1)
+    for image in depth[:, 0]:
+        for _ in range(6):
+            top, left = (int(x) for x in torch.randint(60, 140, (2,), generator=source))
+            image[top : top + 40, 3 * left : 3 * left + 60] = image[min(top + 41, height - 1), 0]
+    K = torch.eye(4).repeat(batch, 1, 1)
+    K[:, 0, 0] = K[:, 1, 1] = 0.6 * width
+    K[:, 0, 2], K[:, 1, 2] = (width - 1) / 2, (height - 1) / 2
+    pose = torch.eye(4).repeat(batch, 1, 1)
+    pose[:, 2, 3] = -0.8
+    return torch.rand(batch, 3, height, width, generator=source), depth, K, pose
+
+
+def warp(given: argparse.Namespace) -> None:
+    """Print seconds of a forward warp of a batch of 12 at 192 x 512, fastest and median of some runs."""
+    torch.set_num_threads(1)
+    batch = road_batch(12)
+    difference = (looped(*batch)[1] - geometry.forward_warp(*batch)[1]).abs()
+    print(
+        f"pixels whose depth differs by more than a ten thousandth: {(difference > 1e-2).float().mean():.5f}"
+    )
+    for name, work in (("loop, coalesce", looped), ("forward_warp", geometry.forward_warp)):
+        seconds = []
+        for _ in range(given.runs):
+            start = time.perf_counter()
+            work(*batch)
+            seconds.append(time.perf_counter() - start)
+        print(f"{name:<16} {min(seconds):.3f} {statistics.median(seconds):.3f}")
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    kinds = parser.add_subparsers(required=True)
+    table = kinds.add_parser("street")
+    for name in ("motion", "outputs", "objects", "moved", "data"):
+        table.add_argument(f"--{name}", type=Path, required=True)
+    table.add_argument("--out", type=Path, default=Path("save/depth_benchmark"))
+    table.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    table.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    table.set_defaults(run=street)
+    times = kinds.add_parser("warp")
+    times.add_argument("--runs", type=int, default=5)
+    times.set_defaults(run=warp)
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()
