@@ -119,11 +119,11 @@ DETECTIONS = "Final_pseudo_labels"
 """Folder of what the final detector finds on all frames of such a run."""
 
 
-def chain_of(preset: str) -> tuple[Step, ...]:
-    """All steps, but for those that a preset leaves out."""
+def chain_of(preset: str, more: tuple[Step, ...] = ()) -> tuple[Step, ...]:
+    """All steps and some `more` that follow them, but for those that a preset leaves out."""
     from moduv.engine.config import read_preset  # a chain can be printed where nothing is installed
 
-    return without((RENDER, *MODUV), read_preset(preset).get("steps", {}))
+    return without((RENDER, *MODUV, *more), read_preset(preset).get("steps", {}))
 
 
 def folder(run: Path, name: str) -> Path:
@@ -163,7 +163,7 @@ def main(words: list[str] | None = None) -> int:
     )
     wanted = {step.name for step in select(chain, given.steps)}
     with contextlib.suppress(ModuleNotFoundError):
-        chain = chain_of(given.preset)
+        chain = chain_of(given.preset, DEPTH)
     steps = [step for step in chain if step.name in wanted]
     lines = command_lines(steps, chain, place, COMMANDS, given.preset, given.processes)
     if given.dry_run:
