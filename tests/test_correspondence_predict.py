@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -275,3 +277,29 @@ def test_pictures_show_the_frame_and_the_colour_of_each_object() -> None:
     image = np.full((2, 3, 3), 100, np.uint8)
     shown = overlay(image, np.array([[0, 1, 2], [0, 0, 0]], np.uint8))
     assert shown[0].tolist() == [[100] * 3, [120, 30, 30], [30, 120, 30]]
+
+
+def test_the_script_propagates_and_measures(weights: Path, tmp_path: Path) -> None:
+    root = tmp_path / "DAVIS"
+    write_set(root, "JPEGImages/480p", "Annotations/480p")
+    for frame in range(1, 5):
+        shutil.copy(
+            root / "Annotations/480p/bear/00000.png",
+            root / f"Annotations/480p/bear/{frame:05d}.png",
+        )
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text("bear\n")
+    repository = Path(__file__).parents[1]
+    settings = {"DATA": tmp_path, "WEIGHTS": weights, "OUT": tmp_path / "out", "WORLD_SIZE": 1}
+    environment = {**os.environ, **{key: str(value) for key, value in settings.items()}}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    words = ["bash", str(repository / "scripts/correspondence/infer.sh")]
+    environment["MODUV_ENVIRONMENT"] = "ready"
+    done = subprocess.run([*words, "davis"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "J&F-Mean" in done.stdout
+    assert (tmp_path / "out/key_vos/global_results-val.csv").is_file()
+    assert len([*(tmp_path / "out/key_vis/bear").iterdir()]) == 5
+    wrong = subprocess.run([*words, "coco"], env=environment, capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "unknown data set coco" in wrong.stderr

@@ -134,6 +134,11 @@ COMMANDS = {
         None,
         "a COCO file, edited or drawn, as a label set",
     ),
+    "labels track": _shared(
+        "moduv.rounds.tracked:track_labels",
+        "tracked",
+        "which labels of a clip are of one object",
+    ),
     "labels show": Command(
         "moduv.commands.show:show_labels", None, "draw the labels of some frames"
     ),

@@ -1,0 +1,105 @@
+"""Identities for a label set: which labels of a clip's frames are of one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from moduv.correspondence.predict import Follower, PropagatedConfig
+from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
+from moduv.correspondence.weights import WEIGHTS
+from moduv.engine import distributed
+from moduv.engine.errors import InputError
+from moduv.engine.log import progress, say
+from moduv.engine.stages import MANIFEST, Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image
+from moduv.frames.splits import read_split
+from moduv.instances.store import SUFFIX, labelled, read_labels, write_labels
+from moduv.instances.tracks import FrameTracker, TrackConfig, Tracker
+
+
+@dataclass(frozen=True)
+class TrackedConfig:
+    """How objects are told apart."""
+
+    boxes: TrackConfig = field(default_factory=TrackConfig)
+    """Without a correspondence network."""
+    masks: MaskTrackConfig = field(default_factory=MaskTrackConfig)
+    """With one."""
+
+
+def track_labels(
+    labels: Path,
+    split: Path,
+    data: Path,
+    out: Path,
+    config: TrackedConfig,
+    follow: Path | None = None,
+) -> None:
+    """Give the labels of each clip's frames identities, which count from 1 in every clip.
+
+    Args:
+        labels: label root.
+        split: frames to go through, clip by clip; those without labels are counted and left out.
+        data: folder of the frames.
+        out: label root; receives the same labels with a `track_id` for each.
+        config: how objects are told apart.
+        follow: weights of a correspondence network; identities are then by propagated masks, and otherwise by
+            the overlap of boxes.
+
+    Raises:
+        InputError: when labels, frames or weights are missing or broken; clips that are done are kept.
+    """
+    if out.resolve() == labels.resolve():
+        raise InputError(f"{out}: is the label set itself; choose another folder for --out.")
+    weights = [follow / WEIGHTS if follow.is_dir() else follow] if follow else []
+    made = [labels] if (labels / MANIFEST).is_file() else []
+    stage = Stage("labels track", out, config, (split, *made, *weights), data)
+    stage.run(lambda: _track(labels, split, data, out, config, follow))
+
+
+def _track(
+    labels: Path, split: Path, data: Path, out: Path, config: TrackedConfig, follow: Path | None
+) -> dict[str, Any]:
+    frames = sorted(labelled(labels, read_split(split)))
+    clips = [list(clip) for _, clip in groupby(frames, key=lambda frame: frame.segment)]
+    share = [clip for clip in distributed.shard(clips) if not _is_finished(clip, out)]
+    make = _maker(config, follow)
+    for clip in progress(share, desc="labels track", total=len(share), unit="clip"):
+        for frame, found in _tracked(clip, labels, data, make()):
+            write_labels(out, frame, found)
+    distributed.barrier()
+    tracks = sum(_count_tracks(clip, out) for clip in clips)
+    say(f"  {tracks} objects in {len(clips)} clips of {len(frames)} frames: {out}")
+    return {"frames": len(frames), "clips": len(clips), "objects": tracks}
+
+
+def _is_finished(clip: list[FrameRef], out: Path) -> bool:
+    return all(frame.file(out, SUFFIX).is_file() for frame in clip)
+
+
+def _maker(config: TrackedConfig, follow: Path | None) -> Callable[[], FrameTracker]:
+    """What makes a clip's tracker."""
+    if follow is None:
+        return lambda: Tracker(config.boxes)
+    follower = Follower.load(follow, PropagatedConfig(), distributed.device())
+    return lambda: MaskTracker(follower, config.masks)
+
+
+def _tracked(
+    clip: list[FrameRef], labels: Path, data: Path, tracker: FrameTracker
+) -> Iterator[tuple[FrameRef, Any]]:
+    for frame in clip:
+        image = read_image(frame.image_path(data))
+        found = read_labels(labels, frame, image.shape)
+        yield frame, found.with_columns(track=tracker.assign(image, found))
+
+
+def _count_tracks(clip: list[FrameRef], out: Path) -> int:
+    """Identities count from 1, so the highest is their number."""
+    found = [read_labels(out, frame).columns["track"] for frame in clip]
+    return max((int(tracks.max(initial=0)) for tracks in found), default=0)
