@@ -11,7 +11,7 @@ source scripts/environment.sh
 
 name="${1:-street}"
 shift $(($# > 0))
-dataset="$name" trained=ytvos
+dataset="$name" trained=ytvos preset=paper
 case "$name" in
     -h | --help)
         moduv_help scripts/correspondence/infer.sh
@@ -19,7 +19,7 @@ case "$name" in
         ;;
     davis) data="${DATA:-data}/DAVIS" ;;
     ytvos) data="${DATA:-data}/ytvos" ;;
-    street) data="${DATA:-data/street_clips}/davis" dataset=davis trained=street ;;
+    street) data="${DATA:-data/street_clips}/davis" dataset=davis trained=street preset=street ;;
     *)
         echo "moduv: error: unknown data set $name; --help names those there are." >&2
         exit 2
@@ -29,7 +29,8 @@ moduv_environment
 
 weights="${WEIGHTS:-save/correspondence_$trained}"
 out="${OUT:-${weights%.pth}_$name}"
-words=(correspondence propagate --dataset "$dataset" --data "$data" --weights "$weights" --out "$out" "$@")
+words=(correspondence propagate --preset "$preset" --dataset "$dataset" --data "$data")
+words+=(--weights "$weights" --out "$out" "$@")
 if [[ "${GPUS:-1}" -gt 1 ]]; then
     python -m moduv.engine.launch --standalone --nproc_per_node "$GPUS" -m moduv.cli "${words[@]}"
 else
