@@ -85,11 +85,9 @@ class Clip:
 
     def labels(self, index: int, config: InitialConfig) -> Instances:
         """L0 of a frame."""
-        camera, own = self.camera(index), self.observation(index)
-        fused = over_frames(own.statistic, self._neighbours(index))
-        image = self.image(index)
-        fused = replace(fused, length=over_superpixels(fused.length, image))
-        gain = self._gain(index, own)
+        camera, fused = self.camera(index), self.fused(index)
+        fused = replace(fused, length=over_superpixels(fused.length, self.image(index)))
+        gain = self._gain(index, self.observation(index))
         found = moving_objects(fused, gain, camera.depth, camera.inv_K, self.noise, config)
         self._forget_before(index - 2)
         return found
@@ -105,6 +103,10 @@ class Clip:
     def observation(self, index: int) -> Observation:
         """Flow to a frame's neighbours, ego flow with refined poses, and their statistic."""
         return self._once(lambda: self._observe(index), "observation", index)
+
+    def fused(self, index: int) -> Statistic:
+        """A frame's statistic, with those of the frames beside it."""
+        return over_frames(self.observation(index).statistic, self._neighbours(index))
 
     def measured(self, index: int, other: int) -> Measured:
         """Flow from one frame to another."""

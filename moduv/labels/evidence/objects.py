@@ -28,6 +28,8 @@ LENGTH = 10.0
 """Pixels over which that change is measured."""
 LEAST_SPREAD = 0.05
 """Pixels a frame."""
+WHOLE = 0.8
+"""Share of a cluster that must move as one for it to be one object."""
 REMAINS = 0.2
 """Share of a weaker cluster at the rim of stronger objects from which it counts as theirs: flow has bled."""
 
@@ -58,9 +60,10 @@ def moving_objects(
 ) -> Instances:
     """L0 of one frame from its evidence.
 
-    Pixels above a threshold are clustered by range; a cluster stays if measured flow explains the
-    neighbours better than ego flow, and is given the pixels that move as it does rather than stand.
-    Thresholds fall from stage to stage, so that what moves little is not joined to what moves much.
+    Pixels above a threshold are clustered by range, and a cluster is given the pixels that move as it does
+    rather than stand. It stays if measured flow explains the neighbours better than ego flow there. What is
+    found above the lowest threshold is one object if it moves as one; the rest is looked at again above
+    falling thresholds, so that what moves little is not joined to what moves much.
 
     Args:
         statistic: (H, W), lengths and velocities.
@@ -78,25 +81,47 @@ def moving_objects(
     """
     taken = np.zeros(depth.shape, bool)
     found: list[np.ndarray] = []
-    margin = config.window // 2
-    for threshold in config.flow.stages:
+    margin, least = config.window // 2, config.flow.gain * noise.grey
+    thresholds = (config.flow.stages[-1], *config.flow.stages)
+    for number, threshold in enumerate(thresholds):
         above = binary_fill_holes((statistic.length > threshold) & ~taken) & ~taken
-        clusters = extract_instances(above, depth, inv_K, config, motion_threshold=0.5).decode()
-        rim = _grown(taken, margin)
-        chosen = [
-            mask
-            for mask in clusters
-            if gain[mask].mean() > config.flow.gain * noise.grey
-            and (mask & rim).sum() < REMAINS * mask.sum()
-        ]
-        fitted = _fit_to_motion(chosen, statistic.velocity, margin)
-        new = [mask & ~taken for mask in fitted]
+        masks = extract_instances(above, depth, inv_K, config, motion_threshold=0.5).decode()
+        gaining = [mask for mask in masks if gain[mask].mean() > least]
+        clusters = _apart_from(taken, gaining, margin)
+        fitted = _fit_to_motion(clusters, statistic.velocity, margin)
+        new = []
+        for cluster, mask in zip(clusters, fitted, strict=True):
+            moves_as_one = (cluster & mask).sum() >= WHOLE * cluster.sum()
+            if number or moves_as_one:
+                new.append(_without_still_rim(mask & ~taken, gain, margin))
         new = [mask for mask in new if mask.sum() >= config.min_samples]
         found += new
         for mask in new:
             taken |= _grown(mask, 1)
     boxes = np.array([rle.extent(mask) for mask in found], np.float64).reshape(-1, 4)
     return Instances([rle.encode(mask) for mask in found], boxes, size=depth.shape)
+
+
+def _apart_from(taken: np.ndarray, clusters: Sequence[np.ndarray], margin: int) -> list[np.ndarray]:
+    """The clusters that are no remains of what is taken."""
+    rim = _grown(taken, margin)
+    return [mask for mask in clusters if (mask & rim).sum() < REMAINS * mask.sum()]
+
+
+def _without_still_rim(mask: np.ndarray, gain: np.ndarray, margin: int) -> np.ndarray:
+    """A mask (H, W) without pixels at its rim, up to `margin` deep, that ego flow explains as well."""
+    kept = mask
+    for _ in range(margin):
+        inner = cv2.erode(kept.astype(np.uint8), CROSS) > 0
+        kept = kept & (inner | (gain > 0))
+    return _largest_part(kept)
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask (h, w), bool."""
+    bits = np.ascontiguousarray(mask, np.uint8)
+    count, parts, measures, _ = cv2.connectedComponentsWithStats(bits, connectivity=4)
+    return parts == 1 + int(np.argmax(measures[1:, cv2.CC_STAT_AREA])) if count > 1 else mask
 
 
 def photometric_gain(
@@ -174,11 +199,7 @@ def _belonging(
     whole = binary_fill_holes(alike).astype(np.uint8)
     opened = cv2.morphologyEx(np.pad(whole, 1, mode="edge"), cv2.MORPH_OPEN, CROSS)[1:-1, 1:-1]
     belonging = np.zeros(clusters[number].shape, bool)
-    count, parts, measures, _ = cv2.connectedComponentsWithStats(
-        np.ascontiguousarray(opened), connectivity=4
-    )
-    if count > 1:
-        belonging[place] = parts == 1 + int(np.argmax(measures[1:, cv2.CC_STAT_AREA]))
+    belonging[place] = _largest_part(opened)
     return belonging
 
 
