@@ -103,6 +103,14 @@ def test_a_broken_motion_output_is_named_and_stops_no_other(
     assert statistics(out, FRAMES)["instances"] == 3
 
 
+def test_outputs_without_a_mask_are_refused_as_its_evidence(tmp_path: Path, split: Path) -> None:
+    for frame in FRAMES:
+        arrays = {"depth": np.ones((40, 60), np.float32), "inv_K": np.eye(4) * 1e-6}
+        write_npz(frame.file(tmp_path / "motion", ".npz"), **arrays)
+    with pytest.raises(InputError, match=r"without a mask .*; set the evidence to flow"):
+        label_motion(split, tmp_path / "motion", tmp_path / "L0", InitialConfig())
+
+
 def test_split_without_motion_output_is_refused(tmp_path: Path, split: Path) -> None:
     with pytest.raises(InputError, match="run the motion stage first"):
         label_motion(split, tmp_path / "motion", tmp_path / "L0", InitialConfig())

@@ -153,7 +153,12 @@ def _label_motion_frame(job: tuple[FrameRef, Path, Path, InitialConfig, Path | N
     frame, motion, out, config, data = job
     path = frame.file(motion, ".npz")
     try:
-        arrays = read_npz(path, ("mot_mask", "depth", "inv_K"))
+        arrays = read_npz(path, ("depth", "inv_K"), ("mot_mask",))
+        if "mot_mask" not in arrays:
+            raise InputError(
+                f"{path}: stage 1 was trained without a mask ('mot_mask'); set the evidence to flow, or train "
+                "its later phases."
+            )
         image = read_image(frame.image_path(data)) if config.snap and data else None
         size = image_size(frame.image_path(data)) if data else None
         mask, depth, inv_K = (np.asarray(arrays[name]) for name in ("mot_mask", "depth", "inv_K"))
