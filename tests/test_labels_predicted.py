@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 from moduv.instances.crops import Crop
 from moduv.instances.instances import Instances, Predictions
 from moduv.labels.agreement import agreed_score, found_again
-from moduv.labels.predicted import fuse, with_fitted_boxes
+from moduv.labels.predicted import (
+    dice_threshold,
+    fuse,
+    with_fitted_boxes,
+    with_fitted_masks,
+    without_nested,
+)
 
 SIZE = (40, 60)
 Box = tuple[int, int, int, int]
@@ -101,6 +109,45 @@ def test_boxes_fit_masks_and_empty_masks_are_dropped() -> None:
     assert len(with_fitted_boxes(found[:0])) == 0
 
 
+def test_of_an_unsure_mask_the_pixels_of_the_best_expected_dice_are_taken() -> None:
+    unsure = np.array([[0.45] * 6 + [0.4] * 6 + [0.1] * 8], np.float32)
+    crops = [Crop(3, 4, unsure), Crop(0, 0, np.array([[1, 1, 0.9, 0.2, 0]], np.float32))]
+    crops += [Crop(0, 0, np.zeros((0, 0), np.float32)), Crop(2, 2, np.zeros((3, 3), np.float32))]
+    found = Predictions(crops, torch.zeros(4, 4), torch.ones(4), SIZE)
+    masks = [crop.pixels.sum() for crop in with_fitted_masks(found).crops]
+    # None of the first has a probability above one half; the second is as sure as at one half.
+    assert masks == [12, 3, 0, 0]
+    assert found.to_instances().areas().tolist() == [0, 3, 0, 0]
+    assert with_fitted_masks(found).to_instances().areas().tolist() == masks
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=40), st.randoms())
+def test_no_other_number_of_pixels_promises_a_better_dice(
+    values: list[float], random: Random
+) -> None:
+    random.shuffle(values)
+    pixels = np.array(values)
+
+    def promised(chosen: np.ndarray) -> float:
+        return float(2 * pixels[chosen].sum() / (chosen.sum() + pixels.sum()))
+
+    best = promised(pixels >= dice_threshold(pixels))
+    for value in values:
+        assert promised(pixels >= value) <= best + 1e-9
+    sure = np.array([0.0] * 5 + [1.0] * 3)
+    assert (sure >= dice_threshold(sure)).sum() == 3
+
+
+def test_a_whole_wins_against_a_part_that_is_little_surer() -> None:
+    def kept(score_of_part: float) -> list[list[float]]:
+        whole, part = ((10, 10, 30, 30), 0.4), ((12, 12, 20, 20), score_of_part)
+        return without_nested(seen(whole, part).to_instances(), 0.3).boxes.tolist()
+
+    assert kept(0.5) == [[10, 10, 30, 30]]
+    assert kept(0.8) == [[12, 12, 20, 20]]
+
+
 def test_a_label_is_found_again_where_a_view_has_it() -> None:
     labels = seen(((10, 10, 20, 20), 0.9), ((30, 5, 40, 15), 0.6)).to_instances()
     shifted = seen(((12, 10, 22, 20), 0.3), ((36, 5, 46, 15), 0.9)).to_instances()
@@ -133,10 +180,10 @@ def test_without_doubt_all_labels_are_kept_and_without_agreement_none() -> None:
     st.randoms(),
 )
 def test_the_threshold_does_not_depend_on_the_order(
-    judged: list[tuple[float, bool]], random: np.random.Generator
+    judged: list[tuple[float, bool]], random: Random
 ) -> None:
     scores, found = np.array(judged).T
-    order = np.array(random.sample(range(len(judged)), len(judged)))  # type: ignore[attr-defined]
+    order = np.array(random.sample(range(len(judged)), len(judged)))
     assert agreed_score(scores, found) == agreed_score(scores[order], found[order])
     # What is kept is found by most: the rising fit means that every upper part of it is, too.
     kept = found[scores > agreed_score(scores, found)]

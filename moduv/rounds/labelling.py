@@ -26,7 +26,7 @@ from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import is_labelled, statistics, write_labels
 from moduv.labels.agreement import agreed_score, found_again
 from moduv.labels.initial import InitialConfig, initial_labels
-from moduv.labels.predicted import fuse, with_fitted_boxes, without_nested
+from moduv.labels.predicted import fuse, with_fitted_boxes, with_fitted_masks, without_nested
 from moduv.labels.snapped import snap_to_image
 from moduv.rounds.evidence import expected_errors, label_flow_frames, with_errors
 
@@ -47,6 +47,9 @@ class LabelsConfig:
     """Sizes at which to look at every frame, too, as factors of the usual one."""
     nested: float = 1.0
     """Largest share that a label may have in common with a better one; 1: any, as published."""
+    fit_masks: bool = False
+    """Take the pixels of the greatest expected Dice coefficient; off in the published method, which takes those
+    with a probability above one half."""
     fit_boxes: bool = False
     """Fit the boxes to the masks; off in the published method, which takes those of the box head."""
     snap: bool = False
@@ -65,6 +68,11 @@ class LabelsConfig:
     def showing(self) -> dict[str, Any]:
         """How frames are shown to a detector: options of `label_frames`."""
         return {"views": self.views, "batch_size": self.batch_size, "workers": self.workers}
+
+    def confident(self, found: Predictions, score: float | None) -> Predictions:
+        """The predictions above a score, with fitted masks where asked for."""
+        found = found.above(score or 0.0)
+        return with_fitted_masks(found) if self.fit_masks else found
 
     def finish(self, found: Instances, image: np.ndarray) -> Instances:
         """Labels fitted to their image (H, W, 3) uint8 and their masks, without nested ones, where asked for."""
@@ -309,8 +317,11 @@ def _agreed_score(
     for image, views in progress(found, desc="agreement", total=len(share), unit="frame"):
         for number, judge in enumerate(views):
             others = fuse([*views[:number], *views[number + 1 :]])
-            labels = plain.finish(others.to_instances(), image)
-            again = found_again(labels, plain.finish(judge.to_instances(), image))
+            labels, witness = (
+                plain.finish(plain.confident(one, None).to_instances(), image)
+                for one in (others, judge)
+            )
+            again = found_again(labels, witness)
             assert labels.scores is not None
             judged += zip(labels.scores.tolist(), again.tolist(), strict=True)
     rows = torch.tensor(judged, dtype=torch.float64).reshape(-1, 2)

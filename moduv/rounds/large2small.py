@@ -31,11 +31,11 @@ class AggregatedLabelsConfig(AggregationConfig, LabelsConfig):
         self, image: np.ndarray, large: Predictions, small: Predictions | None = None
     ) -> Instances:
         """The confident predictions on one image (H, W, 3) uint8, merged where there are two detectors."""
-        found = large.above(self.large_score or 0.0)
+        found = self.confident(large, self.large_score)
         if small is None:
             return self.finish(found.to_instances(), image)
-        merged = aggregate_predictions(found, small.above(self.small_score or 0.0), self)
-        return self.finish(merged, image)
+        others = self.confident(small, self.small_score)
+        return self.finish(aggregate_predictions(found, others, self), image)
 
 
 def aggregated_labels(

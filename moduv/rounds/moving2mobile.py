@@ -26,7 +26,8 @@ class MobileLabelsConfig(LabelsConfig):
 
     def select(self, image: np.ndarray, predictions: Predictions) -> Instances:
         """The labels among the predictions of one image (H, W, 3) uint8."""
-        return self.finish(predictions.to_instances(self.score_threshold or 0.0), image)
+        found = self.confident(predictions, self.score_threshold)
+        return self.finish(found.to_instances(), image)
 
 
 def mobile_labels(
