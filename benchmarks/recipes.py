@@ -40,7 +40,7 @@ def chain(preset: str, seed: int, run: Path, data: Path, out: Path) -> dict[str,
     )
     merging = load_preset(AggregatedLabelsConfig, preset, "aggregated_labels")
     large, small = train("large", first), train("small", first)
-    aggregated_labels(data, split, large, second, merging, small)
+    aggregated_labels(data, split, large, second, merging, small, mobile)
     return measure_detector(train("final", second), data)
 
 

@@ -171,3 +171,17 @@ def test_one_view_chooses_no_threshold(world: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'score_threshold' is not set, and one view"):
         mobile_labels(world / "frames", world / "split.txt", world / "large", tmp_path, pick)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_round_is_judged_by_the_one_before(world: Path, tmp_path: Path) -> None:
+    """A judge that finds the same keeps everything, and is no input where the threshold is set."""
+    data, split = world / "frames", world / "split.txt"
+    pick = AggregatedLabelsConfig(large_score=None, batch_size=2)
+    large = world / "large"
+    aggregated_labels(data, split, large, tmp_path / "judged", pick, judge=large)
+    judged = read_json(tmp_path / "judged/manifest.json")
+    assert judged["results"]["thresholds"] == {"large_score": 0.0}
+    assert "large 2" in judged["inputs"]
+    given = replace(pick, large_score=0.4)
+    aggregated_labels(data, split, large, tmp_path / "given", given, judge=tmp_path / "nowhere")
+    assert len(read_json(tmp_path / "given/manifest.json")["inputs"]) == 2

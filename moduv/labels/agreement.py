@@ -1,10 +1,12 @@
-"""A score threshold without ground truth: where one more view of a frame would rather agree than not.
+"""A score threshold without ground truth: the labels of the best F1 that can be expected.
 
-A detector that sees a frame mirrored or at another size makes other errors and finds the same objects.
-Each view judges in turn what the others say together: of the labels with a score it finds a share again. High
-scores are found again nearly always, low ones hardly ever; a label is kept where the share exceeds one half, where it
-is more likely an object than an error. A view does not judge a score that it has a part in, so the share is
-not flattered. Errors that all views share, such as those that a detector was taught, stay unseen.
+What is an object is found again by a view that has no part in a label's score: the frame mirrored, at another size, or
+seen by a detector that was taught by other labels. The share that is found again at a score is taken for the
+probability that a label with this score is right, and the labels with the greatest expected F1 are kept, as
+the pixels of a mask with the greatest expected Dice coefficient are, which is the same measure.
+
+A detector repeats what it was taught in every view, errors included. So its views judge each other only
+in Moving2Mobile, whose labels are to differ from those it was taught; later rounds are judged by the one before.
 """
 
 from __future__ import annotations
@@ -14,10 +16,7 @@ from pycocotools import mask as coco
 from scipy.optimize import isotonic_regression
 
 from moduv.instances.instances import Instances
-from moduv.labels.predicted import SAME
-
-MAJORITY = 0.5
-"""Share of labels found again above which a label is more likely an object than an error."""
+from moduv.labels.predicted import SAME, dice_threshold
 
 
 def found_again(labels: Instances, view: Instances) -> np.ndarray:
@@ -27,9 +26,9 @@ def found_again(labels: Instances, view: Instances) -> np.ndarray:
 
 
 def agreed_score(scores: np.ndarray, found: np.ndarray) -> float:
-    """The score above which most labels are found again.
+    """The score above which labels have the greatest expected F1.
 
-    The share of labels found is a rising function of the score, fitted to the data without another
+    The share of labels found again is a rising function of the score, fitted to the data without another
     assumption (isotonic regression, Barlow et al. 1972), so there are no bins and no smoothing to choose.
 
     Args:
@@ -37,16 +36,15 @@ def agreed_score(scores: np.ndarray, found: np.ndarray) -> float:
         found: (N,) bool, whether a view that has no part in the score found them.
 
     Returns:
-        A score, to keep labels strictly above it: 0 where even the lowest are found, and the highest score where
-        none are, which keeps nothing.
+        A score, to keep labels strictly above it: 0 where all are kept, and the highest score where none is
+        found, which keeps nothing.
     """
     if not len(scores):
         return 0.0
     values, place = np.unique(scores, return_inverse=True)
     count = np.bincount(place)
-    share = np.bincount(place, weights=found) / count
-    rising = isotonic_regression(share, weights=count).x
-    below = values[rising <= MAJORITY]
+    rising = isotonic_regression(np.bincount(place, weights=found) / count, weights=count).x
+    below = values[rising < dice_threshold(rising[place])]
     return float(below[-1]) if len(below) else 0.0
 
 

@@ -273,7 +273,11 @@ def viewers(folder: Path, views: Sequence[View]) -> list[Detector]:
 
 
 def with_agreed_scores(
-    config: Config, thresholds: Mapping[str, Path], data: Path, split: Path
+    config: Config,
+    thresholds: Mapping[str, Path],
+    data: Path,
+    split: Path,
+    judge: Path | None = None,
 ) -> Config:
     """Settings whose score thresholds are all set: those that are not, by the agreement of views.
 
@@ -284,12 +288,13 @@ def with_agreed_scores(
         thresholds: names of their score thresholds, and the folder of the detector that each is for.
         data: folder of the frames.
         split: frames that will be labelled.
+        judge: folder of a round that was taught by other labels; without one a detector's views judge each other.
 
     Raises:
         InputError: when a threshold is not set and there is only one view.
     """
     unset = {name: folder for name, folder in thresholds.items() if getattr(config, name) is None}
-    if unset and not config.views:
+    if unset and not config.views and judge is None:
         raise InputError(
             f"{next(iter(unset))!r} is not set, and one view of a frame has nothing to agree with; "
             "set it, or look at frames mirrored with flip: true."
@@ -297,34 +302,46 @@ def with_agreed_scores(
     frames = read_split(split)
     sample = frames[:: max(1, len(frames) // SAMPLE)]
     for name, folder in unset.items():
-        score: Any = _agreed_score(config, folder, data, sample)
-        say(f"  {name} {score:.3f}, above which most labels are found again in another view")
+        score: Any = _agreed_score(config, folder, judge, data, sample)
+        say(f"  {name} {score:.3f}, by what is found again")
         config = replace(config, **{name: score})
     return config
 
 
 def _agreed_score(
-    config: LabelsConfig, folder: Path, data: Path, frames: Sequence[FrameRef]
+    config: LabelsConfig, folder: Path, judge: Path | None, data: Path, frames: Sequence[FrameRef]
 ) -> float:
-    """The score above which a further view of these frames finds most of a detector's labels again."""
+    """The score above which a detector's labels of these frames have the greatest expected F1."""
     share = distributed.unfinished(frames, config.batch_size, lambda _: False)
     models = viewers(folder, config.views)
+    own = len(models)
+    models += [] if judge is None else viewers(judge, config.views)
     paths = [frame.image_path(data) for frame in share]
     found = stream(models, paths, [None] * len(models), config.batch_size, config.workers)
     # Where a mask ends at a colour does not tell whether there is an object.
     plain = replace(config, snap=False)
     judged: list[tuple[float, bool]] = []
-    for image, views in progress(found, desc="agreement", total=len(share), unit="frame"):
-        for number, judge in enumerate(views):
-            others = fuse([*views[:number], *views[number + 1 :]])
+    for image, seen in progress(found, desc="agreement", total=len(share), unit="frame"):
+        for pair in _judgements(seen[:own], seen[own:]):
             labels, witness = (
-                plain.finish(plain.confident(one, None).to_instances(), image)
-                for one in (others, judge)
+                plain.finish(plain.confident(fuse(views), None).to_instances(), image)
+                for views in pair
             )
-            again = found_again(labels, witness)
             assert labels.scores is not None
+            again = found_again(labels, witness)
             judged += zip(labels.scores.tolist(), again.tolist(), strict=True)
     rows = torch.tensor(judged, dtype=torch.float64).reshape(-1, 2)
     scores, agreed = distributed.gather_rows(rows).numpy().T
     # Rounded, because the last digits of scores depend on the machine.
     return round(agreed_score(scores, agreed), 3)
+
+
+def _judgements(
+    own: Sequence[Predictions], others: Sequence[Predictions]
+) -> Iterator[tuple[Sequence[Predictions], Sequence[Predictions]]]:
+    """Views that make labels and views that judge them: another detector's, or each of the own in turn."""
+    if others:
+        yield own, others
+        return
+    for number, judge in enumerate(own):
+        yield [*own[:number], *own[number + 1 :]], [judge]

@@ -45,6 +45,7 @@ def aggregated_labels(
     out: Path,
     config: AggregatedLabelsConfig,
     small: Path | None = None,
+    judge: Path | None = None,
 ) -> None:
     """Make L2: the merged predictions of the large-scale and the small-scale detector.
 
@@ -55,16 +56,24 @@ def aggregated_labels(
         out: label root; finished files are kept.
         config: thresholds and batch size.
         small: folder of the round trained on shrunken frames; without it, L2 is what the other one finds.
+        judge: folder of the Moving2Mobile round, which helps to choose thresholds that are not set.
     """
     detectors = {"large_score": large} | ({} if small is None else {"small_score": small})
-    stage = Stage("labels aggregated", out, config, (split, *detectors.values()), data)
-    stage.run(lambda: _label(data, split, detectors, out, config))
+    judge = judge if any(getattr(config, name) is None for name in detectors) else None
+    inputs = [split, *detectors.values(), *([] if judge is None else [judge])]
+    stage = Stage("labels aggregated", out, config, tuple(inputs), data)
+    stage.run(lambda: _label(data, split, detectors, judge, out, config))
 
 
 def _label(
-    data: Path, split: Path, detectors: dict[str, Path], out: Path, config: AggregatedLabelsConfig
+    data: Path,
+    split: Path,
+    detectors: dict[str, Path],
+    judge: Path | None,
+    out: Path,
+    config: AggregatedLabelsConfig,
 ) -> dict[str, Any]:
-    settled = with_agreed_scores(config, detectors, data, split)
+    settled = with_agreed_scores(config, detectors, data, split, judge)
     thresholds = {name: getattr(settled, name) for name in detectors}
     makers = list(zip(detectors.values(), thresholds.values(), strict=True))
     numbers = label_frames("L2", data, split, makers, out, settled.select, **settled.showing)

@@ -14,6 +14,8 @@ from pathlib import Path
 from moduv.engine.pipeline import Place, Step, command_lines, execute, select, without
 from moduv.runs.catalogue import COMMANDS
 
+JUDGE = "judge"
+"""Option that names a detector which makes no labels, but helps to choose their thresholds."""
 RENDER = Step("street", "street render", "", "Street world", takes=("root",), out="")
 ROUNDS = (
     Step("motion", "motion train", "motion", "Motion: train"),
@@ -41,7 +43,7 @@ ROUNDS = (
     ),
     Step(
         *("L2", "labels aggregated", "L2_pseudo_labels", "L2"),
-        reads={"large": "large", "small": "small"},
+        reads={"large": "large", "small": "small", JUDGE: "moving2mobile"},
     ),
     Step("final", "round final", "R3_Final", "Final", reads={"labels": "L2"}),
 )

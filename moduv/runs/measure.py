@@ -31,7 +31,7 @@ from moduv.instances.instances import Instances
 from moduv.labels.initial import InitialConfig
 from moduv.rounds.evidence import with_errors_of
 from moduv.runs.catalogue import COMMANDS
-from moduv.runs.chains import DETECTORS, FINAL, LABEL_SETS, folder
+from moduv.runs.chains import DETECTORS, FINAL, JUDGE, LABEL_SETS, folder
 from moduv.runs.heldout import HeldOut
 from moduv.runs.tables import print_table
 from moduv.visual.figures import line_chart
@@ -157,7 +157,7 @@ def label_sets(run: Path, motion: Path, held_out: HeldOut) -> dict[str, Sequence
     for name, step in LABEL_SETS.items():
         root = folder(run, step.name)
         manifest = read_manifest(root)
-        sources = [folder(run, source) for source in step.reads.values()]
+        sources = [folder(run, source) for option, source in step.reads.items() if option != JUDGE]
         # Without a small-scale detector, L2 was made from the other one alone.
         makers = [source for source in sources if source.name in manifest.get("inputs", sources)]
         if manifest.get("stage") != step.command:
