@@ -7,10 +7,10 @@ prepared frames; the numbered scripts are faces of it. It needs nothing installe
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
+from moduv.engine.errors import InputError
 from moduv.engine.pipeline import Place, Step, command_lines, execute, select, without
 from moduv.runs.catalogue import COMMANDS
 
@@ -164,8 +164,12 @@ def main(words: list[str] | None = None) -> int:
         given.report,
     )
     wanted = {step.name for step in select(chain, given.steps)}
-    with contextlib.suppress(ModuleNotFoundError):
+    try:
         chain = chain_of(given.preset, DEPTH)
+    except InputError as error:
+        parser.exit(2, f"moduv: error: {error}\n")
+    except ModuleNotFoundError:
+        pass  # nothing is installed; what a preset leaves out is printed, too
     steps = [step for step in chain if step.name in wanted]
     lines = command_lines(steps, chain, place, COMMANDS, given.preset, given.processes)
     if given.dry_run:
