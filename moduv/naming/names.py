@@ -19,7 +19,7 @@ class NamesConfig:
 
     threshold: float | None = None
     """Least cosine of a track and its name; None: by leaving each name out, see `calibrate`."""
-    quantile: float = 0.9
+    quantile: float = 0.5
     """Of the cosines of tracks whose name is left out."""
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ def pool_tracks(embeddings: np.ndarray, tracks: np.ndarray, weights: np.ndarray)
     return unit(sums)
 
 
-def calibrate(cosines: np.ndarray, kinds: Sequence[str], quantile: float = 0.9) -> float:
+def calibrate(cosines: np.ndarray, kinds: Sequence[str], quantile: float = 0.5) -> float:
     """The cosine under which a track is unknown, from the tracks themselves.
 
     Every name is left out in turn: how well do its tracks fit the names that remain? The `quantile` of
