@@ -55,6 +55,16 @@ def load_patch_clip(model: PatchClip, path: str | Path) -> None:
     checkpoint.load_strict(model, read_state(path), path)
 
 
+def load_tower(model: PatchClip, path: str | Path) -> None:
+    """Load the image tower of a CLIP model of open_clip. Raises InputError when it is of another network."""
+    state = read_state(path)
+    start = "visual."
+    own = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not own:
+        raise InputError(f"{path}: holds no image tower of open_clip; give a CLIP model's file.")
+    checkpoint.load_strict(model.model, own, path)
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, without what trainings wrap around them.
 

@@ -88,6 +88,19 @@ COMMANDS = {
         "say what detected objects are",
         words="detections",
     ),
+    "name pretrain": _shared(
+        "moduv.naming.pretraining:pretrain",
+        "name_pretrain",
+        "single-frame VideoMAE on frames without labels",
+    ),
+    "name slots": _shared(
+        "moduv.naming.grouping:train_slots", "name_slots", "slots over a frozen video transformer"
+    ),
+    "name patches": _stage(
+        "moduv.naming.alignment:train_patches",
+        "name_patches",
+        "patch-CLIP on images without captions",
+    ),
     "name train": _stage(
         "moduv.commands.name:train_names", "name_training", "train a small encoder on named objects"
     ),

@@ -1,0 +1,130 @@
+"""Training of patch-CLIP on images without captions (Fan et al. 2023, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from moduv.engine import checkpoint, distributed
+from moduv.engine.errors import InputError
+from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.stages import Stage
+from moduv.frames.images import read_image
+from moduv.frames.listing import list_files
+from moduv.naming.encoders import CLIP_MEAN, CLIP_STD
+from moduv.naming.patch_clip import PatchClip, TowerConfig, alignment_loss, build_patch_clip
+from moduv.naming.weights import load_tower
+
+WEIGHTS = "weights.pth"
+RATIOS = (3 / 4, 4 / 3)
+"""Of the width to the height of a crop."""
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class PatchTrainingConfig:
+    """How patch-CLIP is trained: published 200 epochs of ImageNet, 4,096 images a step on 32 GPUs."""
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            62_600, 4096, 1.0, cosine=True, optimizer="sgd", weight_decay=1e-4, workers=8
+        )
+    )
+    smallest: float = 0.9
+    """Share of an image that a crop has at least."""
+    network: TowerConfig = field(default_factory=TowerConfig)
+
+
+def train_patches(tower: Path, images: Path, out: Path, config: PatchTrainingConfig) -> None:
+    """Train patches to speak CLIP's language, on any images.
+
+    Under torchrun each process tells the images of its own share apart, as published.
+
+    Args:
+        tower: weights of a CLIP model of open_clip whose image tower stays as it is, ViT-B-16-quickgelu
+            by default.
+        images: folder that is walked recursively, such as ImageNet's train folder.
+        out: receives `weights.pth` under the published keys, and what continues an interrupted training.
+        config: crops, network, loop.
+
+    Raises:
+        InputError: when there is no image, or the tower is of another architecture.
+    """
+    files = list_files(images, out).images if images.is_dir() else []
+    if len(files) < 2:
+        raise InputError(f"{images}: holds fewer than two images; give a folder of images.")
+    stage = Stage("name patches", out, config, (tower,))
+    stage.run(lambda: _train(files, tower, out, config))
+
+
+def _train(
+    files: Sequence[Path], tower: Path, out: Path, config: PatchTrainingConfig
+) -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        model = build_patch_clip(config.network)
+    load_tower(model, tower)
+    model.to(distributed.device())
+    data = ImageCrops(files, config.network.image, config.smallest)
+    fit(model, alignment_step(model), data, config.loop, out, label=out.name)
+    if distributed.is_main():
+        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
+    distributed.barrier()
+    return {"images": len(files)}
+
+
+class ImageCrops:
+    """Crops of images, (index, sample seed) to (3, S, S) uint8."""
+
+    def __init__(self, files: Sequence[Path], size: int, smallest: float) -> None:
+        self.files, self.size, self.smallest = files, size, smallest
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: tuple[int, int]) -> Tensor:
+        """A crop of most of the image, resized, mirrored half of the time."""
+        rng = np.random.default_rng(item[1])
+        picture = Image.fromarray(read_image(self.files[item[0]]))
+        box = crop_box(picture.height, picture.width, self.smallest, rng)
+        crop = np.asarray(picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box))
+        mirrored = crop[:, ::-1] if rng.random() < 0.5 else crop
+        return torch.from_numpy(mirrored.copy()).permute(2, 0, 1)
+
+    @staticmethod
+    def collate(samples: list[Tensor]) -> Tensor:
+        """(B, 3, S, S)."""
+        return torch.stack(samples)
+
+
+def crop_box(
+    height: int, width: int, smallest: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random crop of at least a share of an image, else all of it."""
+    for _ in range(TRIES):
+        area = height * width * rng.uniform(smallest, 1)
+        ratio = np.exp(rng.uniform(*np.log(RATIOS)))
+        wide, high = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(rng.integers(width - wide + 1)), int(rng.integers(height - high + 1))
+            return left, top, left + wide, top + high
+    return 0, 0, width, height
+
+
+def alignment_step(model: PatchClip) -> Step:
+    """The step of `fit`: what patches say finds its own image."""
+
+    def step(batch: Tensor, _: StepState) -> dict[str, Tensor]:
+        device = next(model.parameters()).device
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+        images = (batch.to(device, non_blocking=True).float() / 255 - mean) / std
+        return {"loss": alignment_loss(model(images))}
+
+    return step

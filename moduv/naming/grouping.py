@@ -1,0 +1,99 @@
+"""Training of the slots: rebuild the features of a frozen video transformer (Fan et al. 2023, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moduv.engine import checkpoint, distributed
+from moduv.engine.errors import InputError
+from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.stages import Stage
+from moduv.frames.splits import read_split
+from moduv.naming.clips import ClipConfig, VideoClips, normalise
+from moduv.naming.slots import Grouping, GroupingConfig, build_grouping, schedule
+from moduv.naming.weights import load_encoder_weights
+
+WEIGHTS = "weights.pth"
+
+
+@dataclass(frozen=True)
+class GroupingTrainingConfig:
+    """How slots are trained: published 300 epochs of 3,862 videos, 32 a step with 7 clips each."""
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            36_300, 32, 3e-3, warmup=5_000, halve_every=50_000, clip_norm=1.0, workers=8
+        )
+    )
+    """`halve_every` is the half-life of a decay from step to step."""
+    clips: ClipConfig = field(default_factory=lambda: ClipConfig(8, (1, 2, 4, 8), per_sample=7))
+    network: GroupingConfig = field(default_factory=GroupingConfig)
+
+    def __post_init__(self) -> None:
+        if self.clips.frames != self.network.frames:
+            raise InputError(
+                f"clips have {self.clips.frames} frames and the network {self.network.frames}; use one number."
+            )
+
+
+def train_slots(
+    encoder: Path, data: Path, split: Path, out: Path, config: GroupingTrainingConfig
+) -> None:
+    """Train slots on frames without labels, over a frozen video transformer.
+
+    Args:
+        encoder: weights of its pre-training, ours or VideoMAE's with tubelets of one frame.
+        data: folder of the frames.
+        split: frames; those of a segment make its clips.
+        out: receives `weights.pth` under the published keys, and what continues an interrupted training.
+        config: clips, network, loop.
+
+    Raises:
+        InputError: when frames are missing or the encoder is another.
+    """
+    stage = Stage("name slots", out, config, (split, encoder), data)
+    stage.run(
+        lambda: _train(VideoClips(data, read_split(split), config.clips), encoder, out, config)
+    )
+
+
+def _train(
+    clips: VideoClips, encoder: Path, out: Path, config: GroupingTrainingConfig
+) -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        model = build_grouping(config.network)
+    load_encoder_weights(model, encoder)
+    model.to(distributed.device())
+    fit(model, grouping_step(model), clips, config.loop, out, label=out.name, rate=rate)
+    if distributed.is_main():
+        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
+    distributed.barrier()
+    return {"segments": len(clips)}
+
+
+def grouping_step(model: Grouping) -> Step:
+    """The step of `fit`: the error of the rebuilt features, video by video."""
+
+    def step(batch: list[Tensor], state: StepState) -> dict[str, Tensor]:
+        losses = [_loss(model, clips, state.generator) for clips in batch]
+        return {"loss": torch.stack(losses).mean()}
+
+    return step
+
+
+def _loss(model: Grouping, clips: Tensor, generator: torch.Generator) -> Tensor:
+    device, config = next(model.parameters()).device, model.config
+    size = (len(clips), config.slots, config.dim)
+    noise = torch.randn(size, generator=generator, device=device)
+    return model(normalise(clips.to(device, non_blocking=True)), noise).loss
+
+
+def rate(config: LoopConfig, step: int) -> float:
+    """The learning rate at a step, see `slots.schedule`."""
+    return config.learning_rate * schedule(step, config.warmup, config.halve_every)

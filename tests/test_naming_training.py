@@ -1,0 +1,189 @@
+"""Training of the paper's three networks: clips, schedules, and trainings that continue exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moduv.engine import checkpoint
+from moduv.engine.config import load_preset
+from moduv.engine.errors import InputError
+from moduv.engine.loop import LoopConfig
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import write_image
+from moduv.frames.splits import write_split
+from moduv.naming import pretraining
+from moduv.naming.alignment import PatchTrainingConfig, crop_box, train_patches
+from moduv.naming.clips import (
+    ClipConfig,
+    VideoClips,
+    choose_frames,
+    crop_places,
+    normalise,
+    patch_size,
+)
+from moduv.naming.grouping import GroupingTrainingConfig, train_slots
+from moduv.naming.patch_clip import TowerConfig, build_patch_clip
+from moduv.naming.pretraining import PretrainingConfig, decay_groups, pretrain
+from moduv.naming.slots import GroupingConfig
+from moduv.naming.videomae import TransformerConfig, build_pretraining
+from moduv.naming.weights import load_patch_clip
+
+pytest.importorskip("timm", reason="the package timm is not installed")
+pytest.importorskip("open_clip", reason="the package open_clip_torch is not installed")
+
+ENCODER, DECODER = TransformerConfig(48, 1, 3), TransformerConfig(24, 1, 3)
+LOOP = LoopConfig(4, 2, 1e-3, warmup=2, halve_every=4, save_every=2, log_every=1)
+CLIPS = ClipConfig(2, (1, 2), 32)
+TOWER = TowerConfig(width=32, layers=2, heads=2, output=16, image=32)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two segments of frames of different sizes, and their split."""
+    root = tmp_path_factory.mktemp("clips")
+    refs = []
+    for segment, size, count in (("a", (40, 60), 6), ("b", (48, 36), 3)):
+        for n in range(count):
+            refs.append(FrameRef(segment, n))
+            noise = np.random.default_rng(n).integers(0, 255, (*size, 3))
+            write_image(refs[-1].file(root, ".png"), noise.astype(np.uint8))
+    write_split(root / "split.txt", refs)
+    return root
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.sampled_from([1, 2, 4, 8]), st.integers(0, 99))
+def test_clips_are_frames_at_a_step_and_end_where_the_video_does(
+    count: int, frames: int, step: int, seed: int
+) -> None:
+    chosen = choose_frames(count, frames, step, np.random.default_rng(seed))
+    assert len(chosen) == frames
+    assert 0 <= min(chosen) <= max(chosen) < count
+    distances = np.diff(chosen).tolist()
+    moving = distances.index(0) if 0 in distances else len(distances)
+    assert distances == [step] * moving + [0] * (len(distances) - moving)
+    if count >= frames * step:
+        assert moving == len(distances)
+
+
+def test_frames_keep_their_aspect_and_fill_patches(world: Path) -> None:
+    assert patch_size(720, 1280, 224) == (224, 400)
+    assert patch_size(500, 375, 224) == (304, 224)
+    clips = VideoClips(
+        world, [FrameRef(*w) for w in (("a", 0), ("a", 1), ("b", 0))], replace(CLIPS, per_sample=3)
+    )
+    assert [clips[n, 5].shape for n in (0, 1)] == [(3, 3, 2, 32, 48), (3, 3, 2, 48, 32)]
+    assert torch.equal(clips[0, 5], clips[0, 5])
+    assert normalise(torch.full((3, 1, 1, 1), 255, dtype=torch.uint8))[0].item() == pytest.approx(
+        (1 - 0.485) / 0.229
+    )
+
+
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 999))
+def test_crops_lie_in_the_image(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = crop_places(height, width, rng)
+    assert 0 <= rows.start < rows.stop <= height
+    assert 0 <= columns.start < columns.stop <= width
+    left, top, right, bottom = crop_box(height, width, 0.9, rng)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert (right - left) * (bottom - top) >= 0.85 * height * width
+
+
+def test_the_pretraining_schedule_and_its_groups_are_the_published_ones() -> None:
+    config = PretrainingConfig().loop
+    rates = [pretraining.rate(config, step) for step in (0, config.warmup, config.steps)]
+    assert rates == pytest.approx([2e-6, 3e-4, 2e-5])
+    model = build_pretraining(ENCODER, DECODER)
+    decayed, kept = (group["params"] for group in decay_groups(model))
+    assert len(decayed) + len(kept) == len(list(model.parameters()))
+    assert all(p.ndim >= 2 for p in decayed)
+    assert any(p is model.mask_token for p in kept)
+
+
+def pretraining_config() -> PretrainingConfig:
+    return PretrainingConfig(replace(LOOP, optimizer="adamw"), CLIPS, 0.5, ENCODER, DECODER)
+
+
+def grouping_config() -> GroupingTrainingConfig:
+    network = GroupingConfig(2, 2, 3, 16, 2, 32, 24, ENCODER)
+    return GroupingTrainingConfig(LOOP, replace(CLIPS, per_sample=2), network)
+
+
+def test_the_chain_of_trainings_continues_exactly(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = world / "split.txt"
+    pretrain(world, split, tmp_path / "encoder", pretraining_config())
+    weights = tmp_path / "encoder/weights.pth"
+    train_slots(weights, world, split, tmp_path / "whole", grouping_config())
+    read = VideoClips.__getitem__
+    asked = 0
+
+    def dies(self: VideoClips, item: tuple[int, int]) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        if asked > 5:
+            raise KeyboardInterrupt
+        return read(self, item)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(VideoClips, "__getitem__", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_slots(weights, world, split, tmp_path / "killed", grouping_config())
+    train_slots(weights, world, split, tmp_path / "killed", grouping_config())
+    whole, resumed = (
+        checkpoint.load_weights(tmp_path / name / "weights.pth") for name in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    encoder = checkpoint.load_weights(weights)
+    assert torch.equal(
+        whole["model.patch_embed.proj.weight"], encoder["encoder.patch_embed.proj.weight"]
+    )
+
+
+def test_patches_are_trained_beside_a_frozen_tower(world: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    tower = build_patch_clip(TOWER).model.state_dict()
+    checkpoint.save_weights(tmp_path / "clip.pt", {f"visual.{k}": v for k, v in tower.items()})
+    loop = LoopConfig(2, 4, 0.1, optimizer="sgd", cosine=True)
+    config = PatchTrainingConfig(loop, network=TOWER)
+    train_patches(tmp_path / "clip.pt", world, tmp_path / "out", config)
+    model = build_patch_clip(TOWER)
+    load_patch_clip(model, tmp_path / "out/weights.pth")
+    assert all(torch.equal(model.model.state_dict()[key], value) for key, value in tower.items())
+
+
+def test_presets_fit_and_contradictions_are_refused(world: Path, tmp_path: Path) -> None:
+    for preset in ("paper", "street"):
+        load_preset(PretrainingConfig, preset, "name_pretrain")
+        load_preset(GroupingTrainingConfig, preset, "name_slots")
+    assert load_preset(GroupingTrainingConfig, "paper", "name_slots") == GroupingTrainingConfig()
+    for broken in (
+        lambda: ClipConfig(0, (1,)),
+        lambda: ClipConfig(2, ()),
+        lambda: ClipConfig(2, (1,), 100),
+        lambda: PretrainingConfig(hidden=1.0),
+        lambda: GroupingTrainingConfig(clips=CLIPS),
+    ):
+        with pytest.raises(InputError):
+            broken()
+    with pytest.raises(InputError, match="fewer than two images"):
+        train_patches(
+            tmp_path / "x", tmp_path, tmp_path / "out", PatchTrainingConfig(network=TOWER)
+        )
+    checkpoint.save_weights(tmp_path / "other.pt", {"weight": torch.zeros(2)})
+    with pytest.raises(InputError, match="no image tower"):
+        train_patches(
+            tmp_path / "other.pt", world, tmp_path / "out", PatchTrainingConfig(network=TOWER)
+        )
+    split = world / "split.txt"
+    with pytest.raises(InputError, match="no encoder of a VideoMAE"):
+        train_slots(tmp_path / "other.pt", world, split, tmp_path / "slots", grouping_config())
