@@ -3,7 +3,7 @@
     python benchmarks/tracks.py --world DATA --detector WEIGHTS --follow WEIGHTS [--score 0.5]
 
 DATA is a street world with clips of 30 frames. Both trackers get the same detections of every held-out clip;
-what lies on truth that is to be ignored is left out. The measures are TrackEval's (`pip install trackeval`),
+what lies on truth that is to be ignored is left out. The measures are TrackEval's (`pip install --no-deps trackeval`),
 with the IoU of masks.
 """
 

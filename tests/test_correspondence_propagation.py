@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moduv.correspondence import neighbours
+from moduv.correspondence import neighbours, propagation
 from moduv.correspondence.propagation import Memory, PropagationConfig, first_planes, propagate
 from moduv.engine.errors import InputError
 
@@ -114,6 +114,15 @@ def test_permuted_objects_permute_the_indices(seed: int, order: list[int]) -> No
     # Where two indices are equally likely, the lower one is taken.
     same = torch.from_numpy(renamed)[plain.long()] == other
     assert same.float().mean() > 0.98
+
+
+def test_planes_are_compared_a_few_at_a_time() -> None:
+    planes = torch.rand(21, 5, 7, generator=torch.Generator().manual_seed(0))
+    planes[20] = planes[3]
+    confidence, indices = propagation._likeliest(planes, (11, 13))
+    full = F.interpolate(planes[None], (11, 13), mode="bilinear", align_corners=True)[0]
+    assert torch.equal(confidence, full.amax(0))
+    assert torch.equal(indices.long(), full.argmax(0))
 
 
 def test_more_objects_than_the_reference_has() -> None:

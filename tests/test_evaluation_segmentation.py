@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +172,13 @@ def test_files_give_what_arrays_give_in_any_number_of_processes(
     assert head == "Sequence,J-Mean,F-Mean"
     assert rows[2] == f"dogs_2,{scores[2].J.mean:.3f},{scores[2].F.mean:.3f}"
     assert tables["global_results-val.csv"].startswith(",".join(overall) + "\n")
+
+
+def test_measuring_needs_no_torch() -> None:
+    """Which takes seconds and half a gigabyte in each process."""
+    code = "import sys, moduv.commands.cli, moduv.evaluation.vos; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def broken(davis: tuple[Path, Path], kind: str) -> None:

@@ -21,6 +21,8 @@ from moduv.instances.indexed import VOID
 
 MOST_OBJECTS = 254
 """An index is a byte, 0 is the background and 255 means void."""
+PLANES = 8
+"""Planes that are enlarged to the size of the frames at once."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,21 @@ def carry(
     for frame, feature in enumerate(features):
         with torch.no_grad():
             likely = memory.advance(feature, first_masks.get(frame))
-            full = _resized(likely, size)
-            confidence, indices = full.max(0)
-        yield indices.to(torch.uint8), confidence
+            confidence, indices = _likeliest(likely, size)
+        yield indices, confidence
+
+
+def _likeliest(planes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The highest of the planes (K, h, w) at every pixel of (H, W), and its index uint8; the first of equal ones.
+
+    A few planes are enlarged at a time, for there may be hundreds.
+    """
+    confidence, indices = _resized(planes[:PLANES], size).max(0)
+    for start in range(PLANES, len(planes), PLANES):
+        more, others = _resized(planes[start : start + PLANES], size).max(0)
+        indices = torch.where(more > confidence, others + start, indices)
+        confidence = torch.maximum(confidence, more)
+    return confidence, indices.to(torch.uint8)
 
 
 def _check_masks(first_masks: Mapping[int, Tensor], planes: int, size: tuple[int, int]) -> None:
