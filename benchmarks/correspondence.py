@@ -1,12 +1,13 @@
 """Masks carried through a video and measured, beside the plain ways: time, peak memory, same result.
 
-    python benchmarks/correspondence.py propagation [--peer FOLDER]
+    python benchmarks/correspondence.py propagation [--frames 22] [--peer FOLDER]
     python benchmarks/correspondence.py measures --peer FOLDER
 
 Propagation is compared with products of every pixel with all pixels of the context, of which those out of
 reach are masked afterwards; and with dense-ulearn-vos, where its checkout is given. Measures are compared with
 davis2017-evaluation, whose checkout is the folder; it needs scikit-image. Every side runs in a process of its own with one thread, and both must say the same.
-Memory is what a process holds at most, beyond its libraries.
+The last of the frames is timed; with 22 its context of 20 is full, with
+fewer the first frame stands for those before it. Memory is what a process holds at most, beyond its libraries.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def mask() -> np.ndarray:
     return indices
 
 
-def propagate_ours(store: Path) -> Result:
-    """Go through a context and one frame more, which is timed; keeps all planes in `store`."""
+def propagate_ours(store: Path, frames: int) -> Result:
+    """Go through the frames, of which the last is timed; keeps all planes in `store`."""
     import torch
 
     from moduv.correspondence.neighbours import most_similar
@@ -70,9 +71,9 @@ def propagate_ours(store: Path) -> Result:
     config = PropagationConfig(CONTEXT, RADIUS, TOP_K, TEMPERATURE)
     given = first_planes({0: mask()})
     memory = Memory(len(given[0]), config)
-    planes = np.empty((CONTEXT + 2, len(given[0]), *CELLS), np.float32)
+    planes = np.empty((frames, len(given[0]), *CELLS), np.float32)
     seconds = 0.0
-    for frame in range(CONTEXT + 2):
+    for frame in range(frames):
         x = feature(frame)
         begin = time.process_time()
         planes[frame] = memory.advance(x, given.get(frame)).numpy()
@@ -81,12 +82,12 @@ def propagate_ours(store: Path) -> Result:
     return {"seconds": seconds, "MB": peak() - libraries}
 
 
-def propagate_plainly(store: Path) -> Result:
+def propagate_plainly(store: Path, frames: int) -> Result:
     """The same last frame, from the context that `propagate_ours` has kept."""
-    return _last_frame(store, all_pixels_then_masked)
+    return _last_frame(store, frames, all_pixels_then_masked)
 
 
-def propagate_officially(store: Path) -> Result:
+def propagate_officially(store: Path, frames: int) -> Result:
     """The same by the reference's own code, on the CPU."""
     import torch
     from labelprop.common import LabelPropVOS_CRW
@@ -100,20 +101,22 @@ def propagate_officially(store: Path) -> Result:
             0
         ]
 
-    return _last_frame(store, predict)
+    return _last_frame(store, frames, predict)
 
 
-def _last_frame(store: Path, predict: Callable[..., Any]) -> Result:
+def _last_frame(store: Path, frames: int, predict: Callable[..., Any]) -> Result:
     import torch
 
     planes = torch.from_numpy(np.load(store))
     libraries = peak()
-    context = range(CONTEXT + 1)  # the first frame, and the latest ones
-    past, query = [feature(frame) for frame in context], feature(CONTEXT + 1)
+    last = frames - 1
+    context = [0, *(max(0, frame) for frame in range(last - CONTEXT, last))]
+    known, query = {frame: feature(frame) for frame in sorted(set(context))}, feature(last)
+    past = [known[frame] for frame in context]
     begin = time.process_time()
     found = predict(past, [planes[frame] for frame in context], query)
     seconds = time.process_time() - begin
-    wanted = planes[CONTEXT + 1]
+    wanted = planes[last]
     difference = float((found - wanted).abs().max())
     other = int((found.argmax(0) != wanted.argmax(0)).sum())
     return {
@@ -167,7 +170,7 @@ def write_davis(root: Path) -> tuple[Path, Path]:
     return root, results
 
 
-def measure_ours(root: Path) -> Result:
+def measure_ours(root: Path, _: int) -> Result:
     from moduv.evaluation.vos import evaluate_vos
 
     libraries = peak()
@@ -177,7 +180,7 @@ def measure_ours(root: Path) -> Result:
     return {"seconds": seconds, "MB": peak() - libraries, "all MB": peak(), "scores": overall}
 
 
-def measure_officially(root: Path) -> Result:
+def measure_officially(root: Path, _: int) -> Result:
     from davis2017.evaluation import DAVISEvaluation
 
     libraries = peak()
@@ -200,11 +203,12 @@ SIDES = {
 }
 
 
-def run_side(side: str, place: Path, more_paths: Sequence[Path] = ()) -> Result:
+def run_side(side: str, place: Path, more_paths: Sequence[Path] = (), frames: int = 0) -> Result:
     """What a side says, from a process of its own."""
     paths = os.pathsep.join(map(str, [*more_paths, *filter(None, sys.path)]))
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     words = [sys.executable, __file__, "side", "--side", side, "--place", str(place)]
+    words += ["--frames", str(frames)]
     environment = {**os.environ, **threads, "PYTHONPATH": paths}
     output = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
     return json.loads(output.stdout.splitlines()[-1])
@@ -216,13 +220,13 @@ def show(title: str, ours: Result, plain: Result, name: str) -> None:
         print(f"{key:<14} {ours[key]:10.2f} {plain[key]:10.2f} {plain[key] / ours[key]:8.1f}")
 
 
-def propagation(peer: Path | None) -> None:
+def propagation(peer: Path | None, frames: int) -> None:
     sides = {"propagate_plainly": []} | ({"propagate_officially": [peer]} if peer else {})
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "planes.npy"
-        ours = run_side("propagate_ours", store)
+        ours = run_side("propagate_ours", store, frames=frames)
         for side, paths in sides.items():
-            plain = run_side(side, store, paths)
+            plain = run_side(side, store, paths, frames)
             show("one frame", ours, plain, side.removeprefix("propagate_"))
             print(f"difference {plain['difference']:.1e}, other indices {plain['other indices']}")
 
@@ -241,13 +245,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["propagation", "measures", "side"])
     parser.add_argument("--peer", type=Path, help="checkout of the code to compare with")
+    parser.add_argument("--frames", type=int, default=CONTEXT + 2)
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.what == "side":
-        print(json.dumps(SIDES[given.side](given.place)))
+        print(json.dumps(SIDES[given.side](given.place, given.frames)))
     elif given.what == "propagation":
-        propagation(given.peer)
+        propagation(given.peer, given.frames)
     elif given.peer is None:
         parser.error("measures need --peer, a checkout of davis2017-evaluation")
     else:
