@@ -14,7 +14,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -27,10 +27,11 @@ from torchvision.transforms import functional as plain
 from moduv.correspondence.augmentation import Similarity
 from moduv.correspondence.data import ClipConfig, Clips
 from moduv.correspondence.network import CorrespondenceNet, read_network
-from moduv.correspondence.propagation import first_planes, propagate
+from moduv.correspondence.propagation import PropagationConfig, first_planes, propagate
 from moduv.correspondence.train import CorrespondenceConfig, make_network, train_correspondence
 from moduv.correspondence.videos import Video, find_videos
 from moduv.engine.config import load_preset
+from moduv.engine.stages import read_manifest
 from moduv.evaluation.segmentation import ObjectScores, evaluate_sequence
 from moduv.evaluation.vos import overall_scores
 from moduv.runs.watch_correspondence import held_out
@@ -58,13 +59,15 @@ def by_flow(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.stack(carried)
 
 
-def by_features(extract: Callable[[torch.Tensor], torch.Tensor]) -> Follow:
+def by_features(
+    extract: Callable[[torch.Tensor], torch.Tensor], config: PropagationConfig
+) -> Follow:
     """By the library's propagation over features (T, C, h, w) of images (T, 3, H, W) in [0, 1]."""
 
     @torch.inference_mode()
     def follow(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
         features = extract(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
-        indices, _ = propagate(features, first_planes({0: mask}), mask.shape)
+        indices, _ = propagate(features, first_planes({0: mask}), mask.shape, **asdict(config))
         return indices.numpy()
 
     return follow
@@ -108,19 +111,23 @@ def table(given: argparse.Namespace) -> None:
     )
     show("first mask copied", [score(copied, sequences)])
     show("carried by optical flow (OpenCV, DIS)", [score(by_flow, sequences)])
-    show("mean colour of a cell", [score(by_features(mean_colour), sequences)])
+    carried = config.propagation
+    show("mean colour of a cell", [score(by_features(mean_colour, carried), sequences)])
     seeds = [seeded(config, seed) for seed in given.seeds]
     for feature in ("key", "res4"):
-        runs = [score(by_features(of_network(make_network(c), feature)), sequences) for c in seeds]
+        runs = [
+            score(by_features(of_network(make_network(seed), feature), carried), sequences)
+            for seed in seeds
+        ]
         show(f"untrained network, {feature}", runs)
     nets, minutes = [], []
     for seed, chosen in zip(given.seeds, seeds, strict=True):
-        begin = time.perf_counter()
-        train_correspondence(given.world, given.out / f"seed_{seed}", chosen)
-        minutes.append((time.perf_counter() - begin) / 60)
-        nets.append(read_network(given.out / f"seed_{seed}").net)
+        run = given.out / f"seed_{seed}"
+        train_correspondence(given.world, run, chosen)
+        minutes.append(read_manifest(run)["seconds"] / 60)
+        nets.append(read_network(run).net)
     for feature in ("key", "res4"):
-        runs = [score(by_features(of_network(net, feature)), sequences) for net in nets]
+        runs = [score(by_features(of_network(net, feature), carried), sequences) for net in nets]
         show(f"trained network, {feature}", runs, f"{np.mean(minutes):.1f} min")
 
 

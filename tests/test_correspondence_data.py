@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -223,3 +224,17 @@ def test_broken_and_uneven_frames_are_one_sentence(layout: Path) -> None:
 def test_impossible_views_are_one_sentence(change: dict[str, float]) -> None:
     with pytest.raises(InputError, match="views"):
         replace(ViewConfig(), **change)
+
+
+@pytest.mark.parametrize("size", [(40, 64), (64, 96), (90, 160)])
+def test_main_views_are_windows_of_the_resized_frame(size: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(1).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
+    frame = cv2.resize(coarse.astype(np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+    config = ViewConfig(smallest=(48, 48), crop=32, random_crop=False, flip=0.0)
+    view = main_view([frame], config, np.random.default_rng(0))[0]
+    height, width = scaled_size(*size, 48)
+    whole = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+    window = whole[(height - 31) // 2 :, (width - 31) // 2 :][:32, :32]
+    # OpenCV's warp rounds positions to a 32nd of a pixel.
+    assert np.abs(view.astype(int) - window).max() <= 8
+    assert np.abs(view.astype(int) - window).mean() < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from correspondence_golden import expected
 from correspondence_world import SMALL, make_world, small, state_of
 
+from moduv.commands.cli import main
 from moduv.correspondence import train as training
 from moduv.correspondence.network import CorrespondenceNet, read_network
 from moduv.correspondence.train import (
@@ -27,6 +29,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import make_optimizer
 from moduv.engine.stages import read_manifest
+from moduv.instances.indexed import write_indices
 from moduv.runs.watch_correspondence import train_with_validation
 
 PUBLISHED = ("ytvos", "oxuva", "tracknet", "kinetics")
@@ -101,7 +104,7 @@ def test_a_killed_training_continues_exactly(
     net = make_network(SMALL)
     net.load_state_dict(whole)
     with torch.no_grad():
-        assert torch.allclose(found.net(image).key, net.eval()(image).key, atol=1e-6)
+        assert torch.allclose(found.net(image).key, net.eval()(image).key, atol=1e-4)
 
 
 def test_biases_learn_twice_as_fast_and_the_rate_decays(world: Path, tmp_path: Path) -> None:
@@ -153,12 +156,26 @@ def test_validation_that_cannot_be_done_is_refused_before_training(
     world: Path, tmp_path: Path
 ) -> None:
     for folder, config, words in (
-        (world / "train", SMALL, "holds no folder of PNG files"),
+        (world / "train", SMALL, r"val\.txt: no such file"),
         (world / "davis", small(log_every=3), "a multiple of log_every, 3"),
     ):
         with pytest.raises(InputError, match=words):
             train_with_validation(world, tmp_path / "out", config, validation=folder)
         assert not (tmp_path / "out").exists()
+
+
+def test_broken_held_out_masks_are_said_and_do_not_end_the_training(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world / "davis", tmp_path / "davis")
+    for mask in (tmp_path / "davis/Annotations").rglob("00002.png"):
+        write_indices(mask, np.ones((8, 8), np.uint8))
+    train_with_validation(world, tmp_path / "run", SMALL, validation=tmp_path / "davis")
+    assert capsys.readouterr().out.count("is of another size") == 1
+    assert read_network(tmp_path / "run").feature == "res4"
+    mask.unlink()
+    with pytest.raises(InputError, match=r"00002\.png: a sequence needs"):
+        train_with_validation(world, tmp_path / "more", SMALL, validation=tmp_path / "davis")
 
 
 TRAINING = """
@@ -208,3 +225,37 @@ def test_two_processes_train_what_one_trains_where_anchors_are_shared(
     assert apart("2_own", states["1_all"]) > 0.1 * moved
     one, own = (read_log(tmp_path / name / "log.jsonl")[0] for name in ("1_all", "2_own"))
     assert own["loss"] < one["loss"]  # fewer anchors to confuse
+
+
+BAD_COMMANDS = {
+    "a list of missing files": (["--frame_list", "{out}/list.txt"], "which is not there"),
+    "clips that are too long": (["--config.clips.frames", "5"], "no video has the 5 frames"),
+    "a folder without videos": (["--data", "{out}"], "holds no videos"),
+    "a crop larger than the frames": (["--config.clips.views.crop", "300"], "views"),
+    "no stride of the network": (["--config.network.stride", "5"], "one of the strides"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_COMMANDS)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    kind: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("train/clip_0000/000099.jpg\n")
+    options, words = BAD_COMMANDS[kind]
+    given = ["--preset", "street", "--data", str(world), "--out", str(tmp_path / "run")]
+    given += [option.format(out=tmp_path) for option in options]
+    with pytest.raises(SystemExit) as ended:
+        main(["correspondence", "train", *given])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert "Traceback" not in told
+
+
+def test_a_list_of_a_data_set_is_written_by_a_command(world: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "list.txt")
+    given = ["--preset", "street", "--data", str(world), "--out", target]
+    main(["correspondence", "list", *given, "--config.clips.frames", "4"])
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    assert lines[0] == "/train/clip_0000/000000.jpg"
+    assert len(lines) == 20

@@ -87,22 +87,33 @@ def main_view(frames: list[np.ndarray], config: ViewConfig, rng: np.random.Gener
     Args:
         frames: (H, W, 3) uint8, of one size.
     """
-    side, crop = (
-        int(rng.integers(config.smallest[0], max(config.smallest[1], config.smallest[0] + 1))),
-        config.crop,
-    )
+    low, high = config.smallest
+    side, crop = int(rng.integers(low, max(high, low + 1))), config.crop
     height, width = frames[0].shape[:2]
-    height, width = scaled_size(height, width, side)
+    size = scaled_size(height, width, side)
     shares = rng.random(2) if config.random_crop else np.full(2, 0.5)
-    top, left = (
-        int(share * (size - crop + 1)) for share, size in zip(shares, (height, width), strict=True)
-    )
+    top, left = (int(share * (s - crop + 1)) for share, s in zip(shares, size, strict=True))
     flip = rng.random() < config.flip
     views = np.empty((len(frames), crop, crop, 3), np.uint8)
     for view, frame in zip(views, frames, strict=True):
-        window = resize_image(frame, height, width)[top : top + crop, left : left + crop]
-        view[:] = window[:, ::-1] if flip else window
+        if height >= 2 * size[0]:  # bilinear sampling alone would leave pixels out
+            frame = resize_image(frame, *size)
+        _cut_out(frame, size, top, left, view)
+        view[:] = view[:, ::-1] if flip else view
     return views
+
+
+def _cut_out(
+    image: np.ndarray, size: tuple[int, int], top: int, left: int, view: np.ndarray
+) -> None:
+    """Fill a view (crop, crop, 3) with a window of an image as if that were resized to `size`, bilinear."""
+    down, across = (side / target for side, target in zip(image.shape[:2], size, strict=True))
+    # Pixels are squares whose centres lie at half numbers, before and after.
+    matrix = np.array(
+        [[across, 0, across * (left + 0.5) - 0.5], [0, down, down * (top + 0.5) - 0.5]]
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(image, matrix, view.shape[:2], view, flags, cv2.BORDER_REPLICATE)
 
 
 def scaled_size(height: int, width: int, side: int) -> tuple[int, int]:

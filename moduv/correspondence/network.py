@@ -34,16 +34,19 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """ResNet-18 up to its last stage; the third and fourth stage keep the size of the second."""
+    """ResNet-18 up to its last stage; the third and fourth stage keep the size of the second.
+
+    Its first convolution halves the image; with a stride of 4 it keeps its size.
+    """
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=stride // 4, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = _stage(width, width, 1)
-        self.layer2 = _stage(width, 2 * width, stride // 4)
+        self.layer2 = _stage(width, 2 * width, 2)
         self.layer3 = _stage(2 * width, 4 * width, 1)
         self.layer4 = _stage(4 * width, 8 * width, 1)
         for module in self.modules():

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from moduv.correspondence.data import Batch, ClipConfig, Clips
 from moduv.correspondence.losses import LossConfig, correspondence_losses
 from moduv.correspondence.network import CorrespondenceNet
+from moduv.correspondence.propagation import PropagationConfig
 from moduv.correspondence.videos import (
     Video,
-    find_folders,
     find_videos,
     long_enough,
+    read_layout,
     read_list,
     write_list,
 )
@@ -113,6 +114,8 @@ class CorrespondenceConfig:
     """Steps between looks at held-out videos, where they are given."""
     validation_sequences: int = 30
     """How many of them, at even distances; 30 are all of DAVIS 2017."""
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
+    """How masks are carried through them."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -195,31 +198,38 @@ def training_videos(
 
     Raises InputError for what is missing or too short.
     """
+    layout, side = data / config.folder, max(config.clips.views.smallest)
     if frame_list is not None:
         videos, source = read_list(frame_list, data), frame_list
+    elif layout.is_dir() and (videos := read_layout(layout)):
+        source = layout
     else:
-        source = data / config.folder if (data / config.folder).is_dir() else data
+        source = data
         if distributed.is_main():  # unpacks, which the others then find done
-            find_videos(source, unpacked, max(config.clips.views.smallest))
+            find_videos(source, unpacked, side)
         distributed.barrier()
-        videos = find_videos(source, unpacked, max(config.clips.views.smallest))
+        videos = find_videos(source, unpacked, side)
     least = 1 if config.clips.in_order else config.clips.frames
     return long_enough(videos, least, source)
 
 
 def list_frames(data: Path, out: Path, config: CorrespondenceConfig) -> None:
-    """Write the frames of a data set, or of any folder of frame folders, in the authors' form of a list.
+    """Write the frames of a data set in the authors' form of a list.
 
     Args:
-        data: folder that the paths of the list are below.
+        data: folder that the paths of the list are below; its layout is the preset's, or that of a folder of
+            folders of frames.
         out: receives a line for each frame of the videos that are long enough.
         config: the data set's layout and the length of a clip.
 
     Raises:
-        InputError: when there are no videos, or all are too short.
+        InputError: when there are no folders of frames, or all are too short.
     """
     source = data / config.folder if (data / config.folder).is_dir() else data
-    videos = long_enough(find_folders(source), config.clips.frames, source)
+    videos = read_layout(source) if source.is_dir() else []
+    if not videos:
+        raise InputError(f"{source}: holds no folders of frames; give the data set's folder.")
+    videos = long_enough(videos, config.clips.frames, source)
     say(f"  {write_list(out, videos, data)} frames of {len(videos)} videos: {out}")
 
 

@@ -67,12 +67,12 @@ def read_list(path: Path, root: Path) -> list[Video]:
 
 
 def _listed_folder(folder: Path, source: Path) -> Video:
-    names = [image.name for image in clip_images(folder)] if folder.is_dir() else []
-    if not names:
+    video = _video(folder) if folder.is_dir() else Video(folder, np.array([]))
+    if not len(video):
         raise InputError(
             f"{source}: names {folder}, where no frames are; check the list and the data folder."
         )
-    return Video(folder, np.array(names))
+    return video
 
 
 def _listed_frames(folder: Path, names: list[str], source: Path) -> Video:
@@ -85,6 +85,12 @@ def _listed_frames(folder: Path, names: list[str], source: Path) -> Video:
             "folder."
         )
     return Video(folder, np.array(names))
+
+
+def read_layout(folder: Path) -> list[Video]:
+    """The videos of a data set whose folders of frames lie side by side; others do not count."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    return [video for video in map(_video, folders) if len(video)]
 
 
 def find_videos(source: Path, unpacked: Path, side: int) -> list[Video]:
@@ -110,15 +116,14 @@ def find_videos(source: Path, unpacked: Path, side: int) -> list[Video]:
     return _videos(folders, source)
 
 
-def find_folders(source: Path) -> list[Video]:
-    """All folders of frames below a folder; video files do not count. Raises InputError when there are none."""
-    return _videos([clip for clip in find_clips(source)[0] if clip.is_dir()], source)
-
-
 def _videos(folders: list[Path], source: Path) -> list[Video]:
     if not folders:
         raise InputError(f"{source}: holds no videos and no images; give the clips' folder.")
-    return [Video(folder, np.array([i.name for i in clip_images(folder)])) for folder in folders]
+    return [_video(folder) for folder in folders]
+
+
+def _video(folder: Path) -> Video:
+    return Video(folder, np.array([image.name for image in clip_images(folder)]))
 
 
 def _unpack(file: Path, target: Path, side: int) -> None:

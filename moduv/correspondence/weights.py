@@ -45,7 +45,7 @@ class NetworkConfig:
     width: int = 64
     """Channels of the first stage."""
     stride: int = 8
-    """Pixels a cell of the features, 8 or 4; half of it takes four times as long."""
+    """Pixels a cell of the features: 8, or 4 for small frames, at four times the cost."""
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= WIDEST or self.stride not in STRIDES:

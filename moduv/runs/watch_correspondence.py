@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,17 @@ import torch
 
 from moduv.correspondence.data import Clips
 from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.propagation import first_planes, propagate
+from moduv.correspondence.propagation import PropagationConfig, carry, first_planes
+from moduv.correspondence.sequences import DAVIS_MASKS, VideoSequence, find_sequences
 from moduv.correspondence.train import CorrespondenceConfig, clip_losses, train_correspondence
 from moduv.correspondence.videos import Video
 from moduv.correspondence.weights import WEIGHTS, Checkpoint, read_checkpoint, write_checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.journal import Watch
+from moduv.engine.log import say
 from moduv.evaluation.segmentation import evaluate_sequence
-from moduv.evaluation.vos import find_sequences, overall_scores
+from moduv.evaluation.vos import overall_scores
 from moduv.frames.images import read_image
-from moduv.frames.listing import clip_images
 from moduv.instances.indexed import read_indices
 
 MEASURED = ("key", "res4")
@@ -71,51 +72,63 @@ def train_with_validation(
 class HeldOut:
     """A sequence with its true masks."""
 
-    video: Video
+    frames: tuple[Path, ...]
     masks: tuple[Path, ...]
+
+    @property
+    def video(self) -> Video:
+        """The frames as those of a training."""
+        return Video(self.frames[0].parent, np.array([frame.name for frame in self.frames]))
 
     def images(self) -> Iterator[np.ndarray]:
         """The frames (H, W, 3) uint8, in order."""
-        for position in range(len(self.video)):
-            yield read_image(self.video.path(position))
+        return map(read_image, self.frames)
 
     def truth(self) -> np.ndarray:
-        """Object indices (T, H, W) uint8."""
-        return np.stack([read_indices(path) for path in self.masks])
+        """Object indices (T, H, W) uint8. Raises InputError when masks are broken or of several sizes."""
+        masks = [read_indices(path) for path in self.masks]
+        for path, mask in zip(self.masks, masks, strict=True):
+            if mask.shape != masks[0].shape:
+                raise InputError(
+                    f"{path}: is of another size than the first mask; mend the sequence."
+                )
+        return np.stack(masks)
 
 
 def held_out(root: Path, count: int) -> list[HeldOut]:
-    """At most `count` sequences of a folder in the layout of DAVIS, at even distances.
+    """At most `count` sequences of a folder in the layout of DAVIS 2017, at even distances.
 
     Raises InputError where frames or masks are missing.
     """
-    masks, names = find_sequences(root, "val")
-    frames = Path(str(masks).replace("Annotations", "JPEGImages"))
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), count)).astype(int)]
-    return [_sequence(frames / name, masks / name) for name in chosen]
+    sequences = find_sequences(root, "davis")
+    places = np.linspace(0, len(sequences) - 1, min(len(sequences), count)).astype(int)
+    return [_with_truth(sequences[place], root / DAVIS_MASKS) for place in places]
 
 
-def _sequence(frames: Path, masks: Path) -> HeldOut:
-    images = clip_images(frames) if frames.is_dir() else []
-    files = tuple(masks / f"{image.stem}.png" for image in images)
+def _with_truth(sequence: VideoSequence, masks: Path) -> HeldOut:
+    files = tuple(masks / sequence.name / f"{frame.stem}.png" for frame in sequence.frames)
     missing = next((path for path in files if not path.is_file()), None)
     if missing is not None or len(files) < 3:
         raise InputError(
-            f"{missing or frames}: a sequence needs three frames at least and the mask of each; complete it or "
-            "take it out of the validation."
+            f"{missing or files[0].parent}: a sequence needs three frames at least and the mask of each; complete "
+            "it or take it out of the validation."
         )
-    return HeldOut(Video(frames, np.array([image.name for image in images])), files)
+    return HeldOut(sequence.frames, files)
 
 
 @dataclass
 class ValidationWatch:
-    """Follows true first masks through held-out sequences and keeps the snapshot that does it best."""
+    """Follows true first masks through held-out sequences and keeps the snapshot that does it best.
+
+    What is wrong with a sequence is said once and never ends the training.
+    """
 
     net: CorrespondenceNet
     sequences: list[HeldOut]
     best: Path
     """Weights of the best snapshot."""
     config: CorrespondenceConfig
+    told: set[str] = field(default_factory=set)
 
     @property
     def every(self) -> int:
@@ -123,11 +136,20 @@ class ValidationWatch:
 
     def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Held-out losses, and the mean J&F of each feature."""
+        try:
+            return self._measure(step), {}
+        except InputError as error:
+            if str(error) not in self.told:
+                self.told.add(str(error))
+                say(f"  validation: {error}")
+            return {}, {}
+
+    def _measure(self, step: int) -> dict[str, float]:
         self.net.eval()
         losses = held_out_losses(self.net, [s.video for s in self.sequences], self.config)
-        scores = followed_scores(self.net, self.sequences)
+        scores = followed_scores(self.net, self.sequences, self.config.propagation)
         self._keep(scores, step)
-        return losses | {f"val/J&F {name}": score for name, score in scores.items()}, {}
+        return losses | {f"val/J&F {name}": score for name, score in scores.items()}
 
     def _keep(self, scores: dict[str, float], step: int) -> None:
         """Write the network where one of its features is better than all before."""
@@ -157,7 +179,9 @@ def held_out_losses(
 
 
 @torch.inference_mode()
-def followed_scores(net: CorrespondenceNet, sequences: list[HeldOut]) -> dict[str, float]:
+def followed_scores(
+    net: CorrespondenceNet, sequences: list[HeldOut], config: PropagationConfig
+) -> dict[str, float]:
     """Mean J&F over all objects, 0 to 1, of each feature."""
     device = next(net.parameters()).device
     objects: dict[str, list] = {name: [] for name in MEASURED}
@@ -165,9 +189,10 @@ def followed_scores(net: CorrespondenceNet, sequences: list[HeldOut]) -> dict[st
         truth = sequence.truth()
         found = [net(_batch(image).to(device)) for image in sequence.images()]
         for name, scores in objects.items():
-            features = torch.cat([getattr(features, name) for features in found])
+            features = (getattr(features, name)[0] for features in found)
             planes = {t: x.to(device) for t, x in first_planes({0: truth[0]}).items()}
-            indices, _ = propagate(features, planes, truth.shape[1:])
+            carried = carry(features, planes, truth.shape[1:], config)
+            indices = torch.stack([frame for frame, _ in carried])
             scores += evaluate_sequence(truth, indices.cpu().numpy())
     return {name: overall_scores(scores)["J&F-Mean"] for name, scores in objects.items()}
 
