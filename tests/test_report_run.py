@@ -157,6 +157,15 @@ def test_with_truth_the_best_and_the_worst_frames_are_shown(tmp_path: Path, kind
     assert read_image(tmp_path / "out/overview.jpg").shape[1] > 8 * 40
 
 
+def test_depth_is_shown_before_and_after_movers_have_taught_it(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    for frame in FRAMES:
+        write_npz(frame.file(world.run / "depth_val", ".npz"), depth=np.full((24, 40), 2.0))
+        write_npz(frame.file(world.data / "truth", ".npz"), depth=np.full((48, 80), 9.0))
+    taught = {"depth after", "true depth", "error before", "error after"}
+    assert taught <= layers(world.report(tmp_path / "out", truth=True))
+
+
 def test_without_truth_the_rounds_are_compared(tmp_path: Path) -> None:
     page = make_world(tmp_path, measured=False).report(tmp_path / "out", truth=False)
     assert layers(page) == {"frame", "depth", "motion", "L0", "L1", "final"}

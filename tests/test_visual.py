@@ -232,3 +232,16 @@ def test_a_single_value_has_a_single_tick() -> None:
 def test_durations_read_well() -> None:
     seconds = (0.84, 47.2, 365, 3600 * 2 + 600)
     assert [format_duration(s) for s in seconds] == ["0.8 s", "47 s", "6 min 05 s", "2 h 10 min"]
+
+
+def test_the_error_of_depth_knows_no_unit() -> None:
+    truth = np.full((20, 30), 10.0)
+    truth[:, :3] = 0  # unknown
+    depth = np.full((10, 15), 4.0)
+    plain = drawing.draw_depth_error(depth, truth)
+    assert (plain == plain[0, 0]).all(), "one colour, that of no error"
+    depth[5:8, 6:9] = 8.0
+    picture = drawing.draw_depth_error(depth, truth).astype(int)
+    assert picture[13, 15].sum() > picture[2, 20].sum() + 200
+    assert (picture[:, :3] == plain[0, 0]).all()
+    assert drawing.draw_depth_error(depth, np.zeros((20, 30))).shape == (20, 30, 3)

@@ -130,7 +130,7 @@ def chain_of(preset: str, more: tuple[Step, ...] = ()) -> tuple[Step, ...]:
 
 def folder(run: Path, name: str) -> Path:
     """The output folder of a step in a run, by the step's name."""
-    (step,) = select(MODUV, [name])
+    (step,) = select((*MODUV, *DEPTH), [name])
     return step.output(run)
 
 

@@ -37,6 +37,10 @@ HELD_OUT = (
 LAYER_NOTES = {
     "motion": "Motion mask of stage 1: the brighter, the surer that the pixel moves by itself.",
     "depth": "Depth of stage 1, near is bright; learnt from the same clips.",
+    "depth after": "Depth of stage 1 after moving objects have taught it.",
+    "true depth": "True depth, near is bright.",
+    "error before": "Error of depth, bright: twice or half the true one.",
+    "error after": "The same after moving objects have taught it.",
     "L0": "Initial labels: clusters of moving pixels.",
     "L1": "Moving2Mobile: what a detector trained briefly on L0 finds.",
     "L2": "Large2Small: the large-scale and the small-scale detector, merged.",

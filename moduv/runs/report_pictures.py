@@ -15,7 +15,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.runs.chains import folder
 from moduv.runs.findings import Findings, one_per_clip
-from moduv.visual.drawing import draw_depth, draw_motion, enlarge
+from moduv.visual.drawing import draw_depth, draw_depth_error, draw_motion, enlarge
 from moduv.visual.page import Clip, Frame
 from moduv.visual.steps import draw_sets
 
@@ -42,11 +42,30 @@ class Pictures:
             "frame": image,
             "depth": fit(draw_depth(output["depth"].astype(np.float32)), self.width, largest),
         }
+        layers |= {
+            name: fit(picture, self.width, largest)
+            for name, picture in self._taught(frame, output["depth"]).items()
+        }
         if "mot_mask" in output:
             layers["motion"] = draw_motion(image, output["mot_mask"].astype(np.float32))
         index = self.findings.frames.index(frame)
         sets = {name: found[index] for name, found in self.findings.layers.items()}
         return layers | draw_sets(image, sets)
+
+    def _taught(self, frame: FrameRef, before: np.ndarray) -> dict[str, np.ndarray]:
+        """Depth that moving objects have taught, where there is one, and errors before and after."""
+        path = frame.file(folder(self.run, "depth_val"), ".npz")
+        if not path.is_file():
+            return {}
+        after = read_npz(path, ("depth",))["depth"].astype(np.float32)
+        layers = {"depth after": draw_depth(after)}
+        truth = frame.file(self.data / "truth", ".npz")
+        if truth.is_file():
+            true = read_npz(truth, ("depth",))["depth"].astype(np.float32)
+            layers["true depth"] = draw_depth(np.where(true > 0, true, np.inf))
+            layers["error before"] = draw_depth_error(before, true)
+            layers["error after"] = draw_depth_error(after, true)
+        return layers
 
     def frames(self, telling: Sequence[FrameRef], extremes: int) -> list[Frame]:
         """Telling frames, and those that turned out best and worst, with what was found on them."""

@@ -135,6 +135,21 @@ def draw_depth(depth: np.ndarray) -> np.ndarray:
     return colorize(disparity, "magma", 0.0, float(np.percentile(disparity, 95)))
 
 
+def draw_depth_error(depth: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How far a depth (h, w), any unit, is from the true one (H, W), 0 where unknown: bright is twice or half.
+
+    Under the one scale that gives both the same median.
+    """
+    size = (truth.shape[1], truth.shape[0])
+    predicted = cv2.resize(depth.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    known = truth > 0
+    if not known.any():
+        return colorize(np.zeros(truth.shape), "inferno", 0.0, 1.0)
+    ratio = np.where(known, predicted / np.where(known, truth, 1), 1)
+    ratio = ratio * np.median(truth[known]) / np.median(predicted[known])
+    return colorize(np.abs(np.log2(ratio)) * known, "inferno", 0.0, 1.0)
+
+
 def draw_ranges(image: np.ndarray, distance: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """Colour the moving pixels of a dimmed grey image by their distance: near is yellow, far violet.
 
