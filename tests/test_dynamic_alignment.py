@@ -157,9 +157,13 @@ def test_an_alignment_tells_the_depths_of_movers(tmp_path: Path) -> None:
     (item,) = read_pseudo_depth(frame.file(tmp_path / "pseudo", ".npz")).objects
     mover = np.zeros((1, *SIZE), bool)
     mover[0, 30:44, 10:30] = True
-    (level,) = Aligned(out, flat=True).levels(Scene.read(frame, data, motion), mover)
+    (level,) = Aligned(out).levels(Scene.read(frame, data, motion), mover)
     assert item.depth[item.mask] == pytest.approx(level, rel=1e-3)
     assert level > 0
+    with pytest.raises(InputError, match="was trained with flat True, and pseudo-depth"):
+        make_pseudo_depth(split, motion, objects, tmp_path / "p", ScaleConfig(), out, data)
+    with pytest.raises(InputError, match="holds no finished alignment"):
+        Aligned(objects)
     with pytest.raises(InputError, match="give --alignment and --data together"):
         make_pseudo_depth(split, motion, objects, tmp_path / "p", ScaleConfig(), out)
 

@@ -21,11 +21,12 @@ from moduv.dynamic_depth.losses import masked_mean
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
 from moduv.engine import checkpoint, distributed
+from moduv.engine.config import build
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage
+from moduv.engine.stages import MANIFEST, Stage, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import read_split
@@ -246,15 +247,27 @@ def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
 
 
 class Aligned:
-    """A trained alignment, to be asked for depths."""
+    """A trained alignment, to be asked for depths.
 
-    def __init__(self, folder: Path, *, flat: bool) -> None:
+    Args:
+        folder: of a finished `moduv depth align`.
+
+    Raises:
+        InputError: when it is not finished, or its weights do not fit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest = read_manifest(folder)
+        if manifest.get("stage") != "depth align":
+            raise InputError(
+                f"{folder}: holds no finished alignment; run moduv depth align, or leave it out."
+            )
+        self.flat = build(AlignmentConfig, manifest["config"], f"{folder / MANIFEST}").flat
+        """Whether it was shown no shapes."""
         self.net = DepthScaleAlignment()
-        checkpoint.load_strict(
-            self.net, checkpoint.load_weights(folder / WEIGHTS), folder / WEIGHTS
-        )
+        path = folder / WEIGHTS
+        checkpoint.load_strict(self.net, checkpoint.load_weights(path), path)
         self.net.eval().to(distributed.device())
-        self.flat = flat
 
     @torch.inference_mode()
     def levels(self, scene: Scene, masks: np.ndarray) -> list[float]:

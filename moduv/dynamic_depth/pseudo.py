@@ -177,7 +177,12 @@ def _make(
     data: Path | None,
 ) -> dict[str, Any]:
     frames = frames_of(split, motion, objects)
-    aligned = None if alignment is None else Aligned(alignment, flat=config.flat)
+    aligned = None if alignment is None else Aligned(alignment)
+    if aligned is not None and aligned.flat != config.flat:
+        raise InputError(
+            f"{alignment}: was trained with flat {aligned.flat}, and pseudo-depth is to be made with flat "
+            f"{config.flat}; give both the same."
+        )
     for frame in progress(distributed.shard(frames), desc="pseudo-depth", unit="frame"):
         if not frame.file(out, ".npz").is_file():
             found = read_labels(objects, frame)
