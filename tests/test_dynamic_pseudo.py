@@ -79,8 +79,6 @@ def world(root: Path, *, moved: bool = True) -> tuple[Path, list[FrameRef]]:
         depth = ground()
         depth[parked], depth[mover] = depth[12, 0], 1.5 * depth[15, 0]
         write_npz(frame.file(root / "motion", ".npz"), depth=depth)
-    write_npz(root / "motion" / "manifest.json", x=np.zeros(1))
-    (root / "motion" / "manifest.json").write_text('{"config": {}, "results": {}}')
     write_split(root / "split.txt", frames)
     return root / "split.txt", frames
 

@@ -186,7 +186,7 @@ def train_alignment(
     Raises:
         InputError: when nothing stands still, or a file is missing or broken.
     """
-    stage = Stage("depth align", out, config, (split, motion, objects), data)
+    stage = Stage("depth align", out, config, (split, *made_here(motion), objects), data)
     stage.run(lambda: _train(data, split, motion, objects, out, config))
 
 
@@ -229,6 +229,11 @@ def log_level(net: DepthScaleAlignment, batch: dict[str, Tensor]) -> Tensor:
     """The logarithm (B, 1) of the depth at which each object stands."""
     with torch.autocast(batch["image"].device.type, enabled=False):
         return net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
+
+
+def made_here(motion: Path) -> tuple[Path, ...]:
+    """The folder of the motion outputs, if a stage of ours made it; others are trusted not to change."""
+    return (motion,) if (motion / MANIFEST).is_file() else ()
 
 
 def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:

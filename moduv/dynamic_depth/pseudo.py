@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moduv.dynamic_depth.alignment import Aligned, Scene, frames_of
+from moduv.dynamic_depth.alignment import Aligned, Scene, frames_of, made_here
 from moduv.dynamic_depth.objects import movers
 from moduv.dynamic_depth.scales import ScaleConfig, contact_depth
 from moduv.engine import distributed
@@ -162,7 +162,7 @@ def make_pseudo_depth(
     """
     if (alignment is None) != (data is None):
         raise InputError("depth pseudo: give --alignment and --data together, or none of them.")
-    inputs = (split, motion, objects, *(() if alignment is None else (alignment,)))
+    inputs = (split, *made_here(motion), objects, *(() if alignment is None else (alignment,)))
     stage = Stage("depth pseudo", out, config, inputs, data)
     stage.run(lambda: _make(split, motion, objects, out, config, alignment, data))
 
