@@ -89,6 +89,19 @@ def test_written_indices_are_the_references(feature: str, shared: Path) -> None:
     assert (indices == case["ids"]).mean() > 0.999
 
 
+def test_large_frames_are_shrunk_for_the_network_alone(weights: Path) -> None:
+    own, small = (
+        Follower.load(weights, FEW, torch.device("cpu"), largest_side=side) for side in (0, 20)
+    )
+    image = picture(0, 0)
+    assert [follower.features(image).shape[1:] for follower in (own, small)] == [(5, 7), (3, 4)]
+    assert torch.equal(own.features(image[::2, ::2]), small.features(image[::2, ::2]))
+    mask = np.zeros(SIZE, np.uint8)
+    mask[10:30, 10:30] = 1
+    ((_, indices, _),) = small.follow([image], {0: mask}, SIZE)
+    assert indices.shape == SIZE
+
+
 def test_every_frame_has_a_mask_and_a_picture(folder: Path, weights: Path, tmp_path: Path) -> None:
     propagate_dataset(folder, weights, tmp_path / "out", FEW)
     written = contents(tmp_path / "out")

@@ -13,7 +13,7 @@ import numpy as np
 from moduv.commands.detections import Detections
 from moduv.commands.name import CocoFile, Namer
 from moduv.commands.overlays import draw_named
-from moduv.correspondence.predict import Follower, PropagatedConfig
+from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
 from moduv.detector.predictor import Detector, batches
@@ -131,7 +131,8 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     detector = load_detector(checkpoint_path, config.device, config.half)
     follower = None
     if config.follow is not None:
-        follower = Follower.load(config.follow, PropagatedConfig(), choose_device(config.device))
+        device = choose_device(config.device)
+        follower = Follower.load(config.follow, PropagatedConfig(), device, USUAL_SIDE)
     run = _Run(detector, config, Detections(), follower, alone=len(names) == 1)
     try:
         run.images({path: names[path] for path in listing.images})

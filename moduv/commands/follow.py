@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from moduv.commands.detections import Detections
-from moduv.correspondence.predict import Follower, PropagatedConfig, check_size
+from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig, check_size
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
 from moduv.engine.hardware import choose_device
@@ -39,6 +39,8 @@ def follow(
 ) -> None:
     """Follow objects, drawn once, to the end of a video.
 
+    Frames whose shorter side has more than 480 pixels are shrunk for the network; masks have the video's size.
+
     Args:
         videos: one video file, or a folder of frames in order of name.
         mask: a PNG of the size of the frames: an index (palette or grey values) or a flat colour for each
@@ -61,7 +63,8 @@ def follow(
     drawn = read_mask(mask)
     if frame < 0:
         raise InputError(f"frame is {frame}; frames count from 0.")
-    follower = Follower.load(weights, PropagatedConfig(feature), choose_device(device))
+    config, place = PropagatedConfig(feature), choose_device(device)
+    follower = Follower.load(weights, config, place, USUAL_SIDE)
     followed = _Followed(follower, video, mask, drawn, frame, out / video.stem)
     total = count_frames(video)
     frames = progress(followed.frames(), desc=video.name, total=total, unit="frame")

@@ -21,11 +21,13 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
-from moduv.frames.images import read_image, write_image
+from moduv.frames.images import read_image, resize_image, write_image
 from moduv.instances.indexed import palette, read_indices, write_indices
 
 COLOR = 0.7
 """Share of an object's colour in the pictures."""
+USUAL_SIDE = 480
+"""Shorter side, pixels, of the frames on which features are usually compared: that of DAVIS."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,21 @@ class Follower:
     trained: TrainedNet
     config: PropagatedConfig
     device: torch.device
+    largest_side: int = 0
+    """Pixels to which the shorter side of larger frames is shrunk for the network; 0: frames stay as they are."""
 
     @classmethod
-    def load(cls, weights: Path, config: PropagatedConfig, device: torch.device) -> Follower:
+    def load(
+        cls,
+        weights: Path,
+        config: PropagatedConfig,
+        device: torch.device,
+        largest_side: int = 0,
+    ) -> Follower:
         """The network of a file or a training's folder. Raises InputError when it is none."""
         trained = read_network(weights)
         trained.net.to(device)
-        return cls(trained, config, device)
+        return cls(trained, config, device, largest_side)
 
     @property
     def feature(self) -> str:
@@ -64,6 +74,9 @@ class Follower:
     @torch.inference_mode()
     def features(self, image: np.ndarray) -> torch.Tensor:
         """Features (C, h, w) of an image (H, W, 3) uint8 RGB."""
+        share = self.largest_side / min(image.shape[:2])
+        if 0 < share < 1:
+            image = resize_image(image, *(round(share * side) for side in image.shape[:2]))
         pixels = torch.from_numpy(image).to(self.device).movedim(-1, 0)[None].float() / 255
         return getattr(self.trained.net(pixels), self.feature)[0]
 

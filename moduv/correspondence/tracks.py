@@ -15,11 +15,7 @@ from moduv.correspondence.neighbours import most_similar
 from moduv.correspondence.predict import Follower
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.engine.errors import InputError
-from moduv.frames.images import resize_image
 from moduv.instances.instances import Instances
-
-SIDE = 480
-"""Pixels that the shorter side of a frame has at most when its features are computed, as in DAVIS."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,7 @@ class MaskTracker:
     @torch.no_grad()
     def assign(self, image: np.ndarray, found: Instances) -> np.ndarray:
         """Identities (N,) of the objects in the next frame (H, W, 3) uint8 RGB."""
-        share = min(1.0, SIDE / min(image.shape[:2]))
-        height, width = (round(share * side) for side in image.shape[:2])
-        feature = self.follower.features(resize_image(image, height, width))
-        feature = feature.float().movedim(0, -1).contiguous()
+        feature = self.follower.features(image).float().movedim(0, -1).contiguous()
         known, expected = self._propagated(feature)
         cells = _coverage(found.decode(), feature)
         identities = np.zeros(len(found), np.int64)

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from moduv.correspondence.predict import Follower, PropagatedConfig
+from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
 from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
 from moduv.correspondence.weights import WEIGHTS
 from moduv.engine import distributed
@@ -86,7 +86,7 @@ def _maker(config: TrackedConfig, follow: Path | None) -> Callable[[], FrameTrac
     """What makes a clip's tracker."""
     if follow is None:
         return lambda: Tracker(config.boxes)
-    follower = Follower.load(follow, PropagatedConfig(), distributed.device())
+    follower = Follower.load(follow, PropagatedConfig(), distributed.device(), USUAL_SIDE)
     return lambda: MaskTracker(follower, config.masks)
 
 
