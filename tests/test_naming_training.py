@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from moduv.engine import checkpoint
 from moduv.engine.config import load_preset
 from moduv.engine.errors import InputError
+from moduv.engine.files import read_json, write_json
 from moduv.engine.loop import LoopConfig
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
@@ -28,11 +29,16 @@ from moduv.naming.clips import (
     normalise,
     patch_size,
 )
+from moduv.naming.contacts import Prompts
+from moduv.naming.encoders import CONFIG, load_encoder
 from moduv.naming.grouping import GroupingTrainingConfig, train_slots
+from moduv.naming.locate import Localiser, LocateConfig, locate, prompts
 from moduv.naming.patch_clip import TowerConfig, build_patch_clip
 from moduv.naming.pretraining import PretrainingConfig, decay_groups, pretrain
-from moduv.naming.slots import GroupingConfig
+from moduv.naming.slots import GroupingConfig, build_grouping
+from moduv.naming.train import TINY
 from moduv.naming.videomae import TransformerConfig, build_pretraining
+from moduv.naming.vocabulary import Vocabulary
 from moduv.naming.weights import load_patch_clip
 
 pytest.importorskip("timm", reason="the package timm is not installed")
@@ -159,6 +165,51 @@ def test_patches_are_trained_beside_a_frozen_tower(world: Path, tmp_path: Path) 
     model = build_patch_clip(TOWER)
     load_patch_clip(model, tmp_path / "out/weights.pth")
     assert all(torch.equal(model.model.state_dict()[key], value) for key, value in tower.items())
+
+
+def locate_config() -> LocateConfig:
+    return LocateConfig(grouping_config().network, replace(TOWER, output=48), size=32)
+
+
+def test_slots_and_patches_name_what_they_find(world: Path, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    config = locate_config()
+    grouping, patches = build_grouping(config.network), build_patch_clip(config.tower)
+    for name, model in (("slots", grouping), ("patches", patches), ("clip/weights", TINY.build())):
+        checkpoint.save_weights(tmp_path / f"{name}.pth", model.state_dict())
+    write_json(tmp_path / "clip" / CONFIG, {"model_cfg": TINY.model})
+    files = tmp_path / "slots.pth", tmp_path / "patches.pth"
+    place = (world, world / "split.txt", "street", f"open_clip:{tmp_path / 'clip'}")
+    locate(*files, *place, tmp_path / "out", config)
+    content = read_json(tmp_path / "out/detections.json")
+    assert len(content["images"]) == 9
+    names = {"car", "van", "truck", "pedestrian", "__background__"}
+    seen: dict[int, set[str]] = {}
+    for entry in content["annotations"]:
+        assert entry["name"] in names
+        seen.setdefault(entry["track_id"], set()).add(entry["name"])
+        x, y, width, height = entry["bbox"]
+        assert x + width <= 60
+        assert y + height <= 48
+    assert seen
+    assert all(len(called) == 1 for called in seen.values())
+    again = Localiser(grouping, patches, *localiser_parts(tmp_path / "clip"))
+    with pytest.raises(InputError, match="clips of 2"):
+        again.video([np.zeros((32, 32, 3), np.uint8)])
+    words, other, device = localiser_parts(tmp_path / "clip")
+    with pytest.raises(InputError, match="have 48 numbers and patches 16"):
+        Localiser(grouping, patches, words, replace(other, tower=TOWER), device)
+    found = again.video([np.full((40, 60, 3), n, np.uint8) for n in range(3)])
+    assert len(found) == 3
+    assert all(one.size == (40, 60) for one in found)
+
+
+def localiser_parts(folder: Path) -> tuple[Prompts, LocateConfig, torch.device]:
+    words = prompts(Vocabulary.load("street"), load_encoder(f"open_clip:{folder}", "cpu"))
+    assert words.names[0] == "__background__"
+    assert np.array_equal(np.unique(words.classes), np.arange(6))
+    assert np.allclose(np.linalg.norm(words.vectors, axis=1), 1, atol=1e-5)
+    return words, locate_config(), torch.device("cpu")
 
 
 def test_presets_fit_and_contradictions_are_refused(world: Path, tmp_path: Path) -> None:

@@ -108,6 +108,35 @@ def test_depth_on_what_moves_follows_a_run(tmp_path: Path) -> None:
     assert "--preset" in helped.stdout
 
 
+NAMING = {
+    "1_pretrain_videomae": "name pretrain",
+    "2_train_slots": "name slots",
+    "3_train_patch_clip": "name patches",
+    "4_evaluate": "name locate",
+}
+"""The scripts of names and their commands."""
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMING.items())
+def test_the_scripts_of_names_say_what_they_would_do(
+    name: str, expected: str, tmp_path: Path
+) -> None:
+    run = {"SAVE": str(tmp_path / "run"), "CLIP": "", "IMAGES": ""}
+    done = script(f"naming/{name}", "--dry-run", "--data", tmp_path, "--preset", "paper", **run)
+    assert done.returncode == 0, done.stderr
+    assert commands(done.stdout) == [expected]
+    assert "--preset paper" in done.stdout
+    assert f"{tmp_path}/run/names" in done.stdout
+    assert not any(tmp_path.iterdir())
+    helped = script(f"naming/{name}", "--help")
+    assert helped.stdout.startswith("Names, step")
+    assert "--gpus" in helped.stdout
+    if "CLIP" in done.stdout:
+        refused = script(f"naming/{name}", "--data", tmp_path, **run)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("moduv: error: CLIP is not set")
+
+
 def test_flags_and_variables_say_the_same() -> None:
     flags = script(
         "2_moving2mobile", "--dry-run", "--name", "waymo", "--gpus", 4, "--preset", "paper"

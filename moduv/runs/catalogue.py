@@ -101,6 +101,9 @@ COMMANDS = {
         "name_patches",
         "patch-CLIP on images without captions",
     ),
+    "name locate": _stage(
+        "moduv.naming.locate:locate", "name_locate", "named objects by slots and patch-CLIP alone"
+    ),
     "name train": _stage(
         "moduv.commands.name:train_names", "name_training", "train a small encoder on named objects"
     ),
