@@ -3,7 +3,7 @@
     python benchmarks/evidence.py --data data/street --motion save/street/motion_outputs
         [--labels save/street/L0_pseudo_labels …] [--clips 40]
 
-Prints the errors estimated from the frames, seconds a frame of one process, the average precision of pixels
+Prints the errors estimated from the frames, processor seconds, the average precision of pixels
 that move by themselves (clips of a standing and of a driving camera apart) and a table of label sets: recall of
 moving objects and precision at box IoU 0.5, over the frames that have motion outputs. Truth measures; nothing
 here learns from it. On real data without truth only the errors and times are printed.
@@ -62,9 +62,9 @@ def measure_pixels(
     clips = dict[str, Clip]()
     for frame in frames:
         clip = clips.setdefault(frame.segment, Clip(frame.segment, data, motion, config.flow.noise))
-        start = time.perf_counter()
+        start = time.process_time()
         labels[frame] = clip.labels(frame.index, config)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         file = frame.file(data / "truth", ".npz")
         if not file.is_file():
             continue
@@ -121,16 +121,16 @@ def main() -> None:
     split = options.split or options.data / "splits/train_files.txt"
     known = [f for f in read_split(split) if f.file(options.motion, ".npz").is_file()]
     config = load_preset(InitialConfig, options.preset, "initial_labels")
-    start = time.perf_counter()
+    start = time.process_time()
     sample = evenly(known, config.flow.sample)
     noise = estimate_from(sample, options.motion, options.data)
-    print(f"errors, from {len(sample)} frames in {time.perf_counter() - start:.1f} s:")
+    print(f"errors, from {len(sample)} frames in {time.process_time() - start:.1f} s:")
     for name, value in to_dict(noise).items():
         print(f"  {name:<16}{value:.4f}")
     frames = first_clips(known, options.clips)
     config = with_errors(replace(config, evidence="flow"), noise)
     precision, labels, seconds = measure_pixels(frames, options.data, options.motion, config)
-    print(f"{len(frames)} frames, {seconds * 1e3:.0f} ms each in one process")
+    print(f"{len(frames)} frames, {seconds * 1e3:.0f} ms of processor time each")
     for name, values in precision.items():
         print(f"  AP {name:<18}" + "".join(f"{k} {v:.3f}  " for k, v in sorted(values.items())))
     annotations = options.data / "annotations/train.json"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_world import street  # noqa: F401 (a fixture)
+from torchvision.models.optical_flow import raft_small
 
 from moduv.engine import compiled
 from moduv.engine.errors import InputError
@@ -18,7 +20,7 @@ from moduv.engine.stages import read_manifest
 from moduv.evaluation.agreement import compare
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
-from moduv.frames.flow import grey_for_flow, measure_flow, round_trip_error
+from moduv.frames.flow import InverseSearch, round_trip_error
 from moduv.frames.layouts import camera_poses
 from moduv.frames.splits import read_split, write_split
 from moduv.instances import rle
@@ -31,6 +33,7 @@ from moduv.labels.evidence.noise import Noise
 from moduv.labels.evidence.objects import motion_of, moving_objects
 from moduv.labels.evidence.statistic import Measured, Statistic, motion_statistic
 from moduv.labels.initial import InitialConfig
+from moduv.motion.raft import Raft
 from moduv.rounds.labelling import label_motion
 
 HEIGHT, WIDTH = 96, 160
@@ -211,8 +214,9 @@ def test_flow_to_a_shifted_picture_and_back() -> None:
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 255, (30, 50, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     before, after = (picture[:96, shift : shift + 160] for shift in (10, 7))
-    greys = [grey_for_flow(image, HEIGHT, WIDTH) for image in (before, after)]
-    there, back = measure_flow(*greys), measure_flow(*greys[::-1])
+    method = InverseSearch()
+    greys = [method.prepare(image, HEIGHT, WIDTH) for image in (before, after)]
+    there, back = method.measure(*greys), method.measure(*greys[::-1])
     assert there.shape == (HEIGHT, WIDTH, 2)
     assert np.abs(np.median(there, (0, 1)) - (3, 0)).max() < 0.1
     assert np.median(round_trip_error(there, back)) < 0.1
@@ -342,6 +346,28 @@ def test_bad_input_is_one_sentence(street: Path, motion: Path, tmp_path: Path) -
     write_npz(frame.file(tmp_path / "old", ".npz"), **good)
     with pytest.raises(InputError, match="lacks the array 'pose'"):
         label_motion(tmp_path / "split.txt", tmp_path / "old", tmp_path / "b", known, street)
+
+
+def test_raft_measures_flow_where_its_weights_are(
+    street: Path,  # noqa: F811
+    motion: Path,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "raft.pth"
+    torch.save(raft_small(weights=None).state_dict(), weights)
+    method = Raft(weights)
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    prepared = method.prepare(image, 50, 70)
+    assert prepared.shape == (100, 140, 3)
+    assert method.measure(prepared, prepared).shape == (50, 70, 2)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="fits neither raft_large nor raft_small"):
+        Raft(tmp_path / "other.pth")
+    known = replace(CONFIG, flow=EvidenceConfig(noise=NOISE, raft=str(weights)))
+    write_split(tmp_path / "split.txt", read_split(street / "splits/train_files.txt")[:1])
+    label_motion(tmp_path / "split.txt", motion, tmp_path / "out", known, street)
+    assert "raft.pth" in read_manifest(tmp_path / "out")["inputs"]
 
 
 def test_compiled_functions_need_no_folder_that_can_be_written(

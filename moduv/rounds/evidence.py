@@ -17,7 +17,7 @@ from moduv.engine.files import read_json, read_npz, write_json
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import process_map
 from moduv.frames.clip import FrameRef
-from moduv.frames.flow import grey_for_flow, measure_flow, round_trip_error
+from moduv.frames.flow import FlowMethod, InverseSearch, round_trip_error
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.layouts import time_steps
 from moduv.frames.splits import evenly
@@ -30,6 +30,7 @@ from moduv.labels.evidence.noise import FIRST_GUESS, Noise
 from moduv.labels.evidence.objects import moving_objects, photometric_gain
 from moduv.labels.evidence.statistic import Measured, Statistic, motion_statistic
 from moduv.labels.initial import InitialConfig
+from moduv.motion.raft import load_raft
 
 OFFSETS = (-1, 1, -2, 2)
 """Neighbours that flow is measured to, where they exist."""
@@ -77,10 +78,14 @@ class Clip:
         data: folder of the frames.
         motion: folder of the motion outputs.
         noise: expected errors.
+        raft: weights of RAFT, by which flow is measured; "": by dense inverse search.
     """
 
-    def __init__(self, segment: str, data: Path, motion: Path, noise: Noise) -> None:
+    def __init__(
+        self, segment: str, data: Path, motion: Path, noise: Noise, raft: str = ""
+    ) -> None:
         self.segment, self.data, self.motion, self.noise = segment, data, motion, noise
+        self.method: FlowMethod = load_raft(Path(raft)) if raft else InverseSearch()
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def labels(self, index: int, config: InitialConfig) -> Instances:
@@ -166,16 +171,16 @@ class Clip:
 
     def _flow(self, index: int, other: int) -> np.ndarray:
         def measure() -> np.ndarray:
-            return measure_flow(self._images(index)[1], self._images(other)[1])
+            return self.method.measure(self._images(index)[1], self._images(other)[1])
 
         return self._once(measure, "flow", index, other)
 
     def _images(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """A frame in colour at the size of the depths, and in grey as flow is measured on."""
+        """A frame in colour at the size of the depths, and as flow is measured on."""
 
         def read() -> tuple[np.ndarray, np.ndarray]:
             picture = read_image(FrameRef(self.segment, index).image_path(self.data))
-            return resize_image(picture, *self._size), grey_for_flow(picture, *self._size)
+            return resize_image(picture, *self._size), self.method.prepare(picture, *self._size)
 
         return self._once(read, "images", index)
 
@@ -233,7 +238,9 @@ def label_flow_frames(
     noise = config.flow.noise or expected_errors(frames, motion, out, config, data)
     todo = [frame for frame in frames if not is_labelled(out, frame)]
     jobs = [(chunk, motion, out, config, data, noise) for chunk in _chunks(todo)]
-    finished = process_map(_label_chunk, jobs, config.workers)
+    # A network takes all cores, or the GPU, for itself.
+    workers = 1 if config.flow.raft else config.workers
+    finished = process_map(_label_chunk, jobs, workers)
     bar = progress(finished, desc="L0", total=len(jobs), unit="clip")
     errors = [error for found in bar for error in found]
     if errors:
@@ -260,7 +267,7 @@ def _label_chunk(job: Job) -> list[str]:
     """Label consecutive frames; the errors of those that are broken, which stop no other."""
     frames, motion, out, config, data, noise = job
     cv2.setNumThreads(1)  # the processes share the cores
-    clip = Clip(frames[0].segment, data, motion, noise)
+    clip = Clip(frames[0].segment, data, motion, noise, config.flow.raft)
     errors = []
     for frame in frames:
         try:
@@ -292,7 +299,8 @@ def expected_errors(
     path = out / NOISE
     if config.flow.noise is None and distributed.is_main() and not path.is_file():
         sample = evenly(list(frames), config.flow.sample)
-        write_json(path, to_dict(estimate_from(sample, motion, data, config.workers)), indent=1)
+        found = estimate_from(sample, motion, data, config.workers, config.flow.raft)
+        write_json(path, to_dict(found), indent=1)
     distributed.barrier()
     noise = config.flow.noise or build(Noise, read_json(path), str(path))
     values = ", ".join(f"{name} {value:.3g}" for name, value in to_dict(noise).items())
@@ -300,22 +308,24 @@ def expected_errors(
     return noise
 
 
-def estimate_from(frames: Sequence[FrameRef], motion: Path, data: Path, workers: int = 1) -> Noise:
+def estimate_from(
+    frames: Sequence[FrameRef], motion: Path, data: Path, workers: int = 1, raft: str = ""
+) -> Noise:
     """The errors that measured flow, depth and pixels of some frames show. Raises InputError for broken ones."""
     noise = FIRST_GUESS
     for _ in range(ESTIMATIONS):
-        jobs = [(frame, motion, data, noise) for frame in frames]
-        found = process_map(_residuals_of, jobs, workers, chunk=4)
+        jobs = [(frame, motion, data, noise, raft) for frame in frames]
+        found = process_map(_residuals_of, jobs, 1 if raft else workers, chunk=4)
         bar = progress(found, desc="expected errors", total=len(jobs), unit="frame")
         noise = estimate_noise(Residuals.concatenate(list(bar)))
     return noise
 
 
-def _residuals_of(job: tuple[FrameRef, Path, Path, Noise]) -> Residuals:
+def _residuals_of(job: tuple[FrameRef, Path, Path, Noise, str]) -> Residuals:
     """Residuals of a frame's pixels to both neighbours."""
-    frame, motion, data, noise = job
+    frame, motion, data, noise, raft = job
     cv2.setNumThreads(1)
-    clip = Clip(frame.segment, data, motion, noise)
+    clip = Clip(frame.segment, data, motion, noise, raft)
     camera, parts = clip.camera(frame.index), []
     for side, offset in enumerate((-1, 1)):
         found = clip.measured(frame.index, frame.index + offset)

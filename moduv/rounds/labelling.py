@@ -107,6 +107,8 @@ def label_motion(
             f"L0: {needs} needs the frames; give their folder with --data, or switch it off."
         )
     inputs = (split, motion) if (motion / MANIFEST).is_file() else (split,)
+    if config.evidence == "flow" and config.flow.raft:
+        inputs = (*inputs, Path(config.flow.raft))
     stage = Stage("labels initial", out, config, inputs, data)
     stage.run(lambda: _label_split(split, motion, out, config, data))
 

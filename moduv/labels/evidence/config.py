@@ -19,6 +19,8 @@ class EvidenceConfig:
     on average over the object: skies and bare walls have no flow that can be trusted."""
     noise: Noise | None = None
     """Expected errors; None: estimated from the frames that are labelled."""
+    raft: str = ""
+    """File of torchvision's weights of RAFT, by which flow is measured then; empty: dense inverse search."""
     sample: int = 60
     """Frames of the split from which the expected errors are estimated."""
 
