@@ -36,8 +36,8 @@ from moduv.rounds.evidence import Clip, estimate_from, with_errors
 
 STANDS = 0.05
 """Units of length that the camera of a standing clip may move by."""
-LONGEST = 15.0
-"""Statistic that is drawn as certain."""
+EVEN = 5.0
+"""Statistic that is measured as a probability of one half."""
 
 
 def first_clips(frames: list[FrameRef], count: int) -> list[FrameRef]:
@@ -77,7 +77,7 @@ def measure_pixels(
             "three frames": fused.length,
             "and superpixels": over_superpixels(fused.length, clip.image(frame.index)),
         }
-        maps = {name: np.minimum(length / LONGEST, 1) for name, length in found.items()}
+        maps = {name: length / (length + EVEN) for name, length in found.items()}
         stored = read_npz(frame.file(motion, ".npz"), (), ("mot_mask",))
         maps |= {"mask": stored["mot_mask"].astype(np.float32)} if stored else {}
         camera = "standing" if stands(data / "truth", frame.segment) else "driving"
