@@ -14,6 +14,7 @@ from motion_world import street  # noqa: F401 (a fixture)
 from torchvision.models.optical_flow import raft_small
 
 from moduv.engine import compiled
+from moduv.engine.config import to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_npz
 from moduv.engine.stages import read_manifest
@@ -21,6 +22,7 @@ from moduv.evaluation.agreement import compare
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.flow import InverseSearch, round_trip_error
+from moduv.frames.images import write_image
 from moduv.frames.layouts import camera_poses
 from moduv.frames.splits import read_split, write_split
 from moduv.instances import rle
@@ -34,6 +36,7 @@ from moduv.labels.evidence.objects import motion_of, moving_objects
 from moduv.labels.evidence.statistic import Measured, Statistic, motion_statistic
 from moduv.labels.initial import InitialConfig
 from moduv.motion.raft import Raft
+from moduv.rounds.evidence import with_errors_of
 from moduv.rounds.labelling import label_motion
 
 HEIGHT, WIDTH = 96, 160
@@ -318,6 +321,44 @@ def test_known_errors_are_not_estimated(street: Path, motion: Path, tmp_path: Pa
     label_motion(tmp_path / "split.txt", motion, tmp_path / "out", known, street)
     assert not (tmp_path / "out/noise.json").exists()
     assert read_manifest(tmp_path / "out")["results"]["noise"]["grey"] == NOISE.grey
+
+
+@pytest.mark.parametrize("depth", [5.0, 80.0])
+def test_a_standing_camera_needs_no_parallax(tmp_path: Path, depth: float) -> None:
+    """A box walks through a still picture; depth says nothing, and the poses are a little off."""
+    rng = np.random.default_rng(0)
+    cells = [rng.integers(40, 220, (24, 40, 3)), rng.integers(40, 220, (8, 6, 3))]
+    wall, box = (np.kron(c, np.ones((4, 4, 1))).astype(np.uint8) for c in cells)
+    CAMERA.to_cam_json(tmp_path / "data/clip/cam.json")
+    for index in range(4):
+        image = wall.copy()
+        image[40:72, 60 + 2 * index : 84 + 2 * index] = box
+        write_image(tmp_path / f"data/clip/{index:06d}.png", image)
+    frames = [FrameRef("clip", 1), FrameRef("clip", 2)]
+    write_split(tmp_path / "split.txt", frames)
+    pose = np.stack([turn(0.002, -0.001, 0, (0.01, 0, 0))] * 2)
+    arrays = {"depth": np.full((HEIGHT, WIDTH), depth, np.float32), "inv_K": CAMERA.inverse4()}
+    for frame in frames:
+        write_npz(frame.file(tmp_path / "motion", ".npz"), **arrays, pose=pose)
+    label_motion(
+        tmp_path / "split.txt", tmp_path / "motion", tmp_path / "L0", CONFIG, tmp_path / "data"
+    )
+    for frame in frames:
+        true = np.zeros((HEIGHT, WIDTH), bool)
+        true[40:72, 60 + 2 * frame.index : 84 + 2 * frame.index] = True
+        expected = Instances([rle.encode(true)], np.zeros((1, 4)), size=(HEIGHT, WIDTH))
+        found = read_labels(tmp_path / "L0", frame)
+        assert len(found) == 1
+        assert found.iou(expected).max() > 0.75
+
+
+def test_held_out_frames_are_labelled_with_the_errors_of_the_training_frames() -> None:
+    results = {"instances": 3, "noise": to_dict(NOISE)}
+    assert with_errors_of(CONFIG, results, "L0").flow.noise == NOISE
+    assert with_errors_of(CONFIG, {"instances": 3}, "L0") == CONFIG
+    assert with_errors_of(InitialConfig(), results, "L0") == InitialConfig()
+    with pytest.raises(InputError, match=r"L0: noise: unknown key 'wind'"):
+        with_errors_of(CONFIG, {"noise": {"wind": 1.0}}, "L0")
 
 
 def test_bad_input_is_one_sentence(street: Path, motion: Path, tmp_path: Path) -> None:  # noqa: F811
