@@ -134,11 +134,11 @@ def rounds_on_true_motion(data: Path, preset: str, out: Path) -> dict[str, dict[
     return metrics
 
 
-def print_row(name: str, rows: list[dict[str, float]], bound: float) -> None:
+def row_of(name: str, rows: list[dict[str, float]], bound: float) -> str:
     """A row of the table: means over seeds, and the ratio to the supervised upper bound."""
     means = [float(np.mean([row[column] for row in rows])) for column in COLUMNS]
     cells = [f"{means[0]:.3f}", f"{means[0] / bound:.2f}", *(f"{mean:.3f}" for mean in means[1:])]
-    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -152,22 +152,20 @@ def main() -> None:
     options = parser.parse_args()
     measured = read_json(folder(options.run, "evaluation") / "metrics.json")
     bound = measured[UPPER_BOUND]["box/AP50"]
-    heads = ["AP50", "ratio", "mask AP50", "small", "large", "static"]
-    print("| what is replaced by truth | " + " | ".join(heads) + " |")
-    print("|---|" + "---|" * len(heads))
-    print_row("nothing", [measured[FINAL]], bound)
+    table = {"nothing": [measured[FINAL]]}
     for name, oracle in L2_ORACLES.items():
         where = options.out / oracle.__name__
-        rows = [
+        table[name] = [
             train_on(oracle, options.run, options.data, options.preset, seed, where)
             for seed in options.seeds
         ]
-        print_row(name, rows, bound)
-    for name, row in rounds_on_true_motion(
-        options.data, options.preset, options.out / "true_motion"
-    ).items():
-        print_row(f"L0, all that moves: {name}", [row], bound)
-    print_row("everything", [measured[UPPER_BOUND]], bound)
+    rounds = rounds_on_true_motion(options.data, options.preset, options.out / "true_motion")
+    table |= {f"L0, all that moves: {name}": [row] for name, row in rounds.items()}
+    table["everything"] = [measured[UPPER_BOUND]]
+    print("| what is replaced by truth | AP50 | ratio | mask AP50 | small | large | static |")
+    print("|---|" + "---|" * (1 + len(COLUMNS)))
+    for name, rows in table.items():
+        print(row_of(name, rows, bound))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from detector_world import predict, write_detectors, write_world
 from moduv.detector.predictor import View
 from moduv.detector.weights import load_detector
 from moduv.engine import hardware
+from moduv.engine.config import load_preset
 from moduv.engine.cores import run_on_cores
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json
@@ -185,3 +186,14 @@ def test_a_round_is_judged_by_the_one_before(world: Path, tmp_path: Path) -> Non
     given = replace(pick, large_score=0.4)
     aggregated_labels(data, split, large, tmp_path / "given", given, judge=tmp_path / "nowhere")
     assert len(read_json(tmp_path / "given/manifest.json")["inputs"]) == 2
+
+
+def test_the_preset_paper_labels_as_published() -> None:
+    first = load_preset(MobileLabelsConfig, "paper", "mobile_labels")
+    assert first == MobileLabelsConfig(score_threshold=0.5)
+    second = load_preset(AggregatedLabelsConfig, "paper", "aggregated_labels")
+    assert second == AggregatedLabelsConfig(large_score=0.9, small_score=0.8)
+    for settings in (first, second):
+        assert not settings.views
+        assert (settings.nested, settings.snap) == (1.0, False)
+        assert (settings.fit_masks, settings.fit_boxes) == (False, False)
