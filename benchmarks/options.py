@@ -4,7 +4,7 @@
     python benchmarks/options.py --run save/street --data data/street [--round final]
         [--options plain paste] [--seeds 0 1 2]
 
-Everything but the option is as in the preset `street`: labels, network, length. The final round is trained
+Everything but the option is as in the preset `street`: labels, network, length. "plain" does not paste. The final round is trained
 on L2, Moving2Mobile on L0, where what stands still is unlabelled background. Trainings are kept under
 `--out` and not repeated. Prints mean and standard deviation over the seeds on the held-out frames.
 """
@@ -34,11 +34,9 @@ LABELS = {"final": "L2", "moving2mobile": "L0"}
 
 def recipes(round_name: str) -> dict[str, RoundConfig]:
     """A round's recipe with one option at a time."""
-    plain = load_preset(RoundConfig, "street", round_name)
-    return {
-        "plain": plain,
-        "paste": replace(plain, augmentation=replace(plain.augmentation, paste=0.5)),
-    }
+    recipe = load_preset(RoundConfig, "street", round_name)
+    plain = replace(recipe, augmentation=replace(recipe.augmentation, paste=0.0))
+    return {"plain": plain, "paste": recipe}
 
 
 def measure(recipe: RoundConfig, labels: Path, data: Path, out: Path) -> dict[str, float]:
