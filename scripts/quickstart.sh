@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 stamp="$SAVE/.quickstart"
 wanted="$PRESET $DATA $(cat moduv/presets/*.yaml | cksum)"
 if [[ -z "$DRY_RUN" && -f "out/$NAME/report.html" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]] &&
-    [[ "$(find "$SAVE" -maxdepth 2 -name manifest.json | wc -l)" -ge 13 ]]; then
+    [[ "$(find "$SAVE" -maxdepth 2 -name manifest.json | wc -l)" -ge 12 ]]; then
     steps evaluation
     echo "report: out/$NAME/report.html"
     exit

@@ -47,6 +47,12 @@ def gather(count: int) -> float:
     return float(first + second)
 
 
+def gather_rows(counts: list[int]) -> list[list[float]]:
+    """Rows of the ranks, of each another number."""
+    rank = distributed.rank()
+    return distributed.gather_rows(torch.full((counts[rank], 2), rank + 1.0)).tolist()
+
+
 def lose(out: Path) -> None:
     """One rank is killed before it gathers."""
     total_of_ranks(out)

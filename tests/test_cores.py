@@ -107,6 +107,13 @@ def test_ranks_gather_over_sockets_or_where_their_paths_are_too_long_without(
 
 
 @pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("counts", [[1, 3], [2, 0], [0, 0]])
+def test_ranks_gather_rows_of_other_numbers(counts: list[int]) -> None:
+    found = run_on_cores("cores_jobs:gather_rows", {"counts": counts})
+    assert found == [[1.0, 1.0]] * counts[0] + [[2.0, 2.0]] * counts[1]
+
+
+@pytest.mark.usefixtures("two_cores")
 def test_a_process_that_is_killed_before_it_joins_is_not_waited_for() -> None:
     with pytest.raises(InputError, match="ended by SIGKILL, perhaps because memory ran out"):
         run_on_cores("cores_dead:work", {})

@@ -204,7 +204,8 @@ def gather_rows(rows: Tensor) -> Tensor:
         return rows
     count = torch.tensor([len(rows)], device=device())
     counts = [int(one) for one in gather(count)]
-    padded = torch.zeros((max(counts), *rows.shape[1:]), dtype=rows.dtype, device=device())
+    # Nothing at all cannot be sent.
+    padded = torch.zeros((max(1, *counts), *rows.shape[1:]), dtype=rows.dtype, device=device())
     padded[: len(rows)] = rows
     parts = zip(gather(padded), counts, strict=True)
     return torch.cat([part[:n].cpu() for part, n in parts])
