@@ -324,14 +324,13 @@ def _agreed_score(
     plain = replace(config, snap=False)
     judged: list[tuple[float, bool]] = []
     for image, seen in progress(found, desc="agreement", total=len(share), unit="frame"):
-        for pair in _judgements(seen[:own], seen[own:]):
-            labels, witness = (
-                plain.finish(plain.confident(fuse(views), None).to_instances(), image)
-                for views in pair
+        for made_from, witness in _judgements(seen[:own], seen[own:]):
+            labels, again = (
+                plain.finish(plain.confident(one, None).to_instances(), image)
+                for one in (fuse(made_from), witness)
             )
             assert labels.scores is not None
-            again = found_again(labels, witness)
-            judged += zip(labels.scores.tolist(), again.tolist(), strict=True)
+            judged += zip(labels.scores.tolist(), found_again(labels, again).tolist(), strict=True)
     rows = torch.tensor(judged, dtype=torch.float64).reshape(-1, 2)
     scores, agreed = distributed.gather_rows(rows).numpy().T
     # Rounded, because the last digits of scores depend on the machine.
@@ -340,10 +339,7 @@ def _agreed_score(
 
 def _judgements(
     own: Sequence[Predictions], others: Sequence[Predictions]
-) -> Iterator[tuple[Sequence[Predictions], Sequence[Predictions]]]:
-    """Views that make labels and views that judge them: another detector's, or each of the own in turn."""
-    if others:
-        yield own, others
-        return
-    for number, judge in enumerate(own):
-        yield [*own[:number], *own[number + 1 :]], [judge]
+) -> Iterator[tuple[Sequence[Predictions], Predictions]]:
+    """Views that make labels and one that judges them: another detector's, or the own in turn."""
+    for witness in others or own:
+        yield [view for view in own if view is not witness], witness
