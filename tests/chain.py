@@ -13,6 +13,8 @@ LOOP = [
     "--config.loop.save_every",
     "1",
 ]
+PRESET = "street_mask"
+"""All phases of stage 1; the chain with measured flow is run in `test_run.py`."""
 PHASES = ("disp_init", "motion_init", "mask_init", "fine_tune")
 MOTION = [
     word
@@ -42,7 +44,7 @@ def chain(root: Path) -> list[Link]:
     annotations = data / "annotations"
 
     def link(command: str, out: Path, half_done: str, *arguments: object) -> Link:
-        words = [*command.split(), "--preset", "street", *map(str, arguments)]
+        words = [*command.split(), "--preset", PRESET, *map(str, arguments)]
         name = "--root" if command == "street render" else "--out"
         return Link([*words, name, str(out)], out, half_done)
 

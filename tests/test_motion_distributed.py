@@ -81,7 +81,7 @@ def test_the_command_runs_resumes_and_predicts_on_two_processes(
         for phase in PHASES
         for key, value in (("steps", 2), ("batch_size", 2), ("save_every", 1))
     ]
-    common = ["--preset", "street", "--data", street, "--split", split]
+    common = ["--preset", "street_mask", "--data", street, "--split", split]
     size = ["--config.height", 64, "--config.width", 96]
     train = ["-m", "moduv.commands.cli", "motion", "train", *common, *size, *loops, "--out"]
     launch(2, *train, tmp_path / "whole")

@@ -337,7 +337,7 @@ def test_the_rounds_run_on_one_and_on_two_processes(world: Path, processes: int)
         assert all(labels.size is not None for labels in found)
         assert any(len(labels) for labels in found)
     # A batch of one cannot be shared by two, so it grows and the training has half the steps.
-    last = (run / "R2_L2S_small/log.jsonl").read_text().splitlines()[-1]
+    last = (run / "R2_L2S_large/log.jsonl").read_text().splitlines()[-1]
     assert f'"step": {3 if processes == 1 else 2},' in last
 
 

@@ -162,7 +162,8 @@ class Instances:
 
     def areas(self) -> np.ndarray:
         """Pixels of each mask, (N,)."""
-        return np.asarray(coco.area(self.masks), np.int64).reshape(-1)
+        # One by one: pycocotools counts no more than 255 at once with numpy 2.
+        return np.array([rle.area(mask) for mask in self.masks], np.int64)
 
     def iou(self, other: Instances) -> np.ndarray:
         """Intersection over union of the masks, (N, M). Raises ValueError for different sizes."""

@@ -234,6 +234,13 @@ class Run:
         perform(step, chain, self.place, entry, self.preset, **changes)
         return folder(self.out, step.name)
 
+    @property
+    def limits(self) -> DiagnosisLimits:
+        """Of the diagnosis. Measured flow shows what moves before a standing camera without any depth."""
+        if self._load(InitialConfig, "initial_labels").evidence == "flow":
+            return replace(self.config.limits, moving_pairs=0.0, relief=0.0)
+        return self.config.limits
+
     def _load(self, kind: type[Config], section: str) -> Config:
         return load_preset(kind, self.preset, section)
 
@@ -252,8 +259,8 @@ class Run:
                 if not path.is_file() or read_split(path) != part:
                     write_split(path, part)
         distributed.barrier()
-        figures = inspect_frames(self.data, frames, self.config.limits)
-        self._refuse_unless_insisted(problems(figures, self.config.limits))
+        figures = inspect_frames(self.data, frames, self.limits)
+        self._refuse_unless_insisted(problems(figures, self.limits))
         return (
             f"{figures.triplets} frames with neighbours, usual flow {figures.flow:.1%} of the width"
         )
@@ -283,7 +290,7 @@ class Run:
         out = self._perform(step)
         threshold = self._load(InitialConfig, "initial_labels").motion_threshold
         figures = inspect_motion(out, with_motion(out, self.split), threshold)
-        self._refuse_unless_insisted(problems(figures, self.config.limits))
+        self._refuse_unless_insisted(problems(figures, self.limits))
         if figures.covered is None or figures.masked_frames is None:
             return f"depth, {figures.relief:.0%} between its quartiles in the usual frame"
         return f"{figures.covered:.1%} of the pixels move, in {figures.masked_frames:.0%} of the frames"
