@@ -90,12 +90,16 @@ class Clip:
 
     def labels(self, index: int, config: InitialConfig) -> Instances:
         """L0 of a frame."""
-        camera, fused = self.camera(index), self.fused(index)
-        fused = replace(fused, length=over_superpixels(fused.length, self.image(index)))
+        camera, fused = self.camera(index), self.evidence(index)
         gain = self._gain(index, self.observation(index))
         found = moving_objects(fused, gain, camera.depth, camera.inv_K, self.noise, config)
         self._forget_before(index - 2)
         return found
+
+    def evidence(self, index: int) -> Statistic:
+        """A frame's statistic, with those of its neighbours and of its superpixels."""
+        fused = self.fused(index)
+        return replace(fused, length=over_superpixels(fused.length, self.image(index)))
 
     def camera(self, index: int) -> Camera:
         """Depth and poses of a frame. Raises InputError when its motion output is broken."""

@@ -35,7 +35,7 @@ HELD_OUT = (
 )
 """What is drawn of the metrics that stage 1 measures while it is trained."""
 LAYER_NOTES = {
-    "motion": "Motion mask of stage 1: the brighter, the surer that the pixel moves by itself.",
+    "motion": "What moves by itself, by the mask of stage 1 or by measured flow: the brighter, the surer.",
     "depth": "Depth of stage 1, near is bright; learnt from the same clips.",
     "depth after": "Depth of stage 1 after moving objects have taught it.",
     "true depth": "True depth, near is bright.",

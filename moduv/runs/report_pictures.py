@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from moduv.engine.config import build
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress
+from moduv.engine.stages import MANIFEST, read_manifest
 from moduv.evaluation.agreement import Agreement
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
-from moduv.runs.chains import folder
+from moduv.labels.initial import InitialConfig
+from moduv.rounds.evidence import Clip as MeasuredClip
+from moduv.rounds.evidence import with_errors_of
+from moduv.runs.chains import LABEL_SETS, folder
 from moduv.runs.findings import Findings, one_per_clip
 from moduv.visual.drawing import draw_depth, draw_depth_error, draw_motion, enlarge
 from moduv.visual.page import Clip, Frame
-from moduv.visual.steps import draw_sets
+from moduv.visual.steps import draw_evidence, draw_sets
 
 LARGEST = 960
 """Widest picture of a single frame; those of clips are half as wide."""
@@ -32,6 +38,17 @@ class Pictures:
     findings: Findings
     width: int
     """Small frames are enlarged to at least this width."""
+
+    @cached_property
+    def initial(self) -> InitialConfig | None:
+        """How L0 was made, if it was: with the errors that measured flow was expected to have."""
+        step = LABEL_SETS["L0"]
+        manifest = read_manifest(folder(self.run, step.name))
+        if manifest.get("stage") != step.command:
+            return None
+        source = str(folder(self.run, step.name) / MANIFEST)
+        config = build(InitialConfig, manifest["config"], source)
+        return with_errors_of(config, manifest["results"], source)
 
     def layers(self, frame: FrameRef, largest: int = LARGEST) -> dict[str, np.ndarray]:
         """Frame, depth, motion mask, label sets, detections and truth as pictures."""
@@ -48,6 +65,11 @@ class Pictures:
         }
         if "mot_mask" in output:
             layers["motion"] = draw_motion(image, output["mot_mask"].astype(np.float32))
+        elif self.initial is not None and self.initial.flow.noise is not None:
+            motion = folder(self.run, "motion_val")
+            clip = MeasuredClip(frame.segment, self.data, motion, self.initial.flow.noise)
+            length = clip.evidence(frame.index).length
+            layers["motion"] = draw_evidence(image, length, self.initial.flow)
         index = self.findings.frames.index(frame)
         sets = {name: found[index] for name, found in self.findings.layers.items()}
         return layers | draw_sets(image, sets)

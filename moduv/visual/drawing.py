@@ -177,13 +177,21 @@ def draw_flow(flow: np.ndarray) -> np.ndarray:
         flow: (2, H, W) optical flow, or (3, H, W) complete flow, of which right and forward (x, z) are
             shown. Its 99th percentile has full colour.
     """
-    first, second = flow[0], flow[-1]
-    magnitude = np.hypot(first, second).astype(np.float64)
-    maximum = float(np.percentile(magnitude, 99))
-    hue = (np.arctan2(second, first) / (2 * np.pi)) % 1.0
-    strength = np.clip(magnitude / max(maximum, 1e-12), 0, 1)
-    hsv = np.stack([hue * 360, strength, np.ones_like(hue)], axis=-1).astype(np.float32)
-    return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+    (picture,) = draw_flows([np.stack([flow[0], flow[-1]], -1)])
+    return picture
+
+
+def draw_flows(flows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Flows (H, W, 2) on one colour wheel: the 99th percentile of the first has full colour."""
+    magnitudes = [np.linalg.norm(flow, axis=2).astype(np.float64) for flow in flows]
+    maximum = max(float(np.percentile(magnitudes[0], 99)), 1e-12)
+    pictures = []
+    for flow, magnitude in zip(flows, magnitudes, strict=True):
+        hue = (np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi)) % 1.0
+        strength = np.clip(magnitude / maximum, 0, 1)
+        hsv = np.stack([hue * 360, strength, np.ones_like(hue)], axis=-1).astype(np.float32)
+        pictures.append(np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8))
+    return pictures
 
 
 def enlarge(image: np.ndarray, width: int) -> np.ndarray:

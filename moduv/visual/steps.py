@@ -11,9 +11,11 @@ import numpy as np
 from moduv.engine.files import read_npz
 from moduv.frames.images import read_image
 from moduv.instances.instances import Instances
+from moduv.labels.evidence.config import EvidenceConfig
 from moduv.labels.initial import InitialConfig, initial_labels, ranges
 from moduv.visual.drawing import (
     draw_depth,
+    draw_flows,
     draw_instances,
     draw_motion,
     draw_ranges,
@@ -54,6 +56,47 @@ def initial_label_steps(
     if config.snap:
         sets["snapped to the image"] = label(image=picture, config=config)
     return pictures | draw_sets(large, sets)
+
+
+def flow_label_steps(
+    image: np.ndarray,
+    depth: np.ndarray,
+    flow: np.ndarray,
+    ego: np.ndarray,
+    length: np.ndarray,
+    labels: Instances,
+    config: EvidenceConfig,
+    *,
+    width: int = 480,
+) -> dict[str, np.ndarray]:
+    """How L0 is made of measured flow: what flow says, what the camera's motion explains, what is left, labels.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W).
+        flow: (H, W, 2), measured.
+        ego: (H, W, 2), of a static world.
+        length: (H, W), of the statistic: the difference in units of its expected error.
+        labels: L0.
+        config: thresholds of the statistic.
+        width: the pictures are at least so wide.
+    """
+    large = enlarge(image, width)
+    measured, explained = draw_flows([flow, np.nan_to_num(ego)])
+    return {
+        "frame": large,
+        "depth": enlarge(draw_depth(depth), width),
+        "measured flow": enlarge(measured, width),
+        "ego flow": enlarge(explained, width),
+        "difference, in expected errors": draw_evidence(large, length, config),
+        **draw_sets(large, {"L0": labels}),
+    }
+
+
+def draw_evidence(image: np.ndarray, length: np.ndarray, config: EvidenceConfig) -> np.ndarray:
+    """Lay the statistic (h, w) over a dimmed image, up to the highest threshold; outline the lowest."""
+    highest, lowest = config.stages[0], config.stages[-1]
+    return draw_motion(image, np.clip(length / highest, 0, 1), threshold=lowest / highest)
 
 
 def draw_sets(image: np.ndarray, sets: dict[str, Instances]) -> dict[str, np.ndarray]:
