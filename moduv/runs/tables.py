@@ -55,13 +55,14 @@ LABEL_COLUMNS = {column.key: column.title for column in (*COUNTS, *AGREEMENT)}
 
 def print_table(metrics: Metrics) -> None:
     """The table of rounds: label sets, detectors, the final detector's share of the upper bound."""
-    motion = metrics.get("motion")
-    if motion:
+    motion = metrics.get("motion", {})
+    if "motion/AP" in motion:
         say(
             f"motion masks: AP {motion['motion/AP']:.3f} (base rate {motion['motion/base_rate']:.3f}), "
-            f"best F1 {motion['motion/best_F1']:.3f} above {motion['motion/best_threshold']:.2f}; "
-            f"depth abs_rel {motion['depth/abs_rel']:.3f}"
+            f"best F1 {motion['motion/best_F1']:.3f} above {motion['motion/best_threshold']:.2f}"
         )
+    if "depth/abs_rel" in motion:
+        say(f"depth: abs_rel {motion['depth/abs_rel']:.3f}")
     rows = {name: metrics[name] for name in (*LABEL_SETS, *DETECTORS) if name in metrics}
     measured = any("box/AP50" in values for values in rows.values())
     say(format_table(rows, COLUMNS if measured else LABEL_COLUMNS))
