@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = command_of(arguments)
     if name is None:
-        lines = [f"  {command:<18} {entry.help}" for command, entry in COMMANDS.items()]
+        width = max(map(len, COMMANDS))
+        lines = [f"  {command:<{width}}  {entry.help}" for command, entry in COMMANDS.items()]
         asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
         print(USAGE + "\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
         sys.exit(0 if asked_for_help else 2)
