@@ -18,6 +18,7 @@ from moduv.frames.splits import read_split
 from moduv.geometry import photometric
 from moduv.instances.coco import group_by_image, select_truth
 from moduv.instances.instances import Instances
+from moduv.instances.tracks import Tracker
 from moduv.motion.networks.motion_fields import FRAMES, MotionFieldDecoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,3 +219,20 @@ def test_both_ways_to_carry_masks_agree(tmp_path: Path, monkeypatch: pytest.Monk
         plain = benchmark.propagate_plainly(tmp_path / "planes.npy", frames)
         assert plain["difference"] < 1e-6
         assert plain["other indices"] == 0
+
+
+def test_trackers_are_compared_without_what_truth_ignores() -> None:
+    benchmark = load("tracks")
+    masks = np.zeros((3, 8, 24), bool)
+    for index in range(3):
+        masks[index, 2:6, 8 * index : 8 * index + 6] = True
+    true, found = Instances.from_dense(masks[:2]), Instances.from_dense(masks)
+    kept = benchmark.without_ignored(true, np.array([False, True]), found)
+    assert (kept.decode() == masks[[0, 2]]).all()  # what is of no truth counts as wrong
+    image, tracks = np.zeros((8, 24, 3), np.uint8), np.array([7])
+    frames = [(image, true[[0]].with_columns(track=tracks), kept)] * 3
+    told = benchmark.sequence(frames, Tracker())
+    assert [ids.tolist() for ids in told["gt_ids"]] == [[0]] * 3
+    assert [ids.tolist() for ids in told["tracker_ids"]] == [[0, 1]] * 3
+    assert (told["num_gt_dets"], told["num_tracker_dets"], told["num_tracker_ids"]) == (3, 6, 2)
+    assert told["similarity_scores"][0].tolist() == [[1.0, 0.0]]

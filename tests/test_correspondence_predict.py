@@ -313,6 +313,9 @@ def test_the_script_propagates_and_measures(weights: Path, tmp_path: Path) -> No
     assert "J&F-Mean" in done.stdout
     assert (tmp_path / "out/key_vos/global_results-val.csv").is_file()
     assert len([*(tmp_path / "out/key_vis/bear").iterdir()]) == 5
+    head = (repository / "scripts/correspondence/infer.sh").read_text().splitlines()[1]
+    told = subprocess.run([*words, "--help"], env=environment, capture_output=True, text=True)
+    assert f"# {told.stdout.splitlines()[0]}" == head
     wrong = subprocess.run([*words, "coco"], env=environment, capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "unknown data set coco" in wrong.stderr
