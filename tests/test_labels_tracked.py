@@ -15,6 +15,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
+from moduv.instances import exported
 from moduv.instances.instances import Instances
 from moduv.instances.store import read_labels, write_labels
 from moduv.rounds.tracked import TrackedConfig, track_labels
@@ -59,6 +60,11 @@ def test_labels_keep_what_they_are_and_get_identities(
         assert (after.decode() == before.decode()).all()
         assert after.scores is not None
         assert after.columns["track"].tolist() == [1 if follows else 1 + frame.index]
+    labelled = exported.to_coco(out, FRAMES)
+    assert [a["track_id"] for a in labelled["annotations"]] == [
+        1 if follows else 1 + f.index for f in FRAMES
+    ]
+    assert "track_id" not in exported.to_coco(root / "L1", FRAMES)["annotations"][0]
     results = {"frames": 8, "clips": 2, "objects": 2 if follows else 8}
     assert read_manifest(out)["results"] == results
 
