@@ -20,7 +20,7 @@ from moduv.frames.splits import read_split
 from moduv.geometry import disparity_to_depth
 from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.motion.weights import find_trained
-from moduv.rounds.dynamic_depth import DepthTrainingConfig, mined_losses, pseudo_term, train_depth
+from moduv.rounds.dynamic_depth import DepthTrainingConfig, mined_losses, train_depth
 from moduv.runs.watch import train_stage1
 
 LOOP = LoopConfig(steps=2, batch_size=2, learning_rate=1e-3, save_every=1, log_every=1)
@@ -132,7 +132,7 @@ def test_moving_pixels_are_taught_by_pseudo_depth_alone(
         (plain["loss"] + 0.1 * plain["pseudo_depth"]).item(), rel=1e-5
     )
     assert plain["pseudo_depth"] > 0
-    everywhere = {**batch, "objects": torch.ones_like(batch["objects"])}
+    everywhere = {**batch, "pseudo_depth": torch.full_like(batch["pseudo_depth"], 7.0)}
     with torch.no_grad():
         covered = mined_losses(model, teacher, everywhere, known.losses, silent)
     assert covered["photometric"] == 0
@@ -144,37 +144,10 @@ def test_pseudo_depth_is_mirrored_with_its_image(street: Path, tmp_path: Path) -
     frames = read_split(split)
     plain = MinedTriplets(street, frames, 96, 160, pseudo)[0, 5]
     mirrored = MinedTriplets(street, frames, 96, 160, pseudo, flip=1.0)[0, 5]
-    for key in ("images", "pseudo_depth", "objects"):
+    for key in ("images", "pseudo_depth"):
         assert torch.equal(plain[key].flip(-1), mirrored[key])
     assert plain["pseudo_depth"][0, 41, 61] == 7
     assert (plain["pseudo_depth"] > 0).sum() == 12 * 20
-
-
-def test_an_object_follows_the_road_that_the_network_sees() -> None:
-    rows = torch.arange(12.0)[:, None].expand(12, 16)
-    scene = (60 / (1 + rows))[None, None]
-    objects = torch.zeros(1, 1, 12, 16, dtype=torch.int64)
-    objects[..., 4:8, 3:7], objects[..., 5:9, 10:14] = 1, 2
-    pseudo = torch.where(objects == 1, scene[0, 0, 8, 0], scene[0, 0, 9, 0]) * (objects > 0)
-    learned = torch.where(torch.arange(16) < 8, 1.3 * scene, 0.8 * scene)
-    right = torch.where(objects == 1, 1.3 * pseudo, 0.8 * pseudo).where(objects > 0, learned)
-    road, image = (replace(CONFIG, align=align, relative=True) for align in ("road", "image"))
-    assert pseudo_term(right, scene, pseudo, objects, road) < 1e-5
-    assert pseudo_term(right, scene, pseudo, objects, image) > 0.1
-    assert pseudo_term(1.1 * right, scene, pseudo, objects, road) < 1e-5
-    wrong = torch.where(objects > 0, 1.2 * right, right)
-    assert pseudo_term(wrong, scene, pseudo, objects, road) == pytest.approx(np.log(1.2), rel=1e-4)
-    with pytest.raises(InputError, match="align 'sky' is unknown"):
-        replace(CONFIG, align="sky")
-
-
-def test_an_object_without_road_below_teaches_nothing() -> None:
-    depth, objects = torch.full((2, 1, 12, 16), 9.0), torch.zeros(2, 1, 12, 16, dtype=torch.int64)
-    objects[0, :, 8:, 3:7] = 1
-    config = replace(CONFIG, align="road")
-    assert pseudo_term(depth, depth, 2 * depth * (objects > 0), objects, config) == 0
-    everything = torch.ones_like(objects)
-    assert pseudo_term(depth, depth, 2 * depth, everything, config) == 0
 
 
 def test_pseudo_depth_that_is_not_finished_is_refused(

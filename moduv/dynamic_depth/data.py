@@ -15,8 +15,7 @@ from moduv.frames.clip import FrameRef
 
 
 class MinedTriplets(Triplets):
-    """`Triplets` whose samples also hold `pseudo_depth` (1, H, W), 0 where nothing moves, and `objects` (1, H, W),
-    the number of what moves there.
+    """`Triplets` whose samples also hold `pseudo_depth` (1, H, W), 0 where nothing moves.
 
     Args:
         pseudo: folder of the pseudo-depths; a frame without has nothing that moves.
@@ -30,19 +29,18 @@ class MinedTriplets(Triplets):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         index, seed = item
-        maps = self._maps(self.frames[index])
+        depth = self._pseudo_depth(self.frames[index])
         # A sample's first draw decides whether it is mirrored.
         if np.random.default_rng(seed).random() < self.flip:
-            maps = [np.ascontiguousarray(field[:, ::-1]) for field in maps]
-        depth, numbers = (torch.from_numpy(field)[None] for field in maps)
-        return {**super().__getitem__(item), "pseudo_depth": depth, "objects": numbers}
+            depth = np.ascontiguousarray(depth[:, ::-1])
+        return {**super().__getitem__(item), "pseudo_depth": torch.from_numpy(depth)[None]}
 
-    def _maps(self, frame: FrameRef) -> list[np.ndarray]:
+    def _pseudo_depth(self, frame: FrameRef) -> np.ndarray:
         path, size = frame.file(self.pseudo, ".npz"), (self.height, self.width)
         if not path.is_file():
-            return [np.zeros(size, np.float32), np.zeros(size, np.int64)]
+            return np.zeros(size, np.float32)
         # By the nearest pixel: between an object and what is behind it, there is nothing.
-        return [_nearest(field, size) for field in read_pseudo_depth(path).maps()]
+        return _nearest(read_pseudo_depth(path).rendered(), size)
 
 
 def _nearest(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:

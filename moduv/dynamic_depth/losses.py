@@ -19,8 +19,6 @@ WEIGHT_EPSILON = 0.01
 HUBER = 0.005
 FARTHEST = 0.9
 """Quantile of the predicted depths beyond which a pixel does not decide about the scale."""
-ROAD_PIXELS = 2
-"""Pixels of road below an object from which on they decide about its depth."""
 
 
 def dissimilarity(first: Tensor, second: Tensor) -> Tensor:
@@ -119,35 +117,6 @@ def align_to_prediction(prediction: Tensor, pseudo_depth: Tensor) -> tuple[Tenso
         return pseudo_depth * torch.nan_to_num(scale, nan=1.0), valid
 
 
-def align_to_road(prediction: Tensor, scene: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-    """How much deeper than the teacher a network sees the road on which each object stands.
-
-    An object that was scaled by the teacher's road follows the road of the network that learns from it; the scale
-    of the whole image would hold it to the teacher's.
-
-    Args:
-        prediction: (B, 1, H, W).
-        scene: (B, 1, H, W), the teacher's depth.
-        objects: (B, 1, H, W) int64, the number of the object at each pixel, 0 where there is none.
-
-    Returns:
-        Factors (B, 1, H, W), 1 outside of objects, and the objects' pixels that have one, bool; no gradients.
-    """
-    with torch.no_grad():
-        count = int(objects.max()) + 1
-        first = count * torch.arange(len(objects), device=objects.device)[:, None, None, None]
-        above = F.pad(objects[:, :, :-1], (0, 0, 1, 0))
-        touches = (above > 0) & (objects == 0)  # the pixels just below
-        keys = torch.where(touches, above, 0) + first
-        ratio = (prediction / scene).log()
-        total = ratio.new_zeros(count * len(objects))
-        sums = total.index_add(0, keys.flatten(), (ratio * touches).flatten())
-        pixels = total.index_add(0, keys.flatten(), touches.flatten().to(ratio.dtype))
-        factors = (sums / pixels.clamp(min=1)).exp()[objects + first]
-        known = (pixels >= ROAD_PIXELS)[objects + first] & (objects > 0)
-        return torch.where(known, factors, 1.0), known
-
-
 def pseudo_depth(
     prediction: Tensor, pseudo: Tensor, mask: Tensor, *, relative: bool = False
 ) -> Tensor:
@@ -159,16 +128,9 @@ def pseudo_depth(
         relative: of the logarithms, so that far objects weigh no more than near ones; published is of depths.
     """
     target, valid = align_to_prediction(prediction, pseudo)
-    return depth_difference(prediction, target, valid & (mask > 0), relative=relative)
-
-
-def depth_difference(
-    prediction: Tensor, target: Tensor, mask: Tensor, *, relative: bool = False
-) -> Tensor:
-    """Mean absolute difference of depths, or of their logarithms, where `mask` is set; all (B, 1, H, W)."""
     if relative:
         prediction, target = prediction.log(), target.log()
-    return masked_mean((prediction - target).abs(), mask)
+    return masked_mean((prediction - target).abs(), valid & (mask > 0))
 
 
 def scale_alignment(object_depth: Tensor, scene_depth: Tensor, mask: Tensor) -> Tensor:

@@ -52,19 +52,12 @@ class PseudoDepth:
 
     def rendered(self) -> np.ndarray:
         """Depth (H, W) float32 on the objects, 0 elsewhere; where they overlap, the nearer one's."""
-        return self.maps()[0]
-
-    def maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same, and (H, W) int64 the number of the object at each pixel, from 1; 0 where there is none."""
         nearest = np.full(self.size, np.inf, np.float32)
-        numbers = np.zeros(self.size, np.int64)
-        for number, item in enumerate(self.objects, 1):
-            rows = slice(item.top, item.top + item.mask.shape[0])
-            columns = slice(item.left, item.left + item.mask.shape[1])
-            nearer = item.mask & (item.depth < nearest[rows, columns])
-            nearest[rows, columns][nearer] = item.depth[nearer]
-            numbers[rows, columns][nearer] = number
-        return np.where(numbers > 0, nearest, 0.0), numbers
+        for item in self.objects:
+            height, width = item.mask.shape
+            place = nearest[item.top : item.top + height, item.left : item.left + width]
+            place[item.mask] = np.minimum(place[item.mask], item.depth[item.mask])
+        return np.where(np.isfinite(nearest), nearest, 0.0)
 
 
 def compose(scene: np.ndarray, objects: PseudoDepth) -> np.ndarray:

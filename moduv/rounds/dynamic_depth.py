@@ -18,11 +18,10 @@ from moduv import geometry
 from moduv.depth.triplets import find_triplets
 from moduv.depth.weights import save_modules
 from moduv.dynamic_depth.data import MinedTriplets
-from moduv.dynamic_depth.losses import align_to_road, depth_difference, pseudo_depth
+from moduv.dynamic_depth.losses import pseudo_depth
 from moduv.engine import distributed
 from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.config import to_dict
-from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
 from moduv.engine.stages import Stage, read_counts
@@ -35,7 +34,6 @@ from moduv.motion.weights import TrainedMotion, find_trained
 
 PHASE = PHASES["disp_init"]
 """Depth and ego-motion are trained as where stage 1 begins: as if all that is left stood still."""
-ALIGNMENTS = ("image", "road")
 Batch = dict[str, Tensor]
 
 
@@ -46,17 +44,10 @@ class DepthTrainingConfig:
     loop: LoopConfig
     weight: float = 0.1
     """Of the pseudo-depth term, beside a photometric error of weight 1."""
-    align: str = "image"
-    """What brings pseudo-depths to the scale of the network that learns: the whole `image`, as published, or the
-    `road` below each object, whose depth the network may have learned to see better since."""
     relative: bool = False
     """Compare logarithms of depth instead of depths, so that far objects weigh no more than near ones."""
     flip: float = 0.5
     jitter: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.align not in ALIGNMENTS:
-            raise InputError(f"depth: align {self.align!r} is unknown; choose one of {ALIGNMENTS}.")
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -154,29 +145,19 @@ def mined_losses(
     Returns:
         `loss` and, without its weight, every term.
     """
-    batch = {**batch, "counted": batch["objects"] == 0}
+    moving = batch["pseudo_depth"] > 0
+    batch = {**batch, "counted": ~moving}
     fields = motion_fields(model, batch, PHASE, losses)
     terms = sum_losses(fields, batch, PHASE, 1.0, losses, generator)
     with torch.autocast(batch["images"].device.type, enabled=False):
         scene = _depth(teacher, batch["images"][:, 1], losses)
+        target = torch.where(moving, batch["pseudo_depth"], scene)
         scales = [
-            pseudo_term(scale.depth, scene, batch["pseudo_depth"], batch["objects"], config)
+            pseudo_depth(scale.depth, target, moving, relative=config.relative)
             for scale in fields.scales.values()  # all enlarged to the images' size
         ]
     term = torch.stack(scales).mean()
     return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
-
-
-def pseudo_term(
-    prediction: Tensor, scene: Tensor, pseudo: Tensor, objects: Tensor, config: DepthTrainingConfig
-) -> Tensor:
-    """Difference of a predicted depth to the pseudo-depth of objects; all (B, 1, H, W), `scene` the teacher's."""
-    if config.align == "image":
-        target = torch.where(objects > 0, pseudo, scene)
-        return pseudo_depth(prediction, target, objects, relative=config.relative)
-    factors, known = align_to_road(prediction, scene, objects)
-    target = torch.where(known, factors * pseudo, 1.0)
-    return depth_difference(prediction, target, known, relative=config.relative)
 
 
 @torch.no_grad()
