@@ -14,9 +14,9 @@ class EvidenceConfig:
 
     stages: tuple[float, ...] = (10.0, 4.0)
     """Of the statistic, falling: objects above each are found and taken out before the next."""
-    gain: float = 1.0
-    """By how many errors of a grey level measured flow must explain an object's neighbours better than ego flow,
-    on average over the object: skies and bare walls have no flow that can be trusted."""
+    gain: float = 1.5
+    """By how many errors of a grey level measured flow must explain an object's neighbours better than ego flow, at
+    its telling pixels: skies and bare walls have no flow that can be trusted."""
     noise: Noise | None = None
     """Expected errors; None: estimated from the frames that are labelled."""
     raft: str = ""

@@ -17,7 +17,7 @@ from moduv.labels.evidence.statistic import Statistic
 from moduv.labels.initial import InitialConfig, extract_instances
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-SHARE = 0.6
+SHARE = 0.65
 """Of an object's velocity, that a pixel must have in its direction to belong to it. Flow bleeds, so the rim lies
 a little beyond the half."""
 TURNS = 4
@@ -28,9 +28,11 @@ LENGTH = 10.0
 """Pixels over which that change is measured."""
 LEAST_SPREAD = 0.05
 """Pixels a frame."""
+TELLING = 0.85
+"""Quantile of the gain inside an object that tells: panels of one colour show no gain, edges do."""
 WHOLE = 0.8
 """Share of a cluster that must move as one for it to be one object."""
-REMAINS = 0.2
+REMAINS = 0.1
 """Share of a weaker cluster at the rim of stronger objects from which it counts as theirs: flow has bled."""
 
 
@@ -86,7 +88,7 @@ def moving_objects(
     for number, threshold in enumerate(thresholds):
         above = binary_fill_holes((statistic.length > threshold) & ~taken) & ~taken
         masks = extract_instances(above, depth, inv_K, config, motion_threshold=0.5).decode()
-        gaining = [mask for mask in masks if gain[mask].mean() > least]
+        gaining = [mask for mask in masks if np.quantile(gain[mask], TELLING) > least]
         clusters = _apart_from(taken, gaining, margin)
         fitted = _fit_to_motion(clusters, statistic.velocity, margin)
         new = []
