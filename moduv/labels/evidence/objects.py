@@ -32,7 +32,7 @@ TELLING = 0.85
 """Quantile of the gain inside an object that tells: panels of one colour show no gain, edges do."""
 WHOLE = 0.8
 """Share of a cluster that must move as one for it to be one object."""
-REMAINS = 0.1
+REMAINS = 0.15
 """Share of a weaker cluster at the rim of stronger objects from which it counts as theirs: flow has bled."""
 
 
