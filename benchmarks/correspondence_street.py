@@ -104,7 +104,7 @@ def show(name: str, runs: list[dict[str, float]], note: str = "") -> None:
 
 
 def table(given: argparse.Namespace) -> None:
-    sequences = held_out(given.davis, 10_000)
+    sequences = held_out(given.davis, given.clips)
     config = load_preset(CorrespondenceConfig, given.preset, "correspondence")
     print(
         f"{len(sequences)} held-out clips\n\n| | J&F | J | F | decay of J | |\n|---|---|---|---|---|---|"
@@ -205,6 +205,7 @@ def main() -> None:
     measured.add_argument("--davis", type=Path, required=True, help="of moduv street sequences")
     measured.add_argument("--out", type=Path, default=Path("save/correspondence_street"))
     measured.add_argument("--preset", default="street")
+    measured.add_argument("--clips", type=int, default=12, help="held out, at even distances")
     measured.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measured.set_defaults(work=table)
     sampled = commands.add_parser("samples")

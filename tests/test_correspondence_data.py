@@ -226,12 +226,14 @@ def test_impossible_views_are_one_sentence(change: dict[str, float]) -> None:
         replace(ViewConfig(), **change)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(40, 64), (64, 96), (90, 160)])
-def test_main_views_are_windows_of_the_resized_frame(size: tuple[int, int]) -> None:
+def test_main_views_are_windows_of_the_resized_frame(size: tuple[int, int], flip: float) -> None:
     coarse = np.random.default_rng(1).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3))
     frame = cv2.resize(coarse.astype(np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
-    config = ViewConfig(smallest=(48, 48), crop=32, random_crop=False, flip=0.0)
+    config = ViewConfig(smallest=(48, 48), crop=32, random_crop=False, flip=flip)
     view = main_view([frame], config, np.random.default_rng(0))[0]
+    view = view[:, ::-1] if flip else view
     height, width = scaled_size(*size, 48)
     whole = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
     window = whole[(height - 31) // 2 :, (width - 31) // 2 :][:32, :32]

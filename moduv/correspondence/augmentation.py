@@ -98,20 +98,25 @@ def main_view(frames: list[np.ndarray], config: ViewConfig, rng: np.random.Gener
     for view, frame in zip(views, frames, strict=True):
         if height >= 2 * size[0]:  # bilinear sampling alone would leave pixels out
             frame = resize_image(frame, *size)
-        _cut_out(frame, size, top, left, view)
-        view[:] = view[:, ::-1] if flip else view
+        _cut_out(frame, size, (top, left), flip, view)
     return views
 
 
 def _cut_out(
-    image: np.ndarray, size: tuple[int, int], top: int, left: int, view: np.ndarray
+    image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], flip: bool, view: np.ndarray
 ) -> None:
-    """Fill a view (crop, crop, 3) with a window of an image as if that were resized to `size`, bilinear."""
+    """Fill a view (crop, crop, 3) with a window of an image as if that were resized to `size`, bilinear.
+
+    Args:
+        corner: row and column of the window in the resized image.
+        flip: whether the window is mirrored.
+    """
     down, across = (side / target for side, target in zip(image.shape[:2], size, strict=True))
     # Pixels are squares whose centres lie at half numbers, before and after.
-    matrix = np.array(
-        [[across, 0, across * (left + 0.5) - 0.5], [0, down, down * (top + 0.5) - 0.5]]
-    )
+    row, column = (place + 0.5 for place in corner)
+    first = column + view.shape[1] - 1 if flip else column
+    step = -across if flip else across
+    matrix = np.array([[step, 0, across * first - 0.5], [0, down, down * row - 0.5]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     cv2.warpAffine(image, matrix, view.shape[:2], view, flags, cv2.BORDER_REPLICATE)
 

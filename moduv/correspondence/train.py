@@ -36,7 +36,7 @@ from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.journal import Watch
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, Rate, StepState, fit
+from moduv.engine.loop import LoopConfig, StepState, fit
 from moduv.engine.stages import Stage
 
 UNPACKED = "frames"
@@ -169,18 +169,9 @@ def _train(
     clips = Clips(videos, config.clips)
     look = None if watch is None else watch(net)
     step = training_step(net, config.losses)
-    schedule: Rate = config.schedule.rate
-    fit(
-        net,
-        step,
-        clips,
-        loop,
-        out,
-        label="correspondence",
-        watch=look,
-        groups=parameter_groups,
-        rate=schedule,
-    )
+    groups, rate = parameter_groups, config.schedule.rate
+    label = "correspondence"
+    fit(net, step, clips, loop, out, label=label, watch=look, groups=groups, rate=rate)
     best = out / WEIGHTS
     if distributed.is_main() and not best.is_file():
         content = Checkpoint(net.state_dict(), config.network, PUBLISHED_FEATURE, 0.0, loop.steps)
