@@ -28,28 +28,21 @@ class ScaleConfig:
             )
 
 
-REACH = 2
-"""Rows between the two that are read."""
 MIN_COLUMNS = 3
 """Columns in which the road below an object must be seen."""
 
 
 def contact_depth(depth: np.ndarray, mask: np.ndarray, config: ScaleConfig) -> float | None:
-    """The scene's depth (H, W) on the road where an object's mask (H, W) bool ends.
+    """The scene's depth (H, W) on the road just below an object's mask (H, W) bool.
 
-    On a plane, inverse depth is linear in the image: two rows below tell it at the mask's edge, between two rows.
     None where the road is not seen: the object is empty, or it ends at the image's border.
     """
     height = depth.shape[0]
     columns = np.flatnonzero(mask.any(0))
     rows = height - 1 - mask[::-1, columns].argmax(0)
-    seen = rows + config.below + REACH < height
+    seen = rows + config.below < height
     rows, columns = rows[seen], columns[seen]
     if len(columns) < MIN_COLUMNS:
         return None
     standing = rows >= np.quantile(rows, 1 - config.lowest)
-    rows, columns = rows[standing] + config.below, columns[standing]
-    near, nearer = 1 / depth[rows, columns], 1 / depth[rows + REACH, columns]
-    slope = np.maximum(nearer - near, 0) / REACH
-    edge = np.maximum(near - (config.below - 0.5) * slope, near / 2)
-    return float(np.median(1 / edge))
+    return float(np.median(depth[rows[standing] + config.below, columns[standing]]))
