@@ -92,6 +92,8 @@ def measure_names(ground_truth: Source, predictions: Source) -> dict[str, float]
         name/majority                         accuracy of the commonest true kind for all
         name/accuracy@{share} name/kind_accuracy@{share}
                                               of the surest share of those with a name
+        name/track_accuracy name/track_kind_accuracy
+                                              of true objects that are followed, each as much as the others
         name/flips name/kind_flips            of true objects seen twice or more: with several names
 
     Raises:
@@ -178,11 +180,15 @@ def _abstention(named: Sequence[Pair]) -> dict[str, float]:
 
 
 def _flips(pairs: Sequence[Pair]) -> dict[str, float]:
-    """How many true objects are called by more than one name."""
+    """How true objects are called over time: rightly, and by more than one name."""
     tracks: dict[int, list[Pair]] = defaultdict(list)
     for pair in pairs:
         if "track_id" in pair.truth:
             tracks[pair.truth["track_id"]].append(pair)
+    right, kind_right = (
+        [float(np.mean([getattr(pair, what) for pair in track])) for track in tracks.values()]
+        for what in ("right", "kind_right")
+    )
     names = [
         Counter(pair.found.get("name", "") for pair in track)
         for track in tracks.values()
@@ -191,6 +197,8 @@ def _flips(pairs: Sequence[Pair]) -> dict[str, float]:
     kinds = [{kind_of(name) if name else "" for name in track} for track in names]
     return {
         "count/tracks": len(names),
+        "name/track_accuracy": _mean(right),
+        "name/track_kind_accuracy": _mean(kind_right),
         "name/flips": _mean([len(track) > 1 for track in names]),
         "name/kind_flips": _mean([len(track) > 1 for track in kinds]),
     }
