@@ -11,6 +11,7 @@ H.264. `score` measures the detector on the quickstart's held-out frames, which 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -64,12 +65,15 @@ def write_clip(job: tuple[int, StreetConfig, Path, bool]) -> None:
         camera.to_cam_json(folder / f"{path.name}.cam.json")
 
 
-def write(out: Path, clips: int, with_camera: bool) -> None:
-    """Write the training clips of the quickstart's world as videos."""
+def write(out: Path, clips: int, with_camera: bool, standing: bool) -> None:
+    """Write the training clips of the quickstart's world as videos, or those whose camera stands."""
     config = replace(load_preset(StreetConfig, "street", "street"), height=144, width=240)
     folder = out / "clips"
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, config, folder, with_camera) for seed in range(clips or config.train_clips)]
+    seeds: Sequence[int] = range(clips or config.train_clips)
+    if standing:
+        seeds = [seed for seed in seeds if not Scene(seed, config.frames_per_clip).speed.any()]
+    jobs = [(seed, config, folder, with_camera) for seed in seeds]
     done = process_map(write_clip, jobs, config.workers)
     for _ in progress(done, desc="videos", total=len(jobs), unit="clip"):
         pass
@@ -89,12 +93,13 @@ def main() -> None:
     writing.add_argument("--out", type=Path, required=True)
     writing.add_argument("--clips", type=int, default=0, help="0: all of the quickstart's")
     writing.add_argument("--with_camera", action="store_true", help="tell the intrinsics")
+    writing.add_argument("--standing", action="store_true", help="clips whose camera stands")
     scoring = commands.add_parser("score")
     scoring.add_argument("--run", type=Path, required=True)
     scoring.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.command == "write":
-        write(arguments.out, arguments.clips, arguments.with_camera)
+        write(arguments.out, arguments.clips, arguments.with_camera, arguments.standing)
     else:
         score(arguments.run, arguments.data)
 
