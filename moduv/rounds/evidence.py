@@ -183,10 +183,17 @@ class Clip:
         """A frame in colour at the size of the depths, and as flow is measured on."""
 
         def read() -> tuple[np.ndarray, np.ndarray]:
+            size = self._size(index)
             picture = read_image(FrameRef(self.segment, index).image_path(self.data))
-            return resize_image(picture, *self._size), self.method.prepare(picture, *self._size)
+            return resize_image(picture, *size), self.method.prepare(picture, *size)
 
         return self._once(read, "images", index)
+
+    def _size(self, index: int) -> tuple[int, int]:
+        """Height and width of the depths around a frame, which may have none itself."""
+        around = (index + offset for offset in (0, *OFFSETS) if self.has_output(index + offset))
+        height, width = self.camera(next(around)).depth.shape
+        return height, width
 
     def _exists(self, index: int) -> bool:
         return index >= 0 and FrameRef(self.segment, index).image_path(self.data).is_file()
@@ -216,7 +223,6 @@ class Clip:
                 f"{path}: 'pose' {pose.shape} or 'inv_K' {inv_K.shape} is no finite (2, 4, 4) or (4, 4) with "
                 "an inverse; predict the frame again."
             )
-        self._size = depth.shape[0], depth.shape[1]
         return Camera(depth, inv_K, pose.astype(np.float64))
 
     def _once(self, compute: Callable[[], Value], *key: Any) -> Value:
