@@ -116,7 +116,8 @@ def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: s
     size = ["--config.height=64", "--config.width=96"]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "moduv.commands.cli", "motion", "train", "--preset", "street"),
+            *(sys.executable, "-m", "moduv.commands.cli", "motion", "train"),
+            *("--preset", "street_mask"),
             *("--data", street, "--split", street / "splits/train_files.txt", "--out", tmp_path),
             *(*options, *size, f"--config.loops.{phase}.learning_rate=1e30"),
         ],

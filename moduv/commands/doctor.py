@@ -15,6 +15,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import say
 
 MODULES = {
+    "open_clip_torch": "open_clip",
     "opencv-python-headless": "cv2",
     "scikit-image": "skimage",
     "docstring-parser": "docstring_parser",
@@ -26,6 +27,7 @@ MODULES = {
 """Modules whose name is not that of their package."""
 OPTIONAL = {
     "export": "exporting detectors",
+    "naming": "names by CLIP models",
     "video": "reading and writing video files",
     "waymo": "preparing Waymo Open v2 (parquet)",
     "supervision": "objects as supervision.Detections",
@@ -167,7 +169,7 @@ def _optional() -> Iterator[str]:
         found = []
         for package in required_packages(part):
             try:
-                importlib.import_module(package)
+                importlib.import_module(MODULES.get(package, package))
             except (ImportError, OSError) as error:
                 yield f"{package} is missing ({_reason(error)}): {purpose}; pip install -e '.[{part}]'"
                 break
