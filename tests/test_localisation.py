@@ -29,6 +29,8 @@ from moduv.evaluation.masks import (
     adjusted_rand,
     foreground_rand,
     mask_measures,
+    published_classes,
+    published_mask_boxes,
     published_masks,
 )
 from moduv.instances import rle
@@ -98,6 +100,61 @@ def test_masks_are_measured_as_by_the_reference(golden: Path) -> None:
     measured = mask_measures([t for t, _ in maps], [s for _, s in maps])
     assert measured["ARI"] == pytest.approx(expected["ari_all"], abs=1e-5)
     assert measured["FG-ARI"] == pytest.approx(expected["ari_foreground"], abs=1e-5)
+
+
+def test_boxes_around_masks_are_measured_as_by_the_reference(golden: Path) -> None:
+    expected, arrays = read_json(golden / "mask_metrics.json"), np.load(golden / "mask_metrics.npz")
+    soft, true = (
+        arrays[name].reshape(-1, *arrays[name].shape[2:]) for name in ("prediction", "target")
+    )
+    slots = np.moveaxis(np.eye(soft.shape[1], dtype=bool)[soft.argmax(1)], -1, 1)
+    for masks, kind in ((slots, "argmax"), (soft >= 1.0, "threshold")):
+        for single, matching in ((True, "hungarian"), (False, "best_overlap")):
+            found = published_mask_boxes(true.astype(bool), masks, one_to_one=single)
+            for name, value in found.items():
+                number = expected[f"box_{name}_{matching}_{kind}"]
+                assert value == pytest.approx(
+                    np.nan if number is None else number, abs=1e-5, nan_ok=True
+                )
+    whole = true[4:].astype(bool)
+    assert published_mask_boxes(whole, whole, one_to_one=True)["iou"] == 1
+
+
+@pytest.mark.parametrize(
+    ("matching", "name"),
+    [
+        ("hungarian", "hungarian"),
+        ("background", "hungarian_unmatched_background"),
+        ("foreground", "hungarian_ignore_background"),
+        ("majority", "majority"),
+    ],
+)
+def test_classes_are_matched_over_a_data_set_as_by_the_reference(
+    matching: str, name: str, golden: Path
+) -> None:
+    expected = read_json(golden / "mask_metrics.json")[f"semantic_{name}"]
+    arrays = np.load(golden / "mask_metrics.npz")
+    slots = arrays["prediction"].argmax(2).reshape(6, -1)
+    predicted = np.take_along_axis(arrays["predicted_class"], slots, 1)
+    # A pixel's class is the value of the one mask that it lies in.
+    true = arrays["semantic_target"].max(2).reshape(6, -1)
+    ious, accuracy = published_classes(true, predicted, 4, matching)
+    assert ious == pytest.approx(expected["iou"], abs=1e-5)
+    assert accuracy == pytest.approx(expected["accuracy"], abs=1e-5)
+    assert not any(expected["empty"])
+
+
+def test_rand_indices_of_the_reference_where_they_are_hardly_defined(golden: Path) -> None:
+    expected = read_json(golden / "mask_metrics.json")["ari_edge_cases"]
+    one, two = np.ones(6, int), np.array([1, 1, 1, 2, 2, 2])
+    cases = {
+        "one_cluster_each": (one, one),
+        "two_equal": (two, 3 - two),
+        "true_one_predicted_two": (one, two),
+        "no_foreground": (0 * one, two),
+        "one_point": (one[:1], two[:1]),
+    }
+    assert {name: foreground_rand(*pair) for name, pair in cases.items()} == expected
 
 
 def test_rand_indices_where_they_are_hardly_defined() -> None:

@@ -36,8 +36,12 @@ def golden(shared: Path) -> Path:
 def prompts(golden: Path) -> Prompts:
     content = read_json(golden / "post_prompts.json")
     names = [prompt.removeprefix("a photo of ") for prompt in content["foreground_prompts"]]
-    vectors = np.load(golden / "post_text.npz")["all"]
-    return Prompts(vectors, np.array(content["class_index"]), tuple(names))
+    vectors = np.load(golden / "post_text.npz")
+    found = Prompts(vectors["all"], np.array(content["class_index"]), tuple(names))
+    named = found.classes < len(names)
+    assert np.array_equal(found.vectors[named], vectors["foreground"])
+    assert np.flatnonzero(named & (found.classes > 0)).tolist() == content["foreground"]
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -48,6 +52,9 @@ def test_every_step_is_the_references(name: str, golden: Path, prompts: Prompts)
         arrays["alphas"], arrays["patch_features"], prompts, arrays["hard"].shape[1:]
     )
     assert np.array_equal(found.hard, arrays["hard"])
+    assert arrays["alphas"].shape[1] == expected["slots"]
+    assert len(found.kept) == expected["masks_before_merging"]
+    assert len(found.merged) == expected["masks_after_merging"]
     assert found.nodes == expected["nodes"]
     assert [list(edge) for edge in found.edges] == expected["edges"]
     assert found.kept == expected["kept"]

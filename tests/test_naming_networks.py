@@ -78,6 +78,7 @@ def test_pretraining_is_the_references(golden: Golden) -> None:
     content, arrays = golden.numbers("videomae_small"), golden.arrays("videomae_small")
     config = content["config"]
     model = golden.fill(build_pretraining(*small_transformers(config)))
+    assert shapes_of(model) == content["state_dict"]
     names = [f"public_pretrain_small_{n}" for n in (0, 1)]
     clip = golden.clip(names, config["frames"], config["image"], config["image"])
     mask = torch.from_numpy(arrays["masks"]).bool()
@@ -140,6 +141,7 @@ def test_grouping_is_the_references(golden: Golden) -> None:
     encoder = TransformerConfig(**told["encoder"])
     config = GroupingConfig(frames, 14, told["slots"], dim, 3, 4 * dim, encoder=encoder)
     model = golden.fill(build_grouping(config))
+    assert shapes_of(model) == content["state_dict"]
     names = [f"public_grouping_small_{n}" for n in (0, 1)]
     clip = golden.clip(names, frames, told["height"], told["width"])
     slots = golden.normal("public_grouping_small_slots", 2, config.slots, dim)
@@ -202,6 +204,7 @@ def test_patch_clip_is_the_references(golden: Golden) -> None:
     told = content["config"]
     config = TowerConfig(told["width"], told["layers"], told["heads"], told["output"])
     model = golden.fill(build_patch_clip(config))
+    assert shapes_of(model) == content["state_dict"]
     images = golden.frames("public_patch_clip_small", *arrays["size"].tolist())
     tokens, found = model.tokens(images), model(images)
     agree(tokens, arrays["tokens"])
