@@ -24,7 +24,7 @@ from moduv.evaluation.naming import measure_names
 from moduv.frames.images import read_image
 from moduv.instances.tracks import NOT_FOLLOWED, Tracker
 from moduv.naming.describe import NamingConfig
-from moduv.naming.train import EncoderTrainingConfig, train_encoder
+from moduv.naming.training.encoder import EncoderTrainingConfig, train_encoder
 from moduv.naming.vocabulary import Vocabulary
 
 COLUMNS = {

@@ -28,7 +28,7 @@ def test_the_benchmark_of_names_prints_its_table(
     pytest.importorskip("open_clip", reason="the package open_clip_torch is not installed")
     from detector_world import write_detectors
 
-    from moduv.naming.train import EncoderTrainingConfig
+    from moduv.naming.training.encoder import EncoderTrainingConfig
     from moduv.street.dataset import StreetConfig, render_dataset
 
     naming = load("naming")

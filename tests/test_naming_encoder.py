@@ -19,9 +19,9 @@ from moduv.engine.loop import LoopConfig
 from moduv.evaluation.naming import measure_names
 from moduv.frames.images import write_image
 from moduv.instances import rle
-from moduv.naming.crops import CaptionConfig, NamedCrops
 from moduv.naming.encoders import CONFIG, Description, OpenClipEncoder, load_encoder
-from moduv.naming.train import (
+from moduv.naming.training.crops import CaptionConfig, NamedCrops
+from moduv.naming.training.encoder import (
     TINY,
     EncoderTrainingConfig,
     contrastive_loss,

@@ -19,25 +19,23 @@ from moduv.engine.loop import LoopConfig
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
 from moduv.frames.splits import write_split
-from moduv.naming import pretraining
-from moduv.naming.alignment import PatchTrainingConfig, crop_box, train_patches
-from moduv.naming.clips import (
+from moduv.naming.contacts import Prompts
+from moduv.naming.encoders import CONFIG, load_encoder
+from moduv.naming.locate import Localiser, LocateConfig, locate, prompts
+from moduv.naming.patch_clip import TowerConfig, build_patch_clip
+from moduv.naming.slots import GroupingConfig, build_grouping
+from moduv.naming.training import videomae as pretraining
+from moduv.naming.training.clips import (
     ClipConfig,
     VideoClips,
     choose_frames,
     crop_places,
-    normalise,
-    patch_size,
 )
-from moduv.naming.contacts import Prompts
-from moduv.naming.encoders import CONFIG, load_encoder
-from moduv.naming.grouping import GroupingTrainingConfig, train_slots
-from moduv.naming.locate import Localiser, LocateConfig, locate, prompts
-from moduv.naming.patch_clip import TowerConfig, build_patch_clip
-from moduv.naming.pretraining import PretrainingConfig, decay_groups, pretrain
-from moduv.naming.slots import GroupingConfig, build_grouping
-from moduv.naming.train import TINY
-from moduv.naming.videomae import TransformerConfig, build_pretraining
+from moduv.naming.training.encoder import TINY
+from moduv.naming.training.patch_clip import PatchTrainingConfig, crop_box, train_patches
+from moduv.naming.training.slots import GroupingTrainingConfig, train_slots
+from moduv.naming.training.videomae import PretrainingConfig, decay_groups, pretrain
+from moduv.naming.videomae import TransformerConfig, build_pretraining, normalise
 from moduv.naming.vocabulary import Vocabulary
 from moduv.naming.weights import load_patch_clip
 
@@ -79,8 +77,6 @@ def test_clips_are_frames_at_a_step_and_end_where_the_video_does(
 
 
 def test_frames_keep_their_aspect_and_fill_patches(world: Path) -> None:
-    assert patch_size(720, 1280, 224) == (224, 400)
-    assert patch_size(500, 375, 224) == (304, 224)
     clips = VideoClips(
         world, [FrameRef(*w) for w in (("a", 0), ("a", 1), ("b", 0))], replace(CLIPS, per_sample=3)
     )

@@ -26,7 +26,7 @@ from moduv.instances.store import labelled, read_labels
 from moduv.naming.describe import UNKNOWN, Frames, Naming, NamingConfig, Seen, name_objects
 from moduv.naming.encoders import Encoder, load_encoder
 from moduv.naming.names import TrackName
-from moduv.naming.train import EncoderTrainingConfig, train_encoder
+from moduv.naming.training.encoder import EncoderTrainingConfig, train_encoder
 from moduv.naming.vocabulary import Vocabulary
 
 KEYS = ("name", "name_score", "name_margin", "name_group")

@@ -155,6 +155,13 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     )
 
 
+def fitted_size(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
+    """Height and width at which the shorter side is `shorter` and the other the nearest `multiple` of pixels."""
+    ratio = max(height, width) / min(height, width)
+    longer = max(multiple, round(ratio * shorter / multiple) * multiple)
+    return (shorter, longer) if height <= width else (longer, shorter)
+
+
 def small_grey(image: np.ndarray, width: int) -> np.ndarray:
     """A grey image (h, width) uint8 of an RGB one, for measurements that need no detail."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

@@ -20,13 +20,13 @@ from moduv.engine.hardware import choose_device
 from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
+from moduv.frames.images import fitted_size, read_image
 from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES
 from moduv.instances.instances import Instances
-from moduv.naming.clips import normalise, patch_size
+from moduv.naming import patch_clip, videomae
 from moduv.naming.contacts import Localisation, Prompts, post_process
-from moduv.naming.encoders import CLIP_MEAN, CLIP_STD, Encoder, load_encoder
+from moduv.naming.encoders import Encoder, load_encoder
 from moduv.naming.patch_clip import PatchClip, TowerConfig, build_patch_clip
 from moduv.naming.slots import Grouping, GroupingConfig, build_grouping
 from moduv.naming.videomae import PATCH
@@ -214,8 +214,8 @@ class Localiser:
 
     def _clip(self, images: Sequence[np.ndarray], tracks: Iterator[int]) -> list[Instances]:
         height, width = images[0].shape[:2]
-        rows, columns = (side // PATCH for side in patch_size(height, width, self.config.size))
-        size = (columns * PATCH, rows * PATCH)
+        high, wide = fitted_size(height, width, self.config.size, PATCH)
+        rows, columns, size = high // PATCH, wide // PATCH, (wide, high)
         resized = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(resized)).to(self.device)
         located = post_process(
@@ -231,16 +231,13 @@ class Localiser:
         config = self.config.network
         generator = torch.Generator().manual_seed(self.config.seed)
         noise = torch.randn(1, config.slots, config.dim, generator=generator).to(self.device)
-        clip = normalise(pixels.permute(3, 0, 1, 2)[None])
+        clip = videomae.normalise(pixels.permute(3, 0, 1, 2)[None])
         return self.grouping.alphas(clip, noise)[0].cpu().numpy()
 
     @torch.inference_mode()
     def _spoken(self, pixels: Tensor) -> np.ndarray:
         """(T, n, E) of frames (T, H, W, 3), normalised as patch-CLIP was trained; published: as ImageNet's."""
-        mean, std = (
-            torch.tensor(v, device=self.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD)
-        )
-        images = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        images = patch_clip.normalise(pixels.permute(0, 3, 1, 2))
         return self.patches(images).patches.cpu().numpy()
 
 

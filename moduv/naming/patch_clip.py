@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moduv.engine.errors import InputError
-from moduv.naming.encoders import open_clip
+from moduv.naming.encoders import CLIP_MEAN, CLIP_STD, open_clip
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,14 @@ class PatchClip(nn.Module):
         maps = others.unflatten(0, (base, base)).permute(2, 0, 1)[None]
         maps = F.interpolate(maps, (rows, columns), mode="bicubic", align_corners=False)
         return torch.cat([first, maps[0].permute(1, 2, 0).flatten(0, 1)])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images (…, 3, H, W) uint8 by CLIP's mean and deviation."""
+    mean, std = (
+        torch.tensor(v, device=images.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD)
+    )
+    return (images.float() / 255 - mean) / std
 
 
 def pool(query: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:

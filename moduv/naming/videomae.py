@@ -43,6 +43,12 @@ def build_pretraining(
     return Pretraining(encoder, decoder)
 
 
+def normalise(clip: Tensor) -> Tensor:
+    """Clips (…, 3, T, H, W) uint8 by ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(v, device=clip.device)[:, None, None, None] for v in (MEAN, STD))
+    return (clip.float() / 255 - mean) / std
+
+
 def sine_table(frames: int, rows: int, columns: int, dim: int) -> Tensor:
     """Positions (frames rows columns, dim): a third of the numbers each for row and column, the rest for time."""
     third = dim // 3

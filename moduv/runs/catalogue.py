@@ -89,15 +89,17 @@ COMMANDS = {
         words="detections",
     ),
     "name pretrain": _shared(
-        "moduv.naming.pretraining:pretrain",
+        "moduv.naming.training.videomae:pretrain",
         "name_pretrain",
         "single-frame VideoMAE on frames without labels",
     ),
     "name slots": _shared(
-        "moduv.naming.grouping:train_slots", "name_slots", "slots over a frozen video transformer"
+        "moduv.naming.training.slots:train_slots",
+        "name_slots",
+        "slots over a frozen video transformer",
     ),
     "name patches": _stage(
-        "moduv.naming.alignment:train_patches",
+        "moduv.naming.training.patch_clip:train_patches",
         "name_patches",
         "patch-CLIP on images without captions",
     ),

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moduv.engine import checkpoint, distributed
+from moduv.engine import distributed
 from moduv.engine.config import speed_only
 from moduv.engine.files import write_json
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.loop import LoopConfig, Step, StepState
 from moduv.engine.stages import Stage
-from moduv.naming.crops import CaptionConfig, NamedCrops
 from moduv.naming.encoders import CONFIG, Description, OpenClipEncoder, tokenizer
+from moduv.naming.training.crops import CaptionConfig, NamedCrops
+from moduv.naming.training.fitting import WEIGHTS, fit_and_save
 
-WEIGHTS = "weights.pth"
 MODEL: dict[str, Any] = {
     "embed_dim": 48,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
@@ -83,12 +83,10 @@ def _train(
         annotations, find, encoder.size, config.captions, tokenizer(TINY), config.cache_bytes
     )
     say(f"  {len(data)} named objects")
-    fit(model, contrastive_step(encoder), data, config.loop, out, label=out.name)
     if distributed.is_main():
         images = {"mean": list(TINY.mean), "std": list(TINY.std)}
         write_json(out / CONFIG, {"model_cfg": MODEL, "preprocess_cfg": images}, indent=1)
-        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
-    distributed.barrier()
+    fit_and_save(model, contrastive_step(encoder), data, config.loop, out)
     return {"objects": len(data)}
 
 

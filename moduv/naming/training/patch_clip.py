@@ -12,17 +12,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moduv.engine import checkpoint, distributed
+from moduv.engine import distributed
 from moduv.engine.errors import InputError
-from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.loop import LoopConfig, Step, StepState
 from moduv.engine.stages import Stage
 from moduv.frames.images import read_image
 from moduv.frames.listing import list_files
-from moduv.naming.encoders import CLIP_MEAN, CLIP_STD
-from moduv.naming.patch_clip import PatchClip, TowerConfig, alignment_loss, build_patch_clip
+from moduv.naming.patch_clip import (
+    PatchClip,
+    TowerConfig,
+    alignment_loss,
+    build_patch_clip,
+    normalise,
+)
+from moduv.naming.training.fitting import fit_and_save
 from moduv.naming.weights import load_tower
 
-WEIGHTS = "weights.pth"
 RATIOS = (3 / 4, 4 / 3)
 """Of the width to the height of a crop."""
 TRIES = 10
@@ -73,10 +78,7 @@ def _train(
     load_tower(model, tower)
     model.to(distributed.device())
     data = ImageCrops(files, config.network.image, config.smallest)
-    fit(model, alignment_step(model), data, config.loop, out, label=out.name)
-    if distributed.is_main():
-        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
-    distributed.barrier()
+    fit_and_save(model, alignment_step(model), data, config.loop, out)
     return {"images": len(files)}
 
 
@@ -123,8 +125,7 @@ def alignment_step(model: PatchClip) -> Step:
 
     def step(batch: Tensor, _: StepState) -> dict[str, Tensor]:
         device = next(model.parameters()).device
-        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-        images = (batch.to(device, non_blocking=True).float() / 255 - mean) / std
+        images = normalise(batch.to(device, non_blocking=True))
         return {"loss": alignment_loss(model(images))}
 
     return step

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moduv.engine import checkpoint, distributed
+from moduv.engine import distributed
 from moduv.engine.errors import InputError
-from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.loop import LoopConfig, Step, StepState
 from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
-from moduv.naming.clips import ClipConfig, VideoClips, normalise
 from moduv.naming.slots import Grouping, GroupingConfig, build_grouping, schedule
+from moduv.naming.training.clips import ClipConfig, VideoClips
+from moduv.naming.training.fitting import fit_and_save
+from moduv.naming.videomae import normalise
 from moduv.naming.weights import load_encoder_weights
-
-WEIGHTS = "weights.pth"
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def _train(
         model = build_grouping(config.network)
     load_encoder_weights(model, encoder)
     model.to(distributed.device())
-    fit(model, grouping_step(model), clips, config.loop, out, label=out.name, rate=rate)
-    if distributed.is_main():
-        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
-    distributed.barrier()
+    fit_and_save(model, grouping_step(model), clips, config.loop, out, rate=rate)
     return {"segments": len(clips)}
 
 

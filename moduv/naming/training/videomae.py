@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moduv.engine import checkpoint, distributed
+from moduv.engine import distributed
 from moduv.engine.errors import InputError
-from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.loop import LoopConfig, Step, StepState
 from moduv.engine.stages import Stage
 from moduv.frames.splits import read_split
-from moduv.naming.clips import ClipConfig, VideoClips, normalise
+from moduv.naming.training.clips import ClipConfig, VideoClips
+from moduv.naming.training.fitting import fit_and_save
 from moduv.naming.videomae import (
     DECODER,
     ENCODER,
@@ -23,11 +24,11 @@ from moduv.naming.videomae import (
     Pretraining,
     TransformerConfig,
     build_pretraining,
+    normalise,
     reconstruction_loss,
     tube_mask,
 )
 
-WEIGHTS = "weights.pth"
 BETAS = (0.9, 0.95)
 FIRST, LAST = 1 / 150, 1 / 15
 """The learning rate at the first and at the last step, in shares of its largest."""
@@ -77,10 +78,7 @@ def _train(clips: VideoClips, out: Path, config: PretrainingConfig) -> dict[str,
         torch.manual_seed(config.loop.seed)
         model = build_pretraining(config.encoder, config.decoder).to(distributed.device())
     step = pretraining_step(model, config.hidden)
-    fit(model, step, clips, config.loop, out, label=out.name, groups=decay_groups, rate=rate)
-    if distributed.is_main():
-        checkpoint.save_weights(out / WEIGHTS, model.state_dict())
-    distributed.barrier()
+    fit_and_save(model, step, clips, config.loop, out, groups=decay_groups, rate=rate)
     return {"segments": len(clips)}
 
 

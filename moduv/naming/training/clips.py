@@ -14,8 +14,8 @@ from torch import Tensor
 
 from moduv.engine.errors import InputError
 from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image
-from moduv.naming.videomae import MEAN, PATCH, STD
+from moduv.frames.images import fitted_size, read_image
+from moduv.naming.videomae import PATCH
 
 CROPS = (1.0, 0.875, 0.75, 0.66)
 """Sides of the crops of pre-training, in shares of the shorter side."""
@@ -85,7 +85,7 @@ class VideoClips:
             images = [image[rows, columns] for image in images]
             height = width = size
         else:
-            height, width = patch_size(height, width, size)
+            height, width = fitted_size(height, width, size, PATCH)
         resized = [
             cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images
         ]
@@ -99,12 +99,6 @@ def choose_frames(count: int, frames: int, step: int, rng: np.random.Generator) 
     return [min(start + step * n, last) for n in range(frames)]
 
 
-def patch_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """The size at which the shorter side is `size` and the other the nearest multiple of the patch."""
-    longer = max(PATCH, round(max(height, width) / min(height, width) * size / PATCH) * PATCH)
-    return (size, longer) if height <= width else (longer, size)
-
-
 def crop_places(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
     """Rows and columns of a crop at one of a few scales and places, its sides a scale apart at most.
 
@@ -116,9 +110,3 @@ def crop_places(height: int, width: int, rng: np.random.Generator) -> tuple[slic
     high, wide = (max(1, int(CROPS[n] * base)) for n in (rows, columns))
     top, left = (int(room * rng.integers(5) / 4) for room in (height - high, width - wide))
     return slice(top, top + high), slice(left, left + wide)
-
-
-def normalise(clip: Tensor) -> Tensor:
-    """Clips (…, 3, T, H, W) uint8 by ImageNet's mean and deviation."""
-    mean, std = (torch.tensor(v, device=clip.device)[:, None, None, None] for v in (MEAN, STD))
-    return (clip.float() / 255 - mean) / std

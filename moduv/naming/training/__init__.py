@@ -1,0 +1,1 @@
+"""Trainings of naming: clips and crops as samples, and one file a network."""
