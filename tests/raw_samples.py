@@ -10,6 +10,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 
 from moduv.datasets.waymo.records import checksum
+from moduv.frames.video_writer import write_video
 
 HEIGHT, WIDTH, FOCAL = 64, 96, 70.0
 WALL = 10.0
@@ -111,6 +113,24 @@ def write_cityscapes(root: Path) -> Path:
     }.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(content)
+    return root
+
+
+# --- ImageNet-VID ---------------------------------------------------------------------------------
+
+VID_TRAIN = "train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_00000000"
+VID_VAL = "val/ILSVRC2015_val_00000000"
+
+
+def write_imagenet_vid(root: Path) -> Path:
+    """A video of training as a file, one of validation as frames."""
+    file = root / f"Data/VID/snippets/{VID_TRAIN}.mp4"
+    file.parent.mkdir(parents=True)
+    write_video(file, ((n / 25, picture(n)) for n in range(FRAMES)), Fraction(25))
+    folder = root / "Data/VID" / VID_VAL
+    folder.mkdir(parents=True)
+    for index in range(FRAMES):
+        (folder / f"{index:06d}.JPEG").write_bytes(encoded(index, ".jpg"))
     return root
 
 

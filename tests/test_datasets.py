@@ -12,6 +12,7 @@ import pytest
 import raw_samples as raw
 import truth_samples as truth
 
+from moduv.datasets.imagenet_vid import VidConfig
 from moduv.datasets.prepare import PrepareConfig
 from moduv.datasets.registry import DATASETS, Dataset
 from moduv.datasets.truth import TruthConfig
@@ -24,12 +25,14 @@ from moduv.runs.catalogue import COMMANDS
 Write = Callable[[Path], Path]
 RAW: dict[str, tuple[Write, ...]] = {
     "cityscapes": (raw.write_cityscapes,),
+    "imagenet-vid": (raw.write_imagenet_vid,),
     "kitti": (raw.write_kitti,),
     "nuscenes": (raw.write_nuscenes,),
     "waymo": (raw.write_waymo_records, raw.write_waymo_tables),
 }
 ANNOTATED: dict[str, tuple[Write, ...]] = {
     "coco": (truth.write_coco,),
+    "imagenet-vid": (truth.write_imagenet_vid,),
     "kitti": (truth.write_kitti_objects, truth.write_kitti_tracking),
     "nuscenes": (truth.write_nuimages,),
     "waymo": (truth.write_waymo_records, truth.write_waymo_tables),
@@ -46,7 +49,8 @@ DATA_PAGE, TRUTH_PAGE = (Path(__file__).parents[1] / f"docs/{n}.md" for n in ("d
 def readers() -> Iterator[tuple[str, Dataset, Command, type]]:
     for dataset in DATASETS:
         if dataset.prepare is not None:
-            yield "prepare", dataset, dataset.prepare, PrepareConfig
+            config = VidConfig if dataset.name == "imagenet-vid" else PrepareConfig
+            yield "prepare", dataset, dataset.prepare, config
         if dataset.truth is not None:
             yield "truth", dataset, dataset.truth, TruthConfig
 
@@ -96,7 +100,9 @@ def test_prepared_frames_bring_what_is_promised(tmp_path: Path, dataset: Dataset
     prepare = load_function(dataset.prepare.function)
     more = {"version": "v1.0-mini"} if dataset.name == "nuscenes" else {}
     source = RAW[dataset.name][0](tmp_path / "source")
-    prepare(source, tmp_path / "out", PrepareConfig(32, 64, workers=1), **more)
+    settings = typing.get_type_hints(prepare)["config"]
+    size = {"size": 64} if settings is VidConfig else {"height": 32, "width": 64}
+    prepare(source, tmp_path / "out", settings(**size, workers=1), **more)
     frames = read_split(tmp_path / "out/splits/all_files.txt")
     found = set()
     for frame in frames:

@@ -112,6 +112,28 @@ def write_coco(root: Path) -> Path:
     return path
 
 
+# --- ImageNet-VID ---------------------------------------------------------------------------------
+
+VID_KINDS = {"car": "n02958343", "person": "n02484322"}
+"""The person is a monkey there; crowds and signs are not annotated."""
+
+
+def write_imagenet_vid(root: Path) -> Path:
+    """Boxes of every frame of a video, in frames 0 and 2 none."""
+    folder = root / "Annotations/VID" / raw.VID_VAL
+    folder.mkdir(parents=True)
+    for frame in range(raw.FRAMES):
+        objects = [thing for thing in SCENE.get(frame, ()) if thing.kind in VID_KINDS]
+        boxes = "".join(
+            f"<object><trackid>{n}</trackid><name>{VID_KINDS[t.kind]}</name><bndbox><xmax>{t.right}</xmax>"
+            f"<xmin>{t.left}</xmin><ymax>{t.bottom}</ymax><ymin>{t.top}</ymin></bndbox></object>"
+            for n, t in enumerate(objects)
+        )
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+        (folder / f"{frame:06d}.xml").write_text(f"<annotation>{size}{boxes}</annotation>")
+    return root
+
+
 # --- KITTI ----------------------------------------------------------------------------------------
 
 KITTI_TYPES = {"car": "Car", "person": "Pedestrian", "crowd": "DontCare"}

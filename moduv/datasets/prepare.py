@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,16 +49,26 @@ class PrepareConfig:
             )
 
 
+class Settings(Protocol):
+    """What decides a preparation, a dataclass."""
+
+    @property
+    def workers(self) -> int:
+        """Processes at once."""
+
+
 def prepare(
     name: str,
     out: Path,
-    config: PrepareConfig,
+    config: Settings,
     jobs: Sequence[Job],
     segments: Sequence[str],
     work: Work,
     left_out: Mapping[str, int] | None = None,
+    *,
+    neighbours: bool = True,
 ) -> None:
-    """Run one job per segment and list all frames with both neighbours in a split file.
+    """Run one job per segment and list its frames in a split file.
 
     Data sets come in pieces: a later call with other segments adds them to the folder and to the split.
 
@@ -69,9 +79,10 @@ def prepare(
         segments: segment of each job; a segment with a `finished.json` is skipped.
         work: prepares the segment of a job and returns its frame numbers.
         left_out: what the data set holds and no job takes, and how many; told at the end.
+        neighbours: list the frames alone that have both neighbours, as stage 1 needs them.
 
     Raises:
-        InputError: when no segment has three frames in a row.
+        InputError: when no segment has three frames in a row, where neighbours are needed.
     """
     split = out / "splits" / "all_files.txt"
     records = [out / segment / RECORD for segment in segments]
@@ -86,7 +97,8 @@ def prepare(
         alone = 0
         for segment, record in zip(segments, records, strict=True):
             known = set(read_json(record)["frames"])
-            kept = [FrameRef(segment, n) for n in known if {n - 1, n + 1} <= known]
+            wanted = [n for n in known if not neighbours or {n - 1, n + 1} <= known]
+            kept = [FrameRef(segment, n) for n in wanted]
             frames += kept
             alone += len(known) - len(kept)
         others = Counter(left_out or {}) + Counter({"frames without both neighbours": alone})
@@ -95,7 +107,8 @@ def prepare(
             raise InputError(f"{out}: no segment has three frames in a row; check the download.")
         write_split(split, sorted(frames))
         count = len({frame.segment for frame in frames})
-        say(f"  {split}: {len(frames)} frames with neighbours in {count} segments")
+        which = " with neighbours" if neighbours else ""
+        say(f"  {split}: {len(frames)} frames{which} in {count} segments")
         say_left_out(others)
         return {"segments": count, "frames": len(frames)}
 

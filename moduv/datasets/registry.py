@@ -65,6 +65,13 @@ DATASETS = (
         truth=_truth("coco", "coco:convert_coco", "COCO's mobile objects"),
     ),
     Dataset(
+        "imagenet-vid",
+        "ImageNet-VID",
+        ("Data/VID", "Annotations/VID"),
+        _prepare("imagenet-vid", "imagenet_vid:prepare_imagenet_vid", "convert ImageNet-VID"),
+        _truth("imagenet-vid", "imagenet_vid:convert_imagenet_vid", "ImageNet-VID's boxes"),
+    ),
+    Dataset(
         "kitti",
         "KITTI",
         ("*/*_sync", "training/label_2", "training/label_02"),
