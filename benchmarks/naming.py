@@ -35,6 +35,9 @@ COLUMNS = {
     "unknown": "unknown",
     "kind_flips": "kind flips",
     "flips": "name flips",
+    "kind_accuracy@0.7": "kind of the surest 70 %",
+    "kind_auroc": "kind AUROC",
+    "auroc": "name AUROC",
 }
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of names prints its table."""
+"""The benchmarks of names and slots: their tables, and what slots learn of small objects."""
 
 from __future__ import annotations
 
@@ -47,3 +47,58 @@ def test_the_benchmark_of_names_prints_its_table(
         for words in ("street", "street_paints")
         for objects in ("val", "tracks", "frames")
     ]
+
+
+@pytest.fixture(scope="module")
+def slots() -> ModuleType:
+    return load("slots")
+
+
+def test_no_single_measure_tells_objects_from_grids_and_colours(slots: ModuleType) -> None:
+    plain = slots.draw_clips(24, 2)
+    clips = slots.standardised(plain, plain)
+    found = {
+        name: max((slots.measure(clips, one) for one in settings), key=lambda m: m["ARI"])
+        for name, settings in slots.baselines(slots.SLOTS)
+    }
+    assert found["grid"]["FG-ARI"] > 0.5 > 0.3 > found["grid"]["ARI"]
+    assert found["k-means"]["ARI"] > 0.5
+    assert found["k-means"]["pairs split"] < 0.3
+    truth = slots.measure(clips, lambda clip: clip.labels)
+    assert set(truth.values()) == {1.0}
+
+
+def test_the_benchmark_of_slots_prints_its_tables(
+    slots: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from moduv.street.dataset import StreetConfig, render_dataset
+
+    render_dataset(tmp_path / "street", StreetConfig(train_clips=1, val_clips=1, frames_per_clip=3))
+    options = ["--out", str(tmp_path / "out"), "--seeds", "1", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["slots.py", *options, "--world", str(tmp_path / "street")])
+    slots.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    names = ["segments", "grid", "k-means", "k-means with positions", "same colour", "moving"]
+    names += ["untrained 0", "attention 0", "alphas 0"]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == 2 * names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # other programs may share the cores
+def test_slots_find_objects_where_no_baseline_does(slots: ModuleType, tmp_path: Path) -> None:
+    plain = slots.draw_clips(600, 1)
+    clips = slots.standardised(plain, plain)
+    test = slots.standardised(slots.draw_clips(64, 2), plain)
+    model = slots.train(clips, slots.SLOTS, 2500, 0, tmp_path)
+    found = slots.measure(test, slots.segments_of(model, 0))
+    assert found["ARI"] >= 0.85
+    assert found["mBO"] >= 0.65
+    assert found["pairs split"] >= 0.65
+    for name, settings in slots.baselines(slots.SLOTS):
+        others = [slots.measure(test, one) for one in settings]
+        assert not any(
+            m["ARI"] >= 0.85 and m["mBO"] >= 0.65 and m["pairs split"] >= 0.65 for m in others
+        ), name

@@ -15,7 +15,7 @@ from moduv.frames.images import read_image
 NOTEBOOK = Path(__file__).parents[1] / "demo.ipynb"
 PICTURES = (
     *("1_clip", "3_initial_labels", "4_moving2mobile", "5_large2small"),
-    *("6_stages_1", "6_stages_2", "7_own_image"),
+    *("6_stages_1", "6_stages_2", "7_names", "8_own_image"),
 )
 ROUNDS = ("L0", "L1", "L2", "Moving2Mobile", "Final")
 
@@ -66,9 +66,12 @@ def test_short_run_learns_and_shows_every_stage(
     assert all(math.isfinite(value) and 0 <= value <= 1 for value in values)
     assert metrics["Final"]["box/recall"] > 0.1
     assert metrics["Final"]["box/recall_static"] > metrics["L0"]["box/recall_static"]
-    table = shown(notebook, "text/markdown")[-1]
+    table, names = shown(notebook, "text/markdown")[-2:]
     assert all(f"| {name} " in table for name in ROUNDS)
     assert f"{metrics['Final']['box/AP50']:.3f}" in table
+    kind, _, name, _ = (float(cell) for cell in names.splitlines()[-1].split("|")[2:6])
+    assert 0.3 < kind <= 1
+    assert 1 / 28 < name <= kind
 
 
 @pytest.mark.slow

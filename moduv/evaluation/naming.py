@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
@@ -92,6 +93,7 @@ def measure_names(ground_truth: Source, predictions: Source) -> dict[str, float]
         name/majority                         accuracy of the commonest true kind for all
         name/accuracy@{share} name/kind_accuracy@{share}
                                               of the surest share of those with a name
+        name/auroc name/kind_auroc            how well scores tell right names from wrong ones: 0.5 not at all
         name/track_accuracy name/track_kind_accuracy
                                               of true objects that are followed, each as much as the others
         name/flips name/kind_flips            of true objects seen twice or more: with several names
@@ -169,14 +171,29 @@ def _by_kind(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _abstention(named: Sequence[Pair]) -> dict[str, float]:
-    """Accuracy of the surest: what is gained by calling the rest unknown."""
+    """Accuracy of the surest, what is gained by calling the rest unknown, and the area under the ROC curve."""
     order = np.argsort([-float(pair.found["name_score"]) for pair in named], kind="stable")
     metrics = {}
     for share in COVERAGES:
         surest = [named[n] for n in order[: round(share * len(named))].tolist()]
         metrics[f"name/accuracy@{share}"] = _mean([pair.right for pair in surest])
         metrics[f"name/kind_accuracy@{share}"] = _mean([pair.kind_right for pair in surest])
-    return metrics
+    scores = [float(pair.found["name_score"]) for pair in named]
+    return {
+        **metrics,
+        "name/auroc": _auroc(scores, [pair.right for pair in named]),
+        "name/kind_auroc": _auroc(scores, [pair.kind_right for pair in named]),
+    }
+
+
+def _auroc(scores: Sequence[float], right: Sequence[bool]) -> float:
+    """The chance that a right one has a higher score than a wrong one; ties count half."""
+    chosen = np.asarray(right, bool)
+    count = int(chosen.sum())
+    if not 0 < count < len(chosen):
+        return -1.0
+    above = rankdata(scores)[chosen].sum() - count * (count + 1) / 2
+    return float(above / (count * (len(chosen) - count)))
 
 
 def _flips(pairs: Sequence[Pair]) -> dict[str, float]:
