@@ -29,9 +29,11 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import read_log
 from moduv.engine.loop import make_optimizer
 from moduv.engine.stages import read_manifest
+from moduv.frames.images import read_image
 from moduv.instances.indexed import write_indices
 from moduv.runs.watch_correspondence import train_with_validation
 
+REPOSITORY = Path(__file__).parents[1]
 PUBLISHED = ("ytvos", "oxuva", "tracknet", "kinetics")
 
 
@@ -148,6 +150,9 @@ def test_validation_is_logged_keeps_the_best_and_changes_nothing(
     best = max(score for score, _, _ in scores)
     assert kept.score == best
     assert (best, kept.step, kept.feature) in scores
+    drawn = sorted((tmp_path / "watched/pictures").iterdir())
+    assert [path.name for path in drawn] == [f"{step:06d}_clip_0000.jpg" for step in (2, 4, 6)]
+    assert read_image(drawn[0]).shape[1] > 4 * 240
     results = read_manifest(tmp_path / "watched")["results"]
     assert (results["score"], results["step"]) == (best, kept.step)
 
@@ -201,6 +206,61 @@ def launch(processes: int, *arguments: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def script(name: str, *options: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run one of the scripts of correspondences."""
+    environment = {**os.environ, **{key: str(value) for key, value in settings.items()}}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["MODUV_ENVIRONMENT"] = "ready"
+    words = ["bash", str(REPOSITORY / f"scripts/correspondence/{name}.sh"), *options]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ytvos", "--preset ytvos --data {data} --out {out}"),
+        ("track", "--preset tracknet --data {data} --out {out}"),
+        ("street", "--preset street_clips --data {data} --out {out} --validation {data}/davis"),
+    ],
+)
+def test_a_dry_run_of_the_script_prints_the_commands(name: str, words: str, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    done = script("train", name, "--dry-run", "--config.clips.gap", "3", DATA=data, OUT=out)
+    assert done.returncode == 0, done.stderr
+    *before, last = done.stdout.splitlines()
+    expected = words.format(data=data, out=out)
+    assert last == f"+ moduv correspondence train {expected} --config.clips.gap 3"
+    assert len(before) == (2 if name == "street" else 0)
+    assert not any(tmp_path.iterdir())
+    assert "unknown data set coco" in script("train", "coco").stderr
+
+
+@pytest.mark.slow
+def test_the_scripts_render_train_follow_and_measure(tmp_path: Path) -> None:
+    preset = tmp_path / "tiny.yaml"
+    world = "{train_clips: 4, val_clips: 2, frames_per_clip: 6, supersampling: 1, workers: 1}"
+    schedule = "{epochs: 2, batch_size: 4, save_every: 1, log_every: 1}"
+    training = f"{{schedule: {schedule}, validate_every: 1, validation_sequences: 2}}"
+    preset.write_text(f"extends: street_clips\nstreet: {world}\ncorrespondence: {training}\n")
+    places = {"DATA": tmp_path / "data", "PRESET": preset, "WORLD_SIZE": 1}
+    trained, followed = tmp_path / "trained", tmp_path / "followed"
+    done = script("train", "street", OUT=trained, **places)
+    assert done.returncode == 0, done.stderr[-2000:]
+    feature = read_checkpoint(trained).feature
+    assert any((trained / "pictures").glob("000002_clip_*.jpg"))
+    done = script("infer", "street", WEIGHTS=trained, OUT=followed, **places)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "J&F-Mean" in done.stdout
+    masks = followed / f"{feature}_vos"
+    assert len([*masks.glob("*/*.png")]) == 6 * len(
+        [*(tmp_path / "data/davis/JPEGImages/480p").iterdir()]
+    )
+    assert (masks / "global_results-val.csv").is_file()
+    # Run again, both keep what is there.
+    again = script("train", "street", OUT=trained, **places)
+    assert "correspondence train: finished before" in again.stdout
 
 
 @pytest.mark.slow

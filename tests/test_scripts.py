@@ -77,8 +77,25 @@ def test_a_preset_leaves_out_steps_and_what_they_would_be_read_by(tmp_path: Path
         mine.write_text(f"extends: street\nsteps: {wrong}\n")
         done = script("3_large2small", "--dry-run", "--preset", mine)
         assert done.returncode == 2
-        assert "write true or false for one of ['small']" in done.stderr
+        assert "write true or false for one of ['L0_carried', 'small']" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_preset_asks_for_a_step_whose_output_is_read_in_the_place_of_another(
+    tmp_path: Path,
+) -> None:
+    """Without carried labels Moving2Mobile reads L0 and the run's split."""
+    plain = script("2_moving2mobile", "--dry-run")
+    assert commands(plain.stdout) == ["round moving2mobile", "labels mobile"]
+    assert "--labels save/street/L0_pseudo_labels --out save/street/R1_M2M" in plain.stdout
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: street\nsteps: {L0_carried: true}\n")
+    done = script("2_moving2mobile", "--dry-run", "--preset", mine)
+    carried, trained, _ = done.stdout.splitlines()
+    assert commands(done.stdout)[0] == "labels propagate"
+    assert "--labels save/street/L0_pseudo_labels --out save/street/L0_carried_labels" in carried
+    folder_of = "save/street/L0_carried_labels"
+    assert f"--split {folder_of} --labels {folder_of}" in trained
 
 
 @pytest.mark.parametrize("name", ["0_download_ckpts", *STAGES, "quickstart", "slurm_chain"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -35,6 +37,35 @@ def most_similar(
     if query.device.type == "cpu":
         return _search_blocks(query, key, count, radius)
     return _search_strips(query, key, count, radius)
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Which pixels of some frames each pixel of another one takes its labels from."""
+
+    places: Tensor
+    """(h w, k) int64, in the flat frames one after the other."""
+    weights: Tensor
+    """(h w, k); their sum is 1."""
+
+    def taken(self, labels: Tensor) -> Tensor:
+        """The weighted labels (K, h w) of the pixels chosen among those of all the frames (K, T h w)."""
+        return (labels[:, self.places] * self.weights).sum(-1)
+
+
+def vote(found: Sequence[tuple[Tensor, Tensor]], count: int, temperature: float) -> Votes:
+    """The best of what `most_similar` has found in several frames, weighted by a softmax of their cosines.
+
+    Args:
+        found: cosines and places (h w, k) in each frame.
+        count: of the best in all frames together.
+        temperature: by which cosines are divided.
+    """
+    pixels = len(found[0][0])
+    cosines = torch.cat([values for values, _ in found], 1)
+    places = torch.cat([at + i * pixels for i, (_, at) in enumerate(found)], 1)
+    best, chosen = cosines.topk(min(count, cosines.shape[1]), sorted=False)
+    return Votes(places.gather(1, chosen), (best / temperature).softmax(1))
 
 
 def _search_blocks(

@@ -15,7 +15,7 @@ import torch
 from moduv.correspondence.network import TrainedNet, read_network
 from moduv.correspondence.propagation import PropagationConfig, carry, first_planes
 from moduv.correspondence.sequences import VideoSequence, find_sequences
-from moduv.correspondence.weights import FEATURES, WEIGHTS
+from moduv.correspondence.weights import FEATURES, weights_file
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path
@@ -134,8 +134,7 @@ def propagate_dataset(
     Raises:
         InputError: when files are missing or do not fit; sequences that are done are kept.
     """
-    file = weights / WEIGHTS if weights.is_dir() else weights
-    inputs = (file, *([list] if list else []))
+    inputs = (weights_file(weights), *([list] if list else []))
     stage = Stage("correspondence propagate", out, config, inputs, data)
     stage.run(
         lambda: _propagate(find_sequences(data, dataset, list), weights, out, config, dataset)

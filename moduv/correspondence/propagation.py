@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moduv.correspondence.neighbours import most_similar
+from moduv.correspondence.neighbours import most_similar, vote
 from moduv.engine.errors import InputError
 from moduv.instances.indexed import VOID
 
@@ -251,14 +251,8 @@ class Memory:
             copies = min(replaced, k)
             found += [near[begin]] * copies
             context += [start.seen] * copies
-        pixels = feature.shape[0] * feature.shape[1]
-        cosines = torch.cat([values for values, _ in found], dim=1)
-        places = torch.cat([at + i * pixels for i, (_, at) in enumerate(found)], dim=1)
-        best, chosen = cosines.topk(min(k, cosines.shape[1]), sorted=False)
-        weights = (best / self.config.temperature).softmax(1)  # (h w, k)
         labels = torch.cat([seen.planes[start.present].flatten(1) for seen in context], dim=1)
-        taken = labels[:, places.gather(1, chosen)]  # (K, h w, k)
-        return (taken * weights).sum(-1)
+        return vote(found, k, self.config.temperature).taken(labels)
 
 
 def _resized(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -12,8 +12,8 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_text
 from moduv.frames.listing import clip_images
 from moduv.frames.splits import is_inside
+from moduv.instances.indexed import DAVIS_FRAMES, DAVIS_LISTS, DAVIS_MASKS
 
-DAVIS_FRAMES, DAVIS_MASKS = "JPEGImages/480p", "Annotations/480p"
 YTVOS_ALL, YTVOS = "valid_all_frames", "valid"
 """All frames, where they were downloaded, and every fifth, which the server asks for; with the masks."""
 DATASETS = ("davis", "ytvos", "folder")
@@ -68,7 +68,7 @@ def find_sequences(data: Path, dataset: str, listed: Path | None = None) -> list
 
 def _davis(data: Path) -> list[VideoSequence]:
     """Objects are those of the first frame; the other true masks are for measuring."""
-    names = read_text(data / "ImageSets/2017/val.txt").split()
+    names = read_text(data / DAVIS_LISTS / "val.txt").split()
     return [
         _sequence(name, data / DAVIS_FRAMES, data / DAVIS_MASKS, first_only=True) for name in names
     ]

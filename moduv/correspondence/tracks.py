@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from moduv.correspondence.neighbours import most_similar
+from moduv.correspondence.carrying import coverage
+from moduv.correspondence.neighbours import most_similar, vote
 from moduv.correspondence.predict import Follower
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.engine.errors import InputError
@@ -67,7 +67,8 @@ class MaskTracker:
         """Identities (N,) of the objects in the next frame (H, W, 3) uint8 RGB."""
         feature = self.follower.features(image).float().movedim(0, -1).contiguous()
         known, expected = self._propagated(feature)
-        cells = _coverage(found.decode(), feature)
+        height, width, _ = feature.shape
+        cells = coverage(found.decode(), (height, width), feature.device)
         identities = np.zeros(len(found), np.int64)
         for row, column in self._matches(expected, cells):
             identities[column] = known[row]
@@ -88,10 +89,6 @@ class MaskTracker:
             most_similar(feature, seen.feature, settings.top_k, settings.radius)
             for seen in self._recent
         ]
-        cosines = torch.cat([values for values, _ in found], 1)
-        places = torch.cat([at + i * height * width for i, (_, at) in enumerate(found)], 1)
-        best, chosen = cosines.topk(min(settings.top_k, cosines.shape[1]), sorted=False)
-        weights = (best / settings.temperature).softmax(1)  # (h w, k)
         nowhere = feature.new_zeros(height * width)
         labels = torch.stack(
             [
@@ -99,7 +96,7 @@ class MaskTracker:
                 for identity in known
             ]
         )
-        return known, (labels[:, places.gather(1, chosen)] * weights).sum(-1)
+        return known, vote(found, settings.top_k, settings.temperature).taken(labels)
 
     def _matches(self, expected: Tensor, cells: Tensor) -> list[tuple[int, int]]:
         """Pairs of a known object and a detection."""
@@ -125,14 +122,3 @@ class MaskTracker:
         free = (1 - cells.sum(0)).clamp(min=0)
         lost = {i: plane * free for i, plane in expected.items() if i not in detected}
         self._recent.append(_Seen(feature, lost | detected))
-
-
-def _coverage(masks: np.ndarray, feature: Tensor) -> Tensor:
-    """How much of each cell (N, h w) of the features masks (N, H, W) bool cover."""
-    size = feature.shape[:2]
-    dense = torch.from_numpy(masks).to(feature)[None]
-    return (
-        F.interpolate(dense, size, mode="area")[0].flatten(1)
-        if len(masks)
-        else (feature.new_zeros(0, size[0] * size[1]))
-    )

@@ -70,13 +70,18 @@ class Checkpoint:
     """After which it was measured."""
 
 
+def weights_file(path: str | Path) -> Path:
+    """The weights that a path names: a file, or the folder of a training."""
+    path = Path(path)
+    return path / WEIGHTS if path.is_dir() else path
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file, or that of a training's folder.
 
     Raises InputError when it is missing, broken, or no checkpoint of a correspondence network.
     """
-    path = Path(path)
-    path = path / WEIGHTS if path.is_dir() else path
+    path = weights_file(path)
     content = checkpoint.load(path, NUMPY_SCALAR)
     if not isinstance(content, dict):
         raise InputError(

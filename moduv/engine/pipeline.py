@@ -63,6 +63,8 @@ class Step:
     """Folder of its output in runs of version 0.1, where it had another name."""
     optional: bool = False
     """Whether a preset may leave it out: `steps: {NAME: false}`."""
+    usual: bool = True
+    """Whether an optional step is there where a preset says nothing of it."""
 
     def output(self, run: Path) -> Path:
         """The folder of its output in a run."""
@@ -107,27 +109,37 @@ def select(chain: Sequence[Step], names: Iterable[str]) -> list[Step]:
 
 
 def without(chain: Sequence[Step], switches: Mapping[str, Any]) -> tuple[Step, ...]:
-    """A chain without the steps that are switched off, and without the options that name their outputs.
+    """A chain without the steps that are left out.
+
+    What reads a step that is left out reads what that one would have read under the same option, or does
+    without the option.
 
     Args:
         chain: steps, in order.
-        switches: false for every step that is left out, by its name: the section `steps` of a preset.
+        switches: true or false for optional steps by their names: the section `steps` of a preset.
 
     Raises:
         InputError: for a step that is not in the chain or not optional, and for another value.
     """
-    known = {step.name for step in chain if step.optional}
+    known = {step.name: step.usual for step in chain if step.optional}
     for name, on in switches.items():
         if name not in known or not isinstance(on, bool):
             raise InputError(
                 f"steps: {name!r:.80} is {on!r:.80}; write true or false for one of {sorted(known)}."
             )
-    off = {name for name, on in switches.items() if not on}
-    return tuple(
-        dataclasses.replace(step, reads={o: s for o, s in step.reads.items() if s not in off})
-        for step in chain
-        if step.name not in off
-    )
+    off = {name for name, on in {**known, **switches}.items() if not on}
+    reads = {step.name: step.reads for step in chain}
+
+    def source(option: str, name: str) -> str:
+        while name in off:
+            name = reads[name].get(option, "")
+        return name
+
+    def kept(step: Step) -> Step:
+        sources = {option: source(option, name) for option, name in step.reads.items()}
+        return dataclasses.replace(step, reads={o: name for o, name in sources.items() if name})
+
+    return tuple(kept(step) for step in chain if step.name not in off)
 
 
 def options(step: Step, chain: Sequence[Step], place: Place) -> dict[str, Path]:

@@ -176,6 +176,11 @@ def fingerprint(path: Path) -> str:
     return sha256(path)[:16]
 
 
+def made_by_stages(*folders: Path) -> tuple[Path, ...]:
+    """The folders that a stage has made, which are inputs of the next; others are the user's, who is trusted."""
+    return tuple(folder for folder in folders if (folder / MANIFEST).is_file())
+
+
 def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished stage; empty when it is not finished.
 

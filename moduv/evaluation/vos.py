@@ -13,10 +13,8 @@ from moduv.engine.files import atomic_path, read_text
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import cores, process_map
 from moduv.evaluation.segmentation import ObjectScores, count_objects, measure_frame, summarise
-from moduv.instances.indexed import read_indices
+from moduv.instances.indexed import DAVIS_LISTS, DAVIS_MASKS, read_indices
 
-DAVIS_MASKS = "Annotations/480p"
-"""Where DAVIS keeps its masks."""
 MEASURES = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
 
 
@@ -67,7 +65,7 @@ def find_sequences(truth: Path, subset: str) -> tuple[Path, list[str]]:
                 f"{truth}: holds no folder of PNG files; give the folder of the true masks' folders, or DAVIS."
             )
         return truth, names
-    listed = truth / "ImageSets" / "2017" / f"{subset}.txt"
+    listed = truth / DAVIS_LISTS / f"{subset}.txt"
     names = read_text(listed).split()
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:

@@ -14,16 +14,19 @@ from moduv.frames.clip import FrameRef
 
 KITTI_CAMERAS = {"l": "image_02", "r": "image_03"}
 """KITTI's split files name the left or right camera of a drive in a third column."""
+SPLIT = "files.txt"
+"""Split file in the folder of a stage that says which frames it has made something of."""
 LARGEST = 1 << 28
 """Bytes that a split file may have, millions of frames."""
 
 
 def read_split(path: str | Path) -> list[FrameRef]:
-    """Read a split file.
+    """Read a split file, or that in the folder of a stage.
 
     Raises InputError when it is missing, empty, or has a line of another form or of a frame elsewhere.
     """
-    if not Path(path).exists():
+    path = Path(path) / SPLIT if Path(path).is_dir() else Path(path)
+    if not path.exists():
         raise InputError(
             f"{path}: no such split file; write one line '<segment> <frame>' per frame."
         )

@@ -13,6 +13,8 @@ from moduv.engine.files import atomic_path
 
 VOID = 255
 """The index of pixels that do not count."""
+DAVIS_FRAMES, DAVIS_MASKS, DAVIS_LISTS = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017"
+"""Where DAVIS 2017 keeps frames, masks, and a text file with the sequences of each subset."""
 INDEXED = ("P", "L", "1")
 """Kinds of PNG whose values are indices: with a palette, grey, black and white."""
 

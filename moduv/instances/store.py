@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def labelled(root: str | Path, frames: Iterable[FrameRef]) -> list[FrameRef]:
     if len(found) < len(frames):
         say(f"{root}: {len(frames) - len(found)} of {len(frames)} frames have no labels, left out")
     return found
+
+
+def labelled_clips(root: str | Path, frames: Iterable[FrameRef]) -> list[list[FrameRef]]:
+    """The same by segments, the frames of each in order."""
+    found = sorted(labelled(root, frames))
+    return [list(clip) for _, clip in groupby(found, key=lambda frame: frame.segment)]
 
 
 def statistics(root: str | Path, frames: Sequence[FrameRef]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import bounded_map, process_map
-from moduv.engine.stages import MANIFEST, Stage
+from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import image_size, read_image
 from moduv.frames.splits import read_split
@@ -106,9 +106,8 @@ def label_motion(
         raise InputError(
             f"L0: {needs} needs the frames; give their folder with --data, or switch it off."
         )
-    inputs = (split, motion) if (motion / MANIFEST).is_file() else (split,)
-    if config.evidence == "flow" and config.flow.raft:
-        inputs = (*inputs, Path(config.flow.raft))
+    raft = config.flow.raft if config.evidence == "flow" else ""
+    inputs = (split, *made_by_stages(motion), *([Path(raft)] if raft else []))
     stage = Stage("labels initial", out, config, inputs, data)
     stage.run(lambda: _label_split(split, motion, out, config, data))
 

@@ -13,7 +13,7 @@ from typing import Any
 from moduv.detector.train import DetectorTrainingConfig, train_detector
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
-from moduv.engine.stages import Stage
+from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.splits import read_split
 from moduv.instances.store import labelled, read_labels
 
@@ -40,8 +40,7 @@ def train_round(data: Path, split: Path, labels: Path, out: Path, config: RoundC
     Raises:
         InputError: when no frame is labelled, or frames and labels do not fit.
     """
-    inputs = (split, labels) if (labels / "manifest.json").is_file() else (split,)
-    stage = Stage("round train", out, config, inputs, data)
+    stage = Stage("round train", out, config, (split, *made_by_stages(labels)), data)
     stage.run(lambda: _train(data, split, labels, out, config))
 
 

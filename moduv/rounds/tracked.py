@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
 from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
-from moduv.correspondence.weights import WEIGHTS
+from moduv.correspondence.weights import weights_file
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
-from moduv.engine.stages import MANIFEST, Stage
+from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
-from moduv.instances.store import SUFFIX, labelled, read_labels, write_labels
+from moduv.instances.store import SUFFIX, labelled_clips, read_labels, write_labels
 from moduv.instances.tracks import FrameTracker, TrackConfig, Tracker
 
 
@@ -56,17 +55,15 @@ def track_labels(
     """
     if out.resolve() == labels.resolve():
         raise InputError(f"{out}: is the label set itself; choose another folder for --out.")
-    weights = [follow / WEIGHTS if follow.is_dir() else follow] if follow else []
-    made = [labels] if (labels / MANIFEST).is_file() else []
-    stage = Stage("labels track", out, config, (split, *made, *weights), data)
+    weights = [weights_file(follow)] if follow else []
+    stage = Stage("labels track", out, config, (split, *made_by_stages(labels), *weights), data)
     stage.run(lambda: _track(labels, split, data, out, config, follow))
 
 
 def _track(
     labels: Path, split: Path, data: Path, out: Path, config: TrackedConfig, follow: Path | None
 ) -> dict[str, Any]:
-    frames = sorted(labelled(labels, read_split(split)))
-    clips = [list(clip) for _, clip in groupby(frames, key=lambda frame: frame.segment)]
+    clips = labelled_clips(labels, read_split(split))
     share = [clip for clip in distributed.shard(clips) if not _is_finished(clip, out)]
     make = _maker(config, follow)
     for clip in progress(share, desc="labels track", total=len(share), unit="clip"):
@@ -74,8 +71,9 @@ def _track(
             write_labels(out, frame, found)
     distributed.barrier()
     tracks = sum(_count_tracks(clip, out) for clip in clips)
-    say(f"  {tracks} objects in {len(clips)} clips of {len(frames)} frames: {out}")
-    return {"frames": len(frames), "clips": len(clips), "objects": tracks}
+    frames = sum(map(len, clips))
+    say(f"  {tracks} objects in {len(clips)} clips of {frames} frames: {out}")
+    return {"frames": frames, "clips": len(clips), "objects": tracks}
 
 
 def _is_finished(clip: list[FrameRef], out: Path) -> bool:

@@ -157,6 +157,11 @@ COMMANDS = {
         "tracked",
         "which labels of a clip are of one object",
     ),
+    "labels propagate": _shared(
+        "moduv.rounds.carried:propagate_labels",
+        "carried",
+        "labels for the frames beside labelled ones",
+    ),
     "labels show": Command(
         "moduv.commands.show:show_labels", None, "draw the labels of some frames"
     ),

@@ -28,8 +28,14 @@ ROUNDS = (
         reads={"motion": "motion_outputs"},
     ),
     Step(
-        *("moving2mobile", "round moving2mobile", "R1_M2M", "Moving2Mobile"),
+        *("L0_carried", "labels propagate", "L0_carried_labels", "L0, carried"),
         reads={"labels": "L0"},
+        optional=True,
+        usual=False,
+    ),
+    Step(
+        *("moving2mobile", "round moving2mobile", "R1_M2M", "Moving2Mobile"),
+        reads={"labels": "L0_carried", "split": "L0_carried"},
     ),
     Step(
         *("L1", "labels mobile", "L1_pseudo_labels", "L1"),
@@ -111,8 +117,8 @@ DEPTH = (
 
 DETECTORS = {step.title: step for step in MODUV if step.command.startswith("round ")}
 """Steps that train a detector, by the name they have in metrics and tables."""
-LABEL_SETS = {step.title: step for step in ROUNDS if step.command.startswith("labels ")}
-"""Steps that make labels without ground truth."""
+LABEL_SETS = {step.title: step for step in ROUNDS if step.name in ("L0", "L1", "L2")}
+"""Steps that make labels of any frames without ground truth."""
 FINAL, UPPER_BOUND = "Final", "Supervised"
 """The detectors whose ratio says how much is learnt without labels."""
 FRAMES = "frames"
@@ -169,7 +175,8 @@ def main(words: list[str] | None = None) -> int:
     except InputError as error:
         parser.exit(2, f"moduv: error: {error}\n")
     except ModuleNotFoundError:
-        pass  # nothing is installed; what a preset leaves out is printed, too
+        # Nothing is installed; what a preset leaves out is printed, too.
+        chain = without(chain, {})
     steps = [step for step in chain if step.name in wanted]
     lines = command_lines(steps, chain, place, COMMANDS, given.preset, given.processes)
     if given.dry_run:

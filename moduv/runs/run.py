@@ -44,7 +44,6 @@ from moduv.runs.chains import (
     EVALUATION,
     FINAL,
     FRAMES,
-    LABEL_SETS,
     ROUNDS,
     chain_of,
     folder,
@@ -298,7 +297,7 @@ class Run:
     def _step(self, step: Step) -> str:
         """Train a detector or make a label set."""
         out = self._perform(step)
-        if step.title not in LABEL_SETS:
+        if step.title in DETECTORS:
             return f"loss {_last(out, 'loss')}"
         instances, frames = read_counts(out, "instances", "frames")
         self._refuse_unless_insisted(

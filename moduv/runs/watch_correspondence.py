@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,21 +11,25 @@ import torch
 
 from moduv.correspondence.data import Clips
 from moduv.correspondence.network import CorrespondenceNet
+from moduv.correspondence.predict import overlay
 from moduv.correspondence.propagation import PropagationConfig, carry, first_planes
-from moduv.correspondence.sequences import DAVIS_MASKS, VideoSequence, find_sequences
+from moduv.correspondence.sequences import VideoSequence, find_sequences
 from moduv.correspondence.train import CorrespondenceConfig, clip_losses, train_correspondence
 from moduv.correspondence.videos import Video
 from moduv.correspondence.weights import WEIGHTS, Checkpoint, read_checkpoint, write_checkpoint
 from moduv.engine.errors import InputError
 from moduv.engine.journal import Watch
 from moduv.engine.log import say
-from moduv.evaluation.segmentation import evaluate_sequence
+from moduv.evaluation.segmentation import ObjectScores, evaluate_sequence
 from moduv.evaluation.vos import overall_scores
-from moduv.frames.images import read_image
-from moduv.instances.indexed import read_indices
+from moduv.frames.images import read_image, write_image
+from moduv.instances.indexed import DAVIS_MASKS, read_indices
+from moduv.visual.drawing import picture_grid
 
 MEASURED = ("key", "res4")
 """Features whose masks are compared with the truth."""
+PICTURES, SHOWN = 4, 4
+"""Sequences that are drawn at every look, and frames, at even distances, that a picture shows."""
 LOSS_CLIPS = 16
 """Held-out clips whose losses are averaged, at most, in batches of this size."""
 
@@ -41,7 +45,8 @@ def train_with_validation(
 
     Args:
         data: folder of the videos: video files, folders of frames, or a data set as its authors pack it.
-        out: receives `weights.pth`, in the official form, with the feature that follows best, and `log.jsonl`.
+        out: receives `weights.pth`, in the official form, with the feature that follows best, `log.jsonl`, and
+            `pictures` of held-out sequences.
         config: network, losses and schedule.
         frame_list: the frames to train on, below `data`; a line for each, or for each folder of frames.
         validation: held-out sequences in the layout of DAVIS 2017, which are never trained on: every
@@ -63,7 +68,7 @@ def train_with_validation(
     sequences = held_out(validation, config.validation_sequences)
 
     def watch(net: CorrespondenceNet) -> Watch:
-        return ValidationWatch(net, sequences, out / WEIGHTS, config)
+        return ValidationWatch(net, sequences, out, config)
 
     train_correspondence(data, out, config, frame_list, watch)
 
@@ -72,6 +77,7 @@ def train_with_validation(
 class HeldOut:
     """A sequence with its true masks."""
 
+    name: str
     frames: tuple[Path, ...]
     masks: tuple[Path, ...]
 
@@ -113,7 +119,7 @@ def _with_truth(sequence: VideoSequence, masks: Path) -> HeldOut:
             f"{missing or files[0].parent}: a sequence needs three frames at least and the mask of each; complete "
             "it or take it out of the validation."
         )
-    return HeldOut(sequence.frames, files)
+    return HeldOut(sequence.name, sequence.frames, files)
 
 
 @dataclass
@@ -125,8 +131,8 @@ class ValidationWatch:
 
     net: CorrespondenceNet
     sequences: list[HeldOut]
-    best: Path
-    """Weights of the best snapshot."""
+    out: Path
+    """Receives the weights of the best snapshot, and pictures."""
     config: CorrespondenceConfig
     told: set[str] = field(default_factory=set)
 
@@ -135,30 +141,42 @@ class ValidationWatch:
         return self.config.validate_every
 
     def __call__(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Held-out losses, and the mean J&F of each feature."""
+        """Held-out losses, the mean J&F of each feature, and pictures of some sequences."""
         try:
-            return self._measure(step), {}
+            return self._look(step)
         except InputError as error:
             if str(error) not in self.told:
                 self.told.add(str(error))
                 say(f"  validation: {error}")
             return {}, {}
 
-    def _measure(self, step: int) -> dict[str, float]:
+    def _look(self, step: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         self.net.eval()
         losses = held_out_losses(self.net, [s.video for s in self.sequences], self.config)
-        scores = followed_scores(self.net, self.sequences, self.config.propagation)
+        objects: dict[str, list[ObjectScores]] = {name: [] for name in MEASURED}
+        pictures = {}
+        for number, sequence in enumerate(self.sequences):
+            truth = sequence.truth()
+            found = followed(self.net, sequence, truth[0], self.config.propagation)
+            for name, indices in found.items():
+                objects[name] += evaluate_sequence(truth, indices)
+            if number < PICTURES:
+                pictures[sequence.name] = draw_followed(sequence, {"true": truth, **found})
+        scores = {name: overall_scores(every)["J&F-Mean"] for name, every in objects.items()}
         self._keep(scores, step)
-        return losses | {f"val/J&F {name}": score for name, score in scores.items()}
+        for name, picture in pictures.items():
+            write_image(self.out / "pictures" / f"{step:06d}_{name}.jpg", picture)
+        return losses | {f"val/J&F {name}": score for name, score in scores.items()}, pictures
 
     def _keep(self, scores: dict[str, float], step: int) -> None:
         """Write the network where one of its features is better than all before."""
         feature = max(scores, key=lambda name: scores[name])
-        if self.best.is_file() and read_checkpoint(self.best).score >= scores[feature]:
+        best = self.out / WEIGHTS
+        if best.is_file() and read_checkpoint(best).score >= scores[feature]:
             return
         state = self.net.state_dict()
         write_checkpoint(
-            self.best, Checkpoint(state, self.config.network, feature, scores[feature], step)
+            best, Checkpoint(state, self.config.network, feature, scores[feature], step)
         )
 
 
@@ -179,22 +197,33 @@ def held_out_losses(
 
 
 @torch.inference_mode()
-def followed_scores(
-    net: CorrespondenceNet, sequences: list[HeldOut], config: PropagationConfig
-) -> dict[str, float]:
-    """Mean J&F over all objects, 0 to 1, of each feature."""
+def followed(
+    net: CorrespondenceNet, sequence: HeldOut, first: np.ndarray, config: PropagationConfig
+) -> dict[str, np.ndarray]:
+    """Object indices (T, H, W) uint8 that each feature makes of the first frame's (H, W)."""
     device = next(net.parameters()).device
-    objects: dict[str, list] = {name: [] for name in MEASURED}
-    for sequence in sequences:
-        truth = sequence.truth()
-        found = [net(_batch(image).to(device)) for image in sequence.images()]
-        for name, scores in objects.items():
-            features = (getattr(features, name)[0] for features in found)
-            planes = {t: x.to(device) for t, x in first_planes({0: truth[0]}).items()}
-            carried = carry(features, planes, truth.shape[1:], config)
-            indices = torch.stack([frame for frame, _ in carried])
-            scores += evaluate_sequence(truth, indices.cpu().numpy())
-    return {name: overall_scores(scores)["J&F-Mean"] for name, scores in objects.items()}
+    seen = [net(_batch(image).to(device)) for image in sequence.images()]
+    planes = {t: x.to(device) for t, x in first_planes({0: first}).items()}
+    found = {}
+    for name in MEASURED:
+        features = (getattr(frame, name)[0] for frame in seen)
+        size = (first.shape[0], first.shape[1])
+        carried = [indices for indices, _ in carry(features, planes, size, config)]
+        found[name] = torch.stack(carried).cpu().numpy()
+    return found
+
+
+def draw_followed(sequence: HeldOut, masks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Some frames of a sequence, a line for each kind of indices (T, H, W); a picture (H, W, 3) uint8."""
+    count = len(sequence.frames)
+    shown = np.unique(np.linspace(0, count - 1, min(SHOWN, count)).astype(int)).tolist()
+    images = {frame: read_image(sequence.frames[frame]) for frame in shown}
+    pictures = {
+        f"{name}, frame {frame}": overlay(images[frame], indices[frame])
+        for name, indices in masks.items()
+        for frame in shown
+    }
+    return picture_grid(pictures, columns=len(shown), width=240)
 
 
 def _batch(image: np.ndarray) -> torch.Tensor:

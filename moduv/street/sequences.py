@@ -13,10 +13,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_json, read_npz
 from moduv.engine.log import say
 from moduv.engine.stages import MANIFEST, Stage
-from moduv.instances.indexed import write_indices
-
-FRAMES, MASKS, NAMES = "JPEGImages/480p", "Annotations/480p", "ImageSets/2017/val.txt"
-"""Of DAVIS 2017, whose evaluation reads them."""
+from moduv.instances.indexed import DAVIS_FRAMES, DAVIS_LISTS, DAVIS_MASKS, write_indices
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def write_sequences(root: Path, out: Path, split: str = "val") -> None:
 def _write(root: Path, clips: list[Path], out: Path, split: str) -> dict[str, Any]:
     counts = {clip.name: _write_clip(root / split / clip.name, clip, out) for clip in clips}
     named = [name for name, count in counts.items() if count]
-    with atomic_path(out / NAMES) as temporary:
+    with atomic_path(out / DAVIS_LISTS / "val.txt") as temporary:
         temporary.write_text("".join(f"{name}\n" for name in named))
     objects = sum(counts.values())
     say(f"  {len(named)} sequences with {objects} objects")
@@ -70,8 +67,8 @@ def _write_clip(frames: Path, truth: Path, out: Path) -> int:
     numbers[objects] = np.arange(1, len(objects) + 1)
     for image in sorted(frames.glob("*.jpg")):
         name = f"{int(image.stem):05d}"
-        with atomic_path(out / FRAMES / frames.name / f"{name}.jpg") as temporary:
+        with atomic_path(out / DAVIS_FRAMES / frames.name / f"{name}.jpg") as temporary:
             shutil.copyfile(image, temporary)
         instances = read_npz(truth / f"{image.stem}.npz", ("instances",))["instances"]
-        write_indices(out / MASKS / frames.name / f"{name}.png", numbers[instances])
+        write_indices(out / DAVIS_MASKS / frames.name / f"{name}.png", numbers[instances])
     return len(objects)

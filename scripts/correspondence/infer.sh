@@ -4,40 +4,22 @@
 # The data sets lie below DATA (data) as DAVIS and ytvos; `street`, the default, is what train.sh has rendered there.
 # WEIGHTS is a file, official or ours, or the folder of a training (save/correspondence_street, of ytvos for the others).
 # Masks and pictures come to OUT (WEIGHTS, without suffix, _NAME), for ytvos with the Annotations.zip of its server.
-# GPUS processes share the videos.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-source scripts/environment.sh
+# PRESET takes the place of the data set's own. GPUS processes share the videos. --dry-run prints the commands.
+source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
-name="${1:-street}"
-shift $(($# > 0))
 dataset="$name" trained=ytvos preset=paper
 case "$name" in
-    -h | --help)
-        moduv_help scripts/correspondence/infer.sh
-        exit
-        ;;
     davis) data="${DATA:-data}/DAVIS" ;;
     ytvos) data="${DATA:-data}/ytvos" ;;
-    street) data="${DATA:-data/street_clips}/davis" dataset=davis trained=street preset=street ;;
-    *)
-        echo "moduv: error: unknown data set $name; --help names those there are." >&2
-        exit 2
-        ;;
+    street) data="${DATA:-data/street_clips}/davis" dataset=davis trained=street preset=street_clips ;;
+    *) unknown ;;
 esac
-moduv_environment
-
 weights="${WEIGHTS:-save/correspondence_$trained}"
 out="${OUT:-${weights%.pth}_$name}"
-words=(correspondence propagate --preset "$preset" --dataset "$dataset" --data "$data")
-words+=(--weights "$weights" --out "$out" "$@")
-if [[ "${GPUS:-1}" -gt 1 ]]; then
-    python -m moduv.engine.launch --standalone --nproc_per_node "$GPUS" -m moduv.cli "${words[@]}"
-else
-    moduv "${words[@]}"
-fi
+run correspondence propagate --preset "${PRESET:-$preset}" --dataset "$dataset" --data "$data" --weights "$weights" \
+    --out "$out" "${more[@]}"
 if [[ "$dataset" == davis ]]; then
     for results in "$out"/*_vos; do
-        moduv evaluate vos --truth "$data" --results "$results"
+        GPUS=1 run evaluate vos --truth "$data" --results "$results"
     done
 fi
