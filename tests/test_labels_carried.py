@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -43,8 +44,15 @@ def steady(x: float, y: float = 0.0) -> FlowWay:
 
 def street(seed: int) -> np.ndarray:
     """A dull, uneven picture."""
-    coarse = np.random.default_rng(seed).integers(70, 150, (HEIGHT // 4, WIDTH // 4, 1), np.uint8)
-    return coarse.repeat(4, 0).repeat(4, 1).repeat(3, 2)
+    coarse = np.random.default_rng(seed).integers(70, 150, (8, 12, 3), np.uint8)
+    return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
+def frame_of(seed: int, index: int) -> np.ndarray:
+    """A clip's frame: a reddish object on a street that stands."""
+    image = street(seed)
+    image[place(index)] = (street(9)[:16, :20] + [100, -60, -60]).reshape(-1, 3)
+    return image
 
 
 def place(index: int) -> np.ndarray:
@@ -57,14 +65,18 @@ def data(tmp_path: Path) -> Path:
     """Two clips of five frames with an object that moves, labelled in the middle three."""
     for number, clip in enumerate(CLIPS):
         for index in range(5):
-            image = street(number)
-            image[place(index)] = (street(9)[:16, :20] + [100, -60, -60]).reshape(-1, 3)
-            write_image(tmp_path / f"data/{clip}/{index:06d}.png", image)
+            picture = frame_of(number, index)
+            write_image(tmp_path / f"data/{clip}/{index:06d}.png", picture)
     for frame in LABELLED:
         labels = Instances.from_dense(place(frame.index)[None], scores=np.array([0.75]))
         write_labels(tmp_path / "L1", frame, labels.with_columns(track=np.array([7])))
     write_split(tmp_path / "split.txt", LABELLED)
     return tmp_path / "data"
+
+
+def pan_away(data: Path) -> None:
+    """In the last frame of the first clip the camera has turned further than flow can follow."""
+    write_image(data / "train/a/000004.png", np.roll(frame_of(0, 4), -40, 1))
 
 
 @pytest.fixture
@@ -163,7 +175,7 @@ def test_first_and_last_frames_get_labels(
 def test_what_is_not_there_any_more_is_counted_and_its_frame_left_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_image(data / "train/a/000004.png", street(5))  # after a cut
+    pan_away(data)
     propagate_labels(
         tmp_path / "L1", tmp_path / "split.txt", data, tmp_path / "out", CarriedConfig()
     )
@@ -199,7 +211,7 @@ def test_beside_a_frame_without_objects_there_are_none(data: Path, tmp_path: Pat
 def test_a_killed_stage_goes_on_and_counts_as_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_image(data / "train/a/000004.png", street(5))
+    pan_away(data)
     labels, split = tmp_path / "L1", tmp_path / "split.txt"
     propagate_labels(labels, split, data, tmp_path / "whole", CarriedConfig())
     real, seen = stage.carry, list[int]()
