@@ -30,12 +30,18 @@ def tensors(shared: Path, name: str) -> dict[str, Tensor]:
     return found
 
 
-def filled(shared: Path, network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, with weights that follow from its keys."""
+def fill(shared: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with values that follow from its keys."""
     spec = importlib.util.spec_from_file_location("fill", shared / "golden" / "fill.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    network.load_state_dict(module.fill_state_dict(network.state_dict()))
+    filled: dict[str, Tensor] = module.fill_state_dict(state)
+    return filled
+
+
+def filled(shared: Path, network: nn.Module) -> nn.Module:
+    """The network in evaluation mode, with weights that follow from its keys."""
+    network.load_state_dict(fill(shared, network.state_dict()))
     return network.eval()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dynamic_golden import expected, filled, tensors
 
 from moduv.dynamic_depth.networks import NETWORKS, build
+from moduv.dynamic_depth.weights import own_names
 from moduv.engine.errors import InputError
 
 
@@ -17,12 +18,16 @@ from moduv.engine.errors import InputError
 def test_state_dicts_are_the_official_ones(shared: Path, name: str) -> None:
     own = {key: list(value.shape) for key, value in build(name).state_dict().items()}
     reference = {**expected(shared, "state_dict"), **expected(shared, "state_dict_trainer")}[name]
-    assert own == reference
+    # Several GPUs put a word before every key, and RAFT has torchvision's names here.
+    official = {f"module.{key}": torch.zeros(shape) for key, shape in reference.items()}
+    assert own == {key: list(value.shape) for key, value in own_names(official).items()}
+    if name != "raft":
+        assert own == reference
 
 
 def test_an_unknown_network_is_named() -> None:
-    with pytest.raises(InputError, match="network 'raft' is unknown; choose one of"):
-        build("raft")
+    with pytest.raises(InputError, match="network 'flow' is unknown; choose one of"):
+        build("flow")
 
 
 @torch.no_grad()

@@ -113,3 +113,19 @@ def test_normals_of_a_plane_are_the_planes(a: float, b: float) -> None:
     assert torch.allclose(
         (normals * direction[:, None, None]).sum(1).abs(), torch.ones(()), atol=1e-3
     )
+
+
+def test_what_moves_by_itself_lands_where_it_moves_to() -> None:
+    depth = torch.full((1, 1, 12, 16), 8.0)
+    image, residual = torch.zeros(1, 1, 12, 16), torch.zeros(1, 2, 12, 16)
+    image[..., 4:8, 4:8], depth[..., 4:8, 4:8] = 1.0, 4.0
+    residual[:, 0, 4:8, 4:8] = 4.0 * (3 + 1e-3)  # three pixels at 4 m
+    warped, moved = geometry.forward_warp(image, depth, camera(), shift(), residual=residual)
+    assert (moved[..., 4:8, 7:11] == 4.0).all()
+    assert warped[..., 4:8, 7:11].min() > 0.99
+    assert warped.sum() == pytest.approx(16, rel=0.1)
+    none, plain = torch.zeros_like(residual), geometry.forward_warp(image, depth, camera(), shift())
+    for found, wanted in zip(
+        geometry.forward_warp(image, depth, camera(), shift(), residual=none), plain, strict=True
+    ):
+        assert torch.allclose(found, wanted)

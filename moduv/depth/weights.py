@@ -93,15 +93,16 @@ def load_initial_weights(
         if not name.endswith("_enc"):
             continue
         if isinstance(encoder, ResNetEncoder) and resnet:
-            _load_resnet(encoder, _existing(resnet, "resnet_weights", RESNET_SOURCE))
+            load_resnet(encoder, resnet)
         elif isinstance(encoder, LiteMonoEncoder) and litemono:
-            _load_litemono(encoder, _existing(litemono, "litemono_weights", LITEMONO_SOURCE))
+            _load_litemono(encoder, existing_weights(litemono, "litemono_weights", LITEMONO_SOURCE))
         else:
             scratch.append(name)
     return scratch
 
 
-def _existing(path: str | Path, option: str, source: str) -> Path:
+def existing_weights(path: str | Path, option: str, source: str) -> Path:
+    """A file of initial weights. Raises InputError saying where to get it when it is missing."""
     path = Path(path)
     if not path.is_file():
         raise InputError(
@@ -111,8 +112,12 @@ def _existing(path: str | Path, option: str, source: str) -> Path:
     return path
 
 
-def _load_resnet(encoder: ResNetEncoder, path: Path) -> None:
-    """ImageNet weights; the first layer is repeated for every stacked frame and divided by their number."""
+def load_resnet(encoder: ResNetEncoder, path: str | Path) -> None:
+    """Give an encoder ImageNet weights; the first layer is repeated for every stacked frame, divided by their number.
+
+    Raises InputError when the file is missing (saying where to get it) or does not fit.
+    """
+    path = existing_weights(path, "resnet_weights", RESNET_SOURCE)
     state = checkpoint.load_weights(path)
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.is_floating_point():

@@ -7,7 +7,72 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
+from moduv.dynamic_depth.networks.pose import PoseNet
+from moduv.dynamic_depth.networks.residual import ResidualNet
 from moduv.geometry.splatting import EPSILON
+
+FAINT = 1e-5
+"""Pixels below which a residual is none."""
+STILL = 0.01
+"""Pixels, |u| + |v|, below which a flow is taken for that of the camera alone."""
+
+
+def camera_poses(net: PoseNet, frames: Tensor) -> Tensor:
+    """Rigid motions (B, 2, 4, 4) from the centre of triplets (B, 3, 3, H, W) to the frames -1 and +1."""
+    before, centre, after = frames.unbind(1)
+    angles, translation = net(torch.cat([before, centre]), torch.cat([centre, after]))
+    count = len(frames)
+    backward = euler_pose(angles[:count], translation[:count], invert=True)
+    return torch.stack([backward, euler_pose(angles[count:], translation[count:])], 1)
+
+
+def residual_flow(
+    net: ResidualNet, frames: Tensor, depth: Tensor, K: Tensor, poses: Tensor, *, sparse: bool
+) -> Tensor:
+    """What pixels move by themselves: the centre moved as if all stood still, and what is left to the neighbours.
+
+    Args:
+        frames: (B, 3, 3, H, W) in [0, 1], -1, 0, +1.
+        depth: (B, 1, H, W) of the centre.
+        K: (B, 4, 4), pixels.
+        poses: (B, 2, 4, 4), see `camera_poses`.
+        sparse: keep only what is at least as long as the frame's mean, over all pixels.
+
+    Returns:
+        (B, 2, 2, H, W), pixels x depth, see `residual_coordinates`; 0 where one of the neighbours tells nothing.
+    """
+    centres, neighbours = frames[:, [1, 1]].flatten(0, 1), frames[:, [0, 2]].flatten(0, 1)
+    depths, cameras = (field.repeat_interleave(2, 0) for field in (depth, K))
+    motions = poses.flatten(0, 1)
+    warped, warped_depth = geometry.forward_warp(centres, depths, cameras, motions)
+    flow = net(warped, neighbours)
+    with torch.no_grad():
+        kept = warped_depth > 0
+        if sparse:
+            length = flow.norm(dim=1, keepdim=True)
+            kept = kept & (length >= length.mean((2, 3), keepdim=True)) & (length >= FAINT)
+    # Back to the centre along the warped surface.
+    back = geometry.inverse_pose(motions)
+    found, _ = geometry.forward_warp(flow * kept, warped_depth, cameras, back)
+    found = found.unflatten(0, (-1, 2))
+    told = (found.detach().sum(2, keepdim=True) != 0).all(1, keepdim=True)
+    return found * told
+
+
+def object_flow(depth: Tensor, K: Tensor, poses: Tensor, residual: Tensor) -> Tensor:
+    """The flow (B, 2, 2, H, W) in pixels to the frames -1 and +1 that is due to objects; 0 where there is next to none.
+
+    `depth` is (B, 1, H, W), the others are as in `residual_flow`.
+    """
+    depths, cameras = (field.repeat_interleave(2, 0) for field in (depth, K))
+    _, flow = residual_coordinates(depths, cameras, poses.flatten(0, 1), residual.flatten(0, 1))
+    flow = torch.where(flow.abs().sum(1, keepdim=True) < STILL, 0.0, flow)
+    return flow.unflatten(0, (-1, 2))
+
+
+def moving_pixels(flow: Tensor) -> Tensor:
+    """Where (B, 1, H, W) bool the flow due to objects (B, 2, 2, H, W) is a pixel long, |u| + |v|, on average."""
+    return flow.abs().sum(2).mean(1, keepdim=True) >= 1
 
 
 def euler_pose(angles: Tensor, translation: Tensor, *, invert: bool = False) -> Tensor:

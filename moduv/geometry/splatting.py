@@ -17,7 +17,13 @@ EPSILON = 1e-5
 
 
 def forward_warp(
-    image: Tensor, depth: Tensor, K: Tensor, pose: Tensor, *, upsample: int = 3
+    image: Tensor,
+    depth: Tensor,
+    K: Tensor,
+    pose: Tensor,
+    *,
+    upsample: int = 3,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What another camera sees of an image, as far as this camera sees it (Nguyen et al. 2024, section 3.1).
 
@@ -30,19 +36,26 @@ def forward_warp(
         K: (B, 4, 4) or (B, 3, 3), in pixels.
         pose: (B, 4, 4), from this camera's coordinates to the other's.
         upsample: points along each side of a pixel; more close gaps where surfaces come nearer.
+        residual: (B, 2, H, W), what pixels move by themselves: added to the homogeneous coordinates in the other
+            camera before they are divided by depth, so in pixels x depth; None: nothing.
 
     Returns:
         Image (B, C, H, W) and depth (B, 1, H, W) in the other camera, both 0 where nothing lands. The depth has
         gradients to the depth and pose that moved it, the image to colours and to their places; which point
         lands in which pixel has none.
     """
-    winners = _winners(depth.detach(), K.detach(), pose.detach(), upsample)  # (B, H, W)
-    seen = winners[:, None] >= 0
-    moved = transform(pose, _points(winners.clamp(min=0), depth, K, upsample))
+    winners = _winners(depth.detach(), K.detach(), pose.detach(), upsample, residual)  # (B, H, W)
+    seen, winners = winners[:, None] >= 0, winners.clamp(min=0)
+    moved = transform(pose, _points(winners, depth, K, upsample))
     warped_depth = moved[:, 2:].where(seen, torch.zeros_like(depth))
     # Depth 1 instead of 0 in the holes keeps their gradients finite.
     solid = warped_depth.where(seen, torch.ones_like(depth))
-    origins = transform(inverse_pose(pose), back_project(solid, K[:, :3, :3].inverse()))
+    inv_K = K[:, :3, :3].inverse()
+    places = back_project(solid, inv_K)
+    if residual is not None:
+        own = _gathered(residual, _sources(winners, depth.shape[-1], upsample))
+        places = places - (inv_K[:, :, :2] @ own.flatten(2)).view_as(places)
+    origins = transform(inverse_pose(pose), places)
     return warp(image, homogeneous_coordinates(origins, K)) * seen, warped_depth
 
 
@@ -62,20 +75,33 @@ def _points(numbers: Tensor, depth: Tensor, K: Tensor, upsample: int) -> Tensor:
     """Points (B, 3, H, W) of the cut pixels with these flat numbers (B, H, W)."""
     width = depth.shape[-1]
     row, column = numbers // (width * upsample), numbers % (width * upsample)
-    source = row // upsample * width + column // upsample
-    depths = depth.flatten(1).gather(1, source.flatten(1)).view_as(depth)
+    depths = _gathered(depth, _sources(numbers, width, upsample))
     grid = torch.stack([column, row, torch.ones_like(row)], 1).to(K.dtype)
     directions = _finer(K, upsample).inverse() @ grid.flatten(2)
     return depths * directions.unflatten(2, depth.shape[-2:])
 
 
-def _winners(depth: Tensor, K: Tensor, pose: Tensor, upsample: int) -> Tensor:
+def _sources(numbers: Tensor, width: int, upsample: int) -> Tensor:
+    """Flat numbers (B, H, W) of the pixels that were cut into those with flat numbers (B, H, W)."""
+    row, column = numbers // (width * upsample), numbers % (width * upsample)
+    return row // upsample * width + column // upsample
+
+
+def _gathered(field: Tensor, sources: Tensor) -> Tensor:
+    """A field (B, C, H, W) read at flat numbers (B, h, w)."""
+    flat = sources.flatten(1)[:, None].expand(-1, field.shape[1], -1)
+    return field.flatten(2).gather(2, flat).unflatten(2, sources.shape[-2:])
+
+
+def _winners(
+    depth: Tensor, K: Tensor, pose: Tensor, upsample: int, residual: Tensor | None = None
+) -> Tensor:
     """For every pixel of the other camera the number of the nearest point that lands there, -1 where none.
 
     Returns (B, H, W) int64; of equally near points, the first.
     """
-    if depth.device.type != "cpu":
-        return _scattered(depth, K, pose, upsample)
+    if depth.device.type != "cpu" or residual is not None:
+        return _scattered(depth, K, pose, upsample, residual)
     to_pixels = K[:, :3, :3].double()
     directions = to_pixels @ pose[:, :3, :3].double() @ _finer(K, upsample).double().inverse()
     offsets = (to_pixels @ pose[:, :3, 3:].double())[..., 0]
@@ -139,13 +165,20 @@ def _land(
         places[column] = place if in_front & inside else np.int32(-1)
 
 
-def _scattered(depth: Tensor, K: Tensor, pose: Tensor, upsample: int) -> Tensor:
+@torch.no_grad()
+def _scattered(
+    depth: Tensor, K: Tensor, pose: Tensor, upsample: int, residual: Tensor | None = None
+) -> Tensor:
     """The same by scattering over the whole batch, as devices with many threads do it fast."""
     height, width = depth.shape[-2:]
     directions = rays(_finer(K, upsample).inverse(), height * upsample, width * upsample)
     fine = F.interpolate(depth, scale_factor=upsample)
     points = transform(pose, fine * directions)
-    x, y = homogeneous_coordinates(points, K).flatten(2).trunc().unbind(1)  # (B, N)
+    coordinates = homogeneous_coordinates(points, K)
+    if residual is not None:
+        own = F.interpolate(residual, scale_factor=upsample)
+        coordinates = coordinates + own / (points[:, 2:] + EPSILON)
+    x, y = coordinates.flatten(2).trunc().unbind(1)  # (B, N)
     z, known = points[:, 2].flatten(1), ((fine > 0) & fine.isfinite()).flatten(1)
     inside = known & (z > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     pixels = torch.where(inside, y * width + x, height * width).long()

@@ -6,7 +6,9 @@ from torch import nn
 
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.networks.depth import DepthNet
+from moduv.dynamic_depth.networks.ground import GroundNet
 from moduv.dynamic_depth.networks.pose import PoseNet
+from moduv.dynamic_depth.networks.residual import ResidualNet
 from moduv.dynamic_depth.networks.slots import SlotAttentionNet
 from moduv.engine.errors import InputError
 
@@ -15,6 +17,8 @@ NETWORKS = {
     "pose_net": PoseNet,
     "depth_scale_alignment": DepthScaleAlignment,
     "slot_attention": SlotAttentionNet,
+    "ground_segmentation": GroundNet,
+    "raft": ResidualNet,
 }
 
 

@@ -1,0 +1,89 @@
+"""Which masks are objects: of slots, of predictions, and which of them move (Nguyen et al. 2024, section 3.2).
+
+The paper says what for; the numbers are those of its authors' published system.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from moduv.instances import rle
+
+KERNEL = np.ones((5, 5), np.uint8)
+ERODED = 5
+"""How often a slot is eroded, and then dilated, before its box is taken."""
+LARGEST = 0.5
+"""Share of the image from which on a slot's box is none of an object."""
+FILLED = 0.5
+"""Share of its box that a slot must exceed."""
+SMALLEST = 0.001
+"""Share of the image that a label must exceed."""
+BOXLIKE = 0.1
+"""Share of its own area by which a predicted mask may differ from its box."""
+COVERED = 0.25
+"""Share of a mask that larger ones may cover."""
+AHEAD = (19 / 40, 21 / 40)
+"""Shares of the width between which a car at our own speed drives, which no flow tells."""
+
+
+def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Objects (M, H, W) bool among the slots of a frame (N, H, W) bool, the largest first.
+
+    The largest slot is the background. Of the others, what moves and is no road gives a box, which must stand on the
+    road; what moves in the box and is no road is the object.
+
+    Args:
+        road, moving: (H, W) bool.
+    """
+    free = moving & ~road
+    objects = []
+    for number in np.argsort(slots.sum((1, 2)), kind="stable")[:-1]:
+        solid = cv2.erode((slots[number] & free).astype(np.uint8), KERNEL, iterations=ERODED)
+        solid = cv2.dilate(solid, KERNEL, iterations=ERODED)
+        if not solid.any():
+            continue
+        left, top, right, bottom = rle.extent(solid)
+        box = np.zeros_like(road)
+        box[top:bottom, left:right] = True
+        area = np.count_nonzero(box)
+        if area >= LARGEST * box.size or not (box & road).any() or solid.sum() <= FILLED * area:
+            continue
+        label = (box & free).astype(np.uint8)
+        if np.count_nonzero(label) > SMALLEST * label.size:
+            objects.append((cv2.morphologyEx(label, cv2.MORPH_CLOSE, KERNEL) > 0) & free)
+    return _largest_first(np.array(objects).reshape(-1, *road.shape))
+
+
+def clean_masks(masks: np.ndarray, road: np.ndarray) -> np.ndarray:
+    """The predicted masks (M, H, W) bool, without road, that look like objects of their own, the largest first.
+
+    Those go whose shape is unlike their box, and those that larger ones cover by more than a quarter.
+
+    Args:
+        masks: (N, H, W) bool.
+        road: (H, W) bool.
+    """
+    kept: list[np.ndarray] = []
+    covered = np.zeros_like(road)
+    for mask in _largest_first(masks):
+        area = np.count_nonzero(mask)
+        if not area or (mask & covered).sum() > COVERED * area:
+            continue
+        left, top, right, bottom = rle.extent(mask)
+        if (right - left) * (bottom - top) - area >= BOXLIKE * area:
+            continue
+        covered |= mask
+        if np.count_nonzero(mask & ~road) > SMALLEST * mask.size:
+            kept.append(mask & ~road)
+    return np.array(kept, bool).reshape(-1, *road.shape)
+
+
+def _largest_first(masks: np.ndarray) -> np.ndarray:
+    return masks[np.argsort(masks.sum((1, 2)), kind="stable")[::-1]]
+
+
+def is_ahead(mask: np.ndarray) -> bool:
+    """Whether an object (H, W) bool reaches into the middle of the image, where cars drive ahead."""
+    left, right = (round(share * mask.shape[1]) for share in AHEAD)
+    return bool(mask[:, left:right].any())

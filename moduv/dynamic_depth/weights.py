@@ -1,0 +1,82 @@
+"""Networks of the published system on disk: one `.pth` each, also those that its authors' code writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from moduv.depth.networks.hrnet import HRNet
+from moduv.depth.weights import existing_weights
+from moduv.engine import checkpoint
+from moduv.engine.errors import InputError
+
+PREFIX = "module."
+"""Of every key, where a network was saved from several GPUs."""
+RAFT_MARK = "fnet.conv1.weight"
+"""A key that tells RAFT under its authors' names."""
+RAFT_TWICE = ".norm3."
+"""Keys of what is saved as a part of `downsample`, too."""
+RAFT_NAMES = (
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"encoder\.conv1\.", "encoder.convnormrelu.0."),
+    (r"encoder\.norm1\.", "encoder.convnormrelu.1."),
+    (r"encoder\.conv2\.", "encoder.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm(\d)\.", r"\1.convnormrelu\2.1."),
+    (r"update_block\.encoder\.convc(\d)\.", r"update_block.motion_encoder.convcorr\1.0."),
+    (r"update_block\.encoder\.convf(\d)\.", r"update_block.motion_encoder.convflow\1.0."),
+    (r"update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"gru\.conv([zrq])(\d)\.", r"recurrent_block.convgru\2.conv\1."),
+    (r"update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"update_block\.mask\.2\.", "mask_predictor.conv."),
+)
+"""The authors' names of RAFT's layers and torchvision's, to be replaced one after the other."""
+HRNET_SOURCE = "github.com/HRNet/HRNet-Image-Classification, HRNet-W18-C"
+CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+"""Modules of HRNet that depth does not need."""
+
+
+def load_networks(model: nn.Module, folder: Path) -> None:
+    """Load every child of a model from `<name>.pth` in a folder.
+
+    Raises InputError naming the file that is missing or does not fit.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of weights; train the stage before first.")
+    for name, network in model.named_children():
+        path = folder / f"{name}.pth"
+        checkpoint.load_strict(network, own_names(checkpoint.load_weights(path)), path)
+
+
+def save_networks(model: nn.Module, folder: Path) -> None:
+    """Write every child of a model to `<name>.pth` in a folder."""
+    for name, network in model.named_children():
+        checkpoint.save_weights(folder / f"{name}.pth", network.state_dict())
+
+
+def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names of the networks here."""
+    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+    if RAFT_MARK not in state:
+        return state
+    return {f"raft.{_renamed(key)}": value for key, value in state.items() if RAFT_TWICE not in key}
+
+
+def _renamed(key: str) -> str:
+    for theirs, ours in RAFT_NAMES:
+        key = re.sub(theirs, ours, key)
+    return key
+
+
+def load_hrnet(encoder: HRNet, path: str | Path) -> None:
+    """Start DIFFNet's encoder from ImageNet's HRNet-W18, without its classifier.
+
+    Raises InputError when the file is missing (saying where to get it) or does not fit.
+    """
+    path = existing_weights(path, "hrnet_weights", HRNET_SOURCE)
+    state = checkpoint.load_weights(path)
+    own = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
+    checkpoint.load_strict(encoder, own, path)
