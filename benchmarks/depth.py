@@ -1,19 +1,22 @@
-"""Depth on what moves: what pseudo-depth is worth on the street world, and how fast a forward warp is.
+"""Depth on what moves: what pseudo-depth is worth on the street world, and how fast and small its parts are.
 
     bash scripts/quickstart.sh
-    python benchmarks/depth.py street --motion save/street/motion --outputs save/street/motion_outputs
-        --objects save/street/L2_pseudo_labels --moved save/street/L0_pseudo_labels --data data/street
-        [--rows none road aligned true] [--seeds 0 1 2]
+    python benchmarks/depth.py street --run save/street --data data/street [--rows none road …] [--seeds 0 1 2]
     python benchmarks/depth.py warp
+    python benchmarks/depth.py steps
 
-`street` trains stage 1 on, as in the preset `street`, and prints abs_rel of all, static and moving pixels of the
-held-out frames under one scale an image:
+`street` trains the stage 1 of a finished run on, as in the preset `street`, and prints abs_rel of all, static and moving
+pixels of the held-out frames under one scale an image:
 
-    before    stage 1 as it is
-    none      trained on as long, moving pixels left out, without pseudo-depth
-    road      with pseudo-depth from the road below each object
-    aligned   with pseudo-depth from the alignment that parked objects teach
-    true      with the true masks and depths of what moves, in the scale of stage 1: the ceiling
+    before      stage 1 as it is
+    none        trained on as long, moving pixels left out, without pseudo-depth
+    road        with pseudo-depth from the road below each object
+    aligned     with pseudo-depth from the alignment that parked objects teach
+    true        with the true masks and depths of what moves, in the scale of stage 1: the ceiling
+    longer      `none`, trained on once more
+    held        `none`, trained on with pseudo-depth from the road that it sees, static pixels held where they are
+    held_large  the same with objects from half a percent of the image on
+    held_true   the same with true masks and depths
 
 Trainings are kept under `--out` and not repeated.
 """
@@ -23,7 +26,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +35,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
-from moduv.dynamic_depth.alignment import AlignmentConfig, train_alignment
+from moduv.dynamic_depth.alignment import AlignmentConfig, alignment_losses, train_alignment
+from moduv.dynamic_depth.mining import make_pseudo_depth
+from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
-from moduv.dynamic_depth.pseudo import (
-    PseudoDepth,
-    make_pseudo_depth,
-    object_depth,
-    write_pseudo_depth,
-)
+from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, pixelwise_terms
+from moduv.dynamic_depth.pseudo import PseudoDepth, object_depth, write_pseudo_depth
 from moduv.dynamic_depth.scales import ScaleConfig
 from moduv.engine.config import load_preset
 from moduv.engine.files import read_json, read_npz, write_json
@@ -47,8 +48,31 @@ from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
 from moduv.frames.splits import read_split
 from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.rounds.dynamic_depth import DepthTrainingConfig, train_depth
+from moduv.runs.chains import folder
 
-ROWS = ("none", "road", "aligned", "true")
+
+@dataclass(frozen=True)
+class Row:
+    """A training of the table."""
+
+    pseudo: str = ""
+    """Where pseudo-depth comes from: road, large, aligned or true; empty: there is none."""
+    start: str = ""
+    """The row whose training is gone on with; empty: stage 1."""
+    hold: float = 0.0
+
+
+HOLD = 0.5
+ROWS = {
+    "none": Row(),
+    "road": Row("road"),
+    "aligned": Row("aligned"),
+    "true": Row("true"),
+    "longer": Row(start="none"),
+    "held": Row("road", "none", HOLD),
+    "held_large": Row("large", "none", HOLD),
+    "held_true": Row("true", "none", HOLD),
+}
 METRICS = ("abs_rel_all", "abs_rel_static", "abs_rel_dynamic", "object_scale_error")
 
 
@@ -71,55 +95,77 @@ def true_pseudo_depth(split: Path, outputs: Path, truth: Path, out: Path) -> Non
     write_json(out / "manifest.json", {**known, "results": {"objects": count}})
 
 
-def prepare(row: str, given: argparse.Namespace) -> Path:
-    """The pseudo-depth of a row, made where it is missing."""
-    split, out = given.data / "splits/train_files.txt", given.out / f"pseudo_{row}"
-    if row == "true":
+def prepare(pseudo: str, outputs: Path, out: Path, given: argparse.Namespace) -> None:
+    """Make the pseudo-depth of a row where it is missing, from the depth of motion outputs."""
+    split = given.data / "splits/train_files.txt"
+    if pseudo == "true":
         if not (out / "manifest.json").is_file():
-            true_pseudo_depth(split, given.outputs, given.data / "truth", out)
-        return out
-    objects = given.out / "objects"
+            true_pseudo_depth(split, outputs, given.data / "truth", out)
+        return
     found = load_preset(ObjectsConfig, "street", "depth_objects")
-    find_objects(split, given.objects, given.moved, objects, found)
+    if pseudo == "large":
+        found = replace(found, smallest=0.005)
+    objects = given.out / f"objects_{found.smallest:g}"
+    find_objects(split, folder(given.run, "L2"), folder(given.run, "L0"), objects, found)
     scales = load_preset(ScaleConfig, "street", "pseudo_depth")
-    if row == "aligned":
+    if pseudo == "aligned":
         alignment = given.out / "alignment"
         config = load_preset(AlignmentConfig, "street", "depth_alignment")
-        train_alignment(given.data, split, given.outputs, objects, alignment, config)
-        make_pseudo_depth(split, given.outputs, objects, out, scales, alignment, given.data)
+        train_alignment(given.data, split, outputs, objects, alignment, config)
+        make_pseudo_depth(split, outputs, objects, out, scales, alignment, given.data)
     else:
-        make_pseudo_depth(split, given.outputs, objects, out, scales)
+        make_pseudo_depth(split, outputs, objects, out, scales)
+
+
+def predicted(weights: Path, split: str, out: Path, given: argparse.Namespace) -> Path:
+    """Depth of a split by some weights."""
+    files = given.data / f"splits/{split}_files.txt"
+    predict_motion(given.data, files, weights, out, MotionPredictionConfig(16, half=True))
     return out
 
 
 def measure(weights: Path, given: argparse.Namespace) -> dict[str, float]:
     """Errors of held-out frames by region, kept beside the weights' predictions."""
-    out = given.out / f"val_{weights.name}"
+    out = predicted(weights, "val", given.out / f"val_{weights.name}", given)
     if not (out / "metrics.json").is_file():
-        split = given.data / "splits/val_files.txt"
-        predict_motion(given.data, split, weights, out, MotionPredictionConfig(16, half=True))
-        metrics = evaluate_depths(out, given.data / "truth", read_split(split), PROTOCOLS["street"])
+        frames = read_split(given.data / "splits/val_files.txt")
+        metrics = evaluate_depths(out, given.data / "truth", frames, PROTOCOLS["street"])
         write_json(out / "metrics.json", metrics, indent=1)
     return read_json(out / "metrics.json")
+
+
+def trained(name: str, seed: int, given: argparse.Namespace) -> Path:
+    """The weights of a row, trained where they are missing."""
+    row, out = ROWS[name], given.out / f"{name}_{seed}"
+    split, start, outputs = (
+        given.data / "splits/train_files.txt",
+        folder(given.run, "motion"),
+        folder(given.run, "motion_outputs"),
+    )
+    if row.start:
+        start = trained(row.start, seed, given)
+        outputs = predicted(start, "train", given.out / f"train_{start.name}", given)
+    pseudo = given.out / f"pseudo_{row.pseudo or 'road'}_{outputs.name}"
+    prepare(row.pseudo or "road", outputs, pseudo, given)
+    config = load_preset(DepthTrainingConfig, "street", "depth")
+    changed = replace(
+        config,
+        loop=replace(config.loop, seed=seed),
+        weight=config.weight if row.pseudo else 0.0,
+        hold=row.hold,
+    )
+    train_depth(given.data, split, start, pseudo, out, changed)
+    return out
 
 
 def street(given: argparse.Namespace) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    split = given.data / "splits/train_files.txt"
-    config = load_preset(DepthTrainingConfig, "street", "depth")
+    given.out = given.out or given.run / "depth_benchmark"
     print(f"{'':<10}" + "".join(f"{name:>22}" for name in METRICS))
-    show("before", [measure(given.motion, given)])
-    for row in given.rows:
-        pseudo = prepare("road" if row == "none" else row, given)
-        found = []
-        for seed in given.seeds:
-            loop = replace(config.loop, seed=seed)
-            changed = replace(config, loop=loop, weight=0.0 if row == "none" else config.weight)
-            out = given.out / f"{row}_{seed}"
-            train_depth(given.data, split, given.motion, pseudo, out, changed)
-            found.append(measure(out, given))
-        show(row, found)
+    show("before", [measure(folder(given.run, "motion"), given)])
+    for name in given.rows:
+        show(name, [measure(trained(name, seed, given), given) for seed in given.seeds])
 
 
 def show(row: str, found: list[dict[str, float]]) -> None:
@@ -202,6 +248,43 @@ def warp(given: argparse.Namespace) -> None:
         print(f"{name:<16} {min(seconds):.3f} {statistics.median(seconds):.3f}")
 
 
+def steps(given: argparse.Namespace) -> None:
+    """Print images a second of training steps at 192 x 512: alignment of 4 objects, and stage 1 with all its networks."""
+    torch.set_num_threads(1)
+    images, depth, K, _ = road_batch(4)
+    mask = (depth < 20).float()
+    batch = {
+        "image": images,
+        "mask": mask,
+        "road": depth * (1 - mask),
+        "shape": mask,
+        "depth": depth,
+    }
+    net = DepthScaleAlignment()
+    triplets = {"augmented": images[:1, None].expand(-1, 3, -1, -1, -1).contiguous(), "K": K[:1]}
+    model = PixelwiseNetworks()
+
+    def alignment() -> Tensor:
+        return alignment_losses(net, batch)["loss"]
+
+    def stage1() -> Tensor:
+        return pixelwise_terms(model, triplets, residual=True, sparse=True)[0]["loss"]
+
+    for name, work, module, count in (
+        ("alignment", alignment, net, len(images)),
+        ("stage 1", stage1, model, 1),
+    ):
+        optimizer = torch.optim.Adam(module.parameters(), 1e-4)
+        seconds = []
+        for _ in range(given.runs):
+            start = time.process_time()
+            optimizer.zero_grad()
+            work().backward()
+            optimizer.step()
+            seconds.append(time.process_time() - start)
+        print(f"{name:<16} {count / min(seconds):.2f} images a second of processor time")
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(
@@ -209,15 +292,16 @@ def main() -> None:
     )
     kinds = parser.add_subparsers(required=True)
     table = kinds.add_parser("street")
-    for name in ("motion", "outputs", "objects", "moved", "data"):
+    for name in ("run", "data"):
         table.add_argument(f"--{name}", type=Path, required=True)
-    table.add_argument("--out", type=Path, default=Path("save/depth_benchmark"))
+    table.add_argument("--out", type=Path, help="by default depth_benchmark in the run")
     table.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     table.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     table.set_defaults(run=street)
-    times = kinds.add_parser("warp")
-    times.add_argument("--runs", type=int, default=5)
-    times.set_defaults(run=warp)
+    for name, function in (("warp", warp), ("steps", steps)):
+        times = kinds.add_parser(name)
+        times.add_argument("--runs", type=int, default=5)
+        times.set_defaults(run=function)
     given = parser.parse_args()
     given.run(given)
 

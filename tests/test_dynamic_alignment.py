@@ -15,21 +15,15 @@ from moduv.dynamic_depth.alignment import (
     WEIGHTS,
     Aligned,
     AlignmentConfig,
-    Scene,
     StaticObjects,
     alignment_inputs,
     road_mask,
     train_alignment,
 )
+from moduv.dynamic_depth.mining import make_pseudo_depth
 from moduv.dynamic_depth.networks import build
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
-from moduv.dynamic_depth.pseudo import (
-    ObjectDepth,
-    PseudoDepth,
-    compose,
-    make_pseudo_depth,
-    read_pseudo_depth,
-)
+from moduv.dynamic_depth.pseudo import ObjectDepth, PseudoDepth, compose, read_pseudo_depth
 from moduv.dynamic_depth.scales import ScaleConfig
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json, write_npz
@@ -157,13 +151,15 @@ def test_an_alignment_tells_the_depths_of_movers(tmp_path: Path) -> None:
     (item,) = read_pseudo_depth(frame.file(tmp_path / "pseudo", ".npz")).objects
     mover = np.zeros((1, *SIZE), bool)
     mover[0, 30:44, 10:30] = True
-    (level,) = Aligned(out).levels(Scene.read(frame, data, motion), mover)
-    assert item.depth[item.mask] == pytest.approx(level, rel=1e-3)
-    assert level > 0
-    with pytest.raises(InputError, match="was trained with flat True, and pseudo-depth"):
-        make_pseudo_depth(split, motion, objects, tmp_path / "p", ScaleConfig(), out, data)
+    (field,) = Aligned(out, data, motion).depths(frame, mover)
+    assert item.depth[item.mask] == pytest.approx(field[mover[0]], rel=1e-3)
+    assert np.ptp(field[mover[0]]) < 1e-4, "it faces the camera"
+    assert field[mover[0]].min() > 0
+    assert not field[~mover[0]].any()
     with pytest.raises(InputError, match="holds no finished alignment"):
-        Aligned(objects)
+        Aligned(objects, data, motion)
+    with pytest.raises(InputError, match="was trained without --shapes"):
+        Aligned(out, data, motion, shapes=tmp_path / "shapes")
     with pytest.raises(InputError, match="give --alignment and --data together"):
         make_pseudo_depth(split, motion, objects, tmp_path / "p", ScaleConfig(), out)
 

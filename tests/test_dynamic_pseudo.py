@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moduv.dynamic_depth.mining import frame_pseudo_depth, make_pseudo_depth
 from moduv.dynamic_depth.objects import ObjectsConfig, covered_shares, find_objects, label_motion
 from moduv.dynamic_depth.pseudo import (
     ObjectDepth,
     PseudoDepth,
     compose,
-    frame_pseudo_depth,
-    make_pseudo_depth,
     object_depth,
     read_pseudo_depth,
     write_pseudo_depth,

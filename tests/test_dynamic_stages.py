@@ -173,6 +173,7 @@ def test_losses_of_stage_4_are_the_references(world: World, shared: Path) -> Non
 # --- ground, slots, objects ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_ground_and_its_losses_are_the_references(world: World, shared: Path) -> None:
     net = filled(shared, build("ground_segmentation"))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import raw_samples as raw
 
-from moduv.datasets.cityscapes import prepare_cityscapes
+from moduv.datasets.cityscapes import original_frame, prepare_cityscapes
 from moduv.datasets.prepare import PrepareConfig
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
 from moduv.frames import layouts
 from moduv.frames.camera import Intrinsics
+from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 
@@ -27,7 +28,13 @@ def test_every_second_frame_without_the_hood(tmp_path: Path) -> None:
     prepare_cityscapes(source, out, CONFIG)
     # Of the frames 14 to 22 those that the 19th is among: 15, 17, 19, 21.
     assert layouts.frame_numbers(out, SEGMENT) == [7, 8, 9, 10]
-    assert [frame.index for frame in read_split(out / "splits/all_files.txt")] == [8, 9]
+    for name in ("all", "val"):
+        frames = read_split(out / f"splits/{name}_files.txt")
+        assert [frame.index for frame in frames] == [8, 9]
+    # The annotated frame is the 19th.
+    assert original_frame(frames[1]) == "val/aachen/aachen_000003_000019"
+    assert original_frame(frames[0]) == "val/aachen/aachen_000003_000017"
+    assert original_frame(FrameRef("train/clip_0000", 1)) == ""
     assert read_image(out / SEGMENT / "000009.jpg").shape == (32, 64, 3)
     camera = layouts.intrinsics(out, SEGMENT, raw.WIDTH, 48)
     # The upper 48 of 64 rows: what is cut off below moves nothing.

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moduv.engine.config import read_preset
-from moduv.engine.pipeline import Place, options, select
+from moduv.engine.config import load_preset, read_preset
+from moduv.engine.pipeline import Place, config_class, options, select
 from moduv.frames.splits import read_split
 from moduv.instances.store import read_labels
 from moduv.rounds.supervised import true_labels
+from moduv.runs.catalogue import COMMANDS
 from moduv.runs.chains import MODUV, folder
 from moduv.street.dataset import StreetConfig, render_dataset
 
@@ -123,6 +124,31 @@ def test_depth_on_what_moves_follows_a_run(tmp_path: Path) -> None:
     helped = script("dynamic_depth/run", "--help")
     assert helped.stdout.startswith("Depth that holds on what moves")
     assert "--preset" in helped.stdout
+
+
+GIVEN = ["depth masks", "depth roadmasks"]
+FOUND = ["depth ground", "depth road", "depth slots", "depth candidates"]
+FOUND += ["round moving2mobile", "labels mobile", "depth clean"]
+FOUND += ["round final", "labels mobile", "depth clean"]
+
+
+@pytest.mark.parametrize(("variant", "masks"), [("given_masks", GIVEN), ("unsupervised", FOUND)])
+def test_the_published_depth_is_a_chain_of_commands(
+    variant: str, masks: list[str], tmp_path: Path
+) -> None:
+    done = script(
+        *("dynamic_depth/run", "--dry-run", "--preset", f"cityscapes_{variant}"),
+        *("--data", tmp_path),
+        SAVE=str(tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    last = ["depth objects", "depth shapes", "depth align", "depth pseudo", "depth final"]
+    expected = ["depth pixelwise", "depth scenes", *masks, *last, "depth scenes", "depth scenes"]
+    assert commands(done.stdout) == expected
+    assert f"--shapes {tmp_path}/run/shapes" in done.stdout
+    for command in {"depth pixelwise", *masks, *last}:
+        config = config_class(COMMANDS[command])
+        assert load_preset(config, f"cityscapes_{variant}", COMMANDS[command].section)
 
 
 NAMING = {

@@ -20,7 +20,7 @@ from moduv.engine.files import read_json, write_npz
 from moduv.frames.camera import Intrinsics
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image, write_image
-from moduv.frames.splits import write_split
+from moduv.frames.splits import read_split, write_split
 
 FRAMES, CAMERA, DISPARITY = "leftImg8bit_sequence", "camera", "disparity"
 STEP = 2
@@ -44,8 +44,8 @@ def prepare_cityscapes(
     Args:
         source: folder of the unpacked archives; every split that is there is prepared.
         out: receives `<split>/<city>_<sequence>_<annotated frame>/NNNNNN.jpg` and `cam.json`, of annotated frames
-            `truth/…/NNNNNN.npz` (depth and objects, as the street world's), and splits: of all frames, and of
-            those with truth.
+            `truth/…/NNNNNN.npz` (depth and objects, as the street world's), and splits: of all frames, of each
+            of the official parts, and of those with truth.
         config: size of the frames; published: 192 x 512.
         movers: masks of moving objects, `<split>_mask_class/<city>/<frame>/0.png` …; without, none is known.
 
@@ -72,6 +72,13 @@ def prepare_cityscapes(
         known = [FrameRef(f"{split}/{path.parent.name}", int(path.stem)) for path in files]
         if known:
             write_split(out / "splits" / f"{split}_truth.txt", known)
+        inner = [
+            f
+            for f in read_split(out / "splits" / "all_files.txt")
+            if f.segment.startswith(f"{split}/")
+        ]
+        if inner:
+            write_split(out / "splits" / f"{split}_files.txt", inner)
 
 
 def _frames(source: Path, camera: Path) -> dict[int, Path]:
@@ -82,6 +89,15 @@ def _frames(source: Path, camera: Path) -> dict[int, Path]:
     steps = range(-BEFORE, AFTER + 1, STEP)
     paths = (folder / f"{stem}_{annotated + step:06d}_leftImg8bit.png" for step in steps)
     return {index: path for index, path in enumerate(paths) if path.is_file()}
+
+
+def original_frame(frame: FrameRef) -> str:
+    """The name `<split>/<city>/<city>_<sequence>_<frame>` of a prepared frame; "" for frames of other data sets."""
+    split, _, name = frame.segment.rpartition("/")
+    if not (found := NAME.fullmatch(f"{name}_camera")):
+        return ""
+    number = int(found["number"]) - BEFORE + STEP * frame.index
+    return f"{split}/{found['city']}/{found['city']}_{found['sequence']}_{number:06d}"
 
 
 def _prepare_snippet(job: tuple[Path, Path, Path, Path | None, PrepareConfig]) -> list[int]:

@@ -1,8 +1,9 @@
 """Depth-scale alignment: what parked objects teach about the depth of moving ones (Nguyen et al. 2024, section 3.3).
 
 The depth of what stands still is right. From it a network learns how deep an object stands, told by its looks and the
-road around it, and applies that to what moves. Beside the published one it says the logarithm of a depth, which keeps
-depths positive, and it sees the teacher's shape of an object, or none, instead of a second depth network's.
+road around it, and applies that to what moves. Published is a factor of the depth that a second network sees of an object
+(`moduv depth shapes`), which may turn out negative. Its logarithm may not, and the teacher's shape of an object, or none,
+will do where objects are small.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
-from moduv.dynamic_depth.losses import masked_mean
+from moduv.dynamic_depth.losses import masked_mean, scale_alignment
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
+from moduv.dynamic_depth.outputs import made_here, read_depth, read_road
+from moduv.dynamic_depth.shapes import ObjectNetworks, load_shapes
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import build
 from moduv.engine.errors import InputError
@@ -51,7 +54,14 @@ class AlignmentConfig:
     loop: LoopConfig
     flat: bool = False
     """Show no shape of the object, as if it faced the camera."""
+    logarithm: bool = True
+    """Say the logarithm of a depth; published is the factor itself, which may turn out negative."""
     flip: float = 0.5
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,19 @@ class Scene:
     """(H, W) bool."""
 
     @classmethod
-    def read(cls, frame: FrameRef, data: Path, motion: Path) -> Scene:
-        """Read a frame. Raises InputError when its depth is not positive and finite."""
+    def read(cls, frame: FrameRef, data: Path, motion: Path, road: Path | None = None) -> Scene:
+        """Read a frame, whose road is that of a label root or lies on the ground plane.
+
+        Raises InputError when a file is missing or broken, or depth is not positive and finite.
+        """
         path = frame.file(motion, ".npz")
-        arrays = read_npz(path, ("depth", "inv_K"))
-        depth = arrays["depth"].astype(np.float32)
-        if depth.ndim != 2 or not (np.isfinite(depth) & (depth > 0)).all():
-            raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
+        depth = read_depth(path)
+        if road is None:
+            ground = road_mask(depth, read_npz(path, ("inv_K",))["inv_K"])
+        else:
+            ground = read_road(road, frame, (depth.shape[0], depth.shape[1]))
         image = resize_image(read_image(frame.image_path(data)), *depth.shape)
-        return cls(image, depth, road_mask(depth, arrays["inv_K"]))
+        return cls(image, depth, ground)
 
     def inputs(self, mask: np.ndarray, *, flat: bool) -> dict[str, Tensor]:
         """What the network sees of an object (H, W) bool: image, mask, depth of the road, shape; (C, H, W) each."""
@@ -131,6 +145,7 @@ class StaticObjects:
         objects: label root made by `moduv depth objects`.
         frames: which.
         config: the object's shape, and the probability of a mirrored sample.
+        road: label root of the road; None: the ground plane.
     """
 
     def __init__(
@@ -140,8 +155,10 @@ class StaticObjects:
         objects: Path,
         frames: list[FrameRef],
         config: AlignmentConfig,
+        road: Path | None = None,
     ) -> None:
-        self.data, self.motion, self.root, self.config = data, motion, objects, config
+        self.data, self.motion, self.road = data, motion, road
+        self.root, self.config = objects, config
         self.places = [
             (frame, int(position))
             for frame in frames
@@ -155,7 +172,7 @@ class StaticObjects:
         """`image` (3, H, W) in [0, 1]; `mask`, `road`, `shape` and the scene's `depth`, (1, H, W)."""
         index, seed = item
         frame, position = self.places[index]
-        scene = Scene.read(frame, self.data, self.motion)
+        scene = Scene.read(frame, self.data, self.motion, self.road)
         objects = read_labels(self.root, frame)
         objects.check_aspect(scene.depth.shape, frame.file(self.root, SUFFIX))
         (mask,) = objects[[position]].resized(*scene.depth.shape).decode()
@@ -171,7 +188,14 @@ class StaticObjects:
 
 
 def train_alignment(
-    data: Path, split: Path, motion: Path, objects: Path, out: Path, config: AlignmentConfig
+    data: Path,
+    split: Path,
+    motion: Path,
+    objects: Path,
+    out: Path,
+    config: AlignmentConfig,
+    road: Path | None = None,
+    shapes: Path | None = None,
 ) -> None:
     """Learn from objects that stand still how deep an object stands.
 
@@ -182,19 +206,29 @@ def train_alignment(
         objects: label root made by `moduv depth objects`.
         out: receives `depth_scale_alignment.pth`.
         config: schedule.
+        road: label root of the road; without, it is what lies on the ground plane.
+        shapes: folder of `moduv depth shapes`, which sees an object's shape; without, the teacher does.
 
     Raises:
         InputError: when nothing stands still, or a file is missing or broken.
     """
-    stage = Stage("depth align", out, config, (split, *made_here(motion), objects), data)
-    stage.run(lambda: _train(data, split, motion, objects, out, config))
+    inputs = (split, *made_here(motion), objects, *made_here(road, shapes))
+    stage = Stage("depth align", out, config, inputs, data)
+    stage.run(lambda: _train(data, split, motion, objects, out, config, road, shapes))
 
 
 def _train(
-    data: Path, split: Path, motion: Path, objects: Path, out: Path, config: AlignmentConfig
+    data: Path,
+    split: Path,
+    motion: Path,
+    objects: Path,
+    out: Path,
+    config: AlignmentConfig,
+    road: Path | None,
+    shapes: Path | None,
 ) -> dict[str, Any]:
     frames = frames_of(split, motion, objects)
-    dataset = StaticObjects(data, motion, objects, frames, config)
+    dataset = StaticObjects(data, motion, objects, frames, config, road)
     if not len(dataset):
         raise InputError(
             f"{objects}: none of its objects stands still, so there is nothing to learn from; give labels of "
@@ -203,37 +237,51 @@ def _train(
     say(f"  {len(dataset)} static objects in {len(frames)} frames")
     torch.manual_seed(config.loop.seed)
     net = DepthScaleAlignment().to(distributed.device())
+    seen = None if shapes is None else load_shapes(shapes)
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
         batch = {key: value.to(distributed.device()) for key, value in batch.items()}
-        return alignment_losses(net, batch)
+        return alignment_losses(net, with_shape(batch, seen), logarithm=config.logarithm)
 
     fit(net, step, dataset, config.loop, out, label="alignment")
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
-    return {"objects": len(dataset), "frames": len(frames)}
+    return {"objects": len(dataset), "frames": len(frames), "shapes": shapes is not None}
 
 
-def alignment_losses(net: DepthScaleAlignment, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The Huber loss of the logarithm of depth on the objects, and by how much they are off on average."""
-    level = log_level(net, batch)[:, :, None, None]
-    inside = batch["mask"] > 0
-    found = level + batch["shape"].clamp(min=1e-3).log()
+def with_shape(batch: dict[str, Tensor], shapes: ObjectNetworks | None) -> dict[str, Tensor]:
+    """A batch with the shapes that networks of object depth see, over their mean; as it is without networks."""
+    if shapes is None:
+        return batch
+    mask = batch["mask"]
+    with torch.no_grad():
+        depth = shapes.depth(batch["image"], mask)
+    mean = depth.sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1) + EPSILON
+    return {**batch, "shape": depth / mean[:, None, None, None]}
+
+
+def alignment_losses(
+    net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarithm: bool = True
+) -> dict[str, Tensor]:
+    """The Huber loss of depth on the objects, or of its logarithm, and by how much they are off on average."""
+    depths, inside = object_depths(net, batch, logarithm=logarithm), batch["mask"] > 0
+    if not logarithm:
+        loss = scale_alignment(depths, batch["depth"], batch["mask"])
+        off = (depths.detach() / batch["depth"] - 1).abs()
+        return {"loss": loss, "relative_error": masked_mean(off, inside)}
+    found = depths.clamp(min=1e-6).log()
     error = F.huber_loss(found, batch["depth"].log(), reduction="none", delta=HUBER)
     off = masked_mean((found.detach() - batch["depth"].log()).abs(), inside)
     each = (error * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
     return {"loss": each.mean(), "log_error": off}
 
 
-def log_level(net: DepthScaleAlignment, batch: dict[str, Tensor]) -> Tensor:
-    """The logarithm (B, 1) of the depth at which each object stands."""
+def object_depths(net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarithm: bool) -> Tensor:
+    """The depth (B, 1, H, W) of each object of a batch, 0 beside it."""
     with torch.autocast(batch["image"].device.type, enabled=False):
-        return net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
-
-
-def made_here(motion: Path) -> tuple[Path, ...]:
-    """The folder of the motion outputs, if a stage of ours made it; others are trusted not to change."""
-    return (motion,) if (motion / MANIFEST).is_file() else ()
+        told = net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
+    factor = told.exp() if logarithm else told
+    return factor[:, :, None, None] * batch["shape"]
 
 
 def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
@@ -256,29 +304,48 @@ class Aligned:
 
     Args:
         folder: of a finished `moduv depth align`.
+        data: folder of the frames.
+        motion: folder of the motion outputs.
+        road: label root of the road; None: the ground plane.
+        shapes: folder of the `moduv depth shapes` that it was trained with, if it was with any.
 
     Raises:
-        InputError: when it is not finished, or its weights do not fit.
+        InputError: when it is not finished, was trained otherwise, or its weights do not fit.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        motion: Path,
+        road: Path | None = None,
+        shapes: Path | None = None,
+    ) -> None:
         manifest = read_manifest(folder)
         if manifest.get("stage") != "depth align":
             raise InputError(
                 f"{folder}: holds no finished alignment; run moduv depth align, or leave it out."
             )
-        self.flat = build(AlignmentConfig, manifest["config"], f"{folder / MANIFEST}").flat
-        """Whether it was shown no shapes."""
+        if bool(manifest["results"].get("shapes")) != (shapes is not None):
+            raise InputError(
+                f"{folder}: was trained {'without' if shapes else 'with'} --shapes; give here what it was given."
+            )
+        self.config = build(AlignmentConfig, manifest["config"], f"{folder / MANIFEST}")
+        self.data, self.motion, self.road = data, motion, road
+        self.shapes = None if shapes is None else load_shapes(shapes)
         self.net = DepthScaleAlignment()
         path = folder / WEIGHTS
         checkpoint.load_strict(self.net, checkpoint.load_weights(path), path)
         self.net.eval().to(distributed.device())
 
-    @torch.inference_mode()
-    def levels(self, scene: Scene, masks: np.ndarray) -> list[float]:
-        """The depths at which objects (N, H, W) bool stand."""
+    @torch.no_grad()
+    def depths(self, frame: FrameRef, masks: np.ndarray) -> np.ndarray:
+        """The depths (N, H, W) float32 of a frame's objects (N, H, W) bool, 0 beside them."""
         if not len(masks):
-            return []
-        samples = [scene.inputs(mask, flat=self.flat) for mask in masks]
+            return np.zeros(masks.shape, np.float32)
+        scene = Scene.read(frame, self.data, self.motion, self.road)
+        samples = [scene.inputs(mask, flat=self.config.flat) for mask in masks]
         batch = {k: v.to(distributed.device()) for k, v in StaticObjects.collate(samples).items()}
-        return log_level(self.net, batch)[:, 0].exp().tolist()
+        batch = with_shape(batch, self.shapes)
+        found = object_depths(self.net, batch, logarithm=self.config.logarithm)
+        return found[:, 0].cpu().numpy()

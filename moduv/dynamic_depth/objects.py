@@ -1,7 +1,8 @@
 """Which of a video's objects move and which stand still (Nguyen et al. 2024, section 3.2).
 
 What moves in a frame is known from another label set, such as L0. An object moves where that covers enough of
-it, and what moves once moves in all frames of its track.
+it, and what moves once moves in all frames of its track. Published instead: it moves where stage 1 sees flow, or where
+it is ahead of the camera.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from moduv.dynamic_depth.outputs import made_here, read_moving, read_road
+from moduv.dynamic_depth.rules import is_ahead
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
-from moduv.engine.stages import MANIFEST, Stage
+from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances
 from moduv.instances.store import SUFFIX, is_labelled, labelled, read_labels, write_labels
 from moduv.instances.tracks import TrackConfig, Tracker
+
+NOTHING = Instances([], np.zeros((0, 4)))
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class ObjectsConfig:
     """Share of the image from which on it is none: it would leave nothing to compare with."""
     score: float = 0.0
     """Least score of an object, where objects have scores."""
+    tracked: bool = True
+    """What moves once moves in all frames of its track."""
+    ahead: bool = False
+    """What reaches into the middle of the image moves: a car at our own speed, which flow does not tell."""
     tracks: TrackConfig = field(default_factory=TrackConfig)
 
     def __post_init__(self) -> None:
@@ -82,35 +91,58 @@ def label_motion(
     tracks, movers = [], set[int]()
     for found, moving in zip(objects, moved, strict=True):
         identities = tracker.update(found.boxes)
-        shares = covered_shares(found, moving)
-        movers.update(identities[shares >= config.moving_share].tolist())
-        tracks.append(identities)
+        moves = covered_shares(found, moving) >= config.moving_share
+        if config.ahead:
+            moves |= np.array([is_ahead(mask) for mask in found.decode()], bool)
+        movers.update(identities[moves].tolist())
+        tracks.append((identities, moves))
     return [
-        found.with_columns(track=ids, moving=np.isin(ids, list(movers)).astype(np.int64))
-        for found, ids in zip(objects, tracks, strict=True)
+        found.with_columns(
+            track=ids,
+            moving=(np.isin(ids, list(movers)) if config.tracked else moves).astype(np.int64),
+        )
+        for found, (ids, moves) in zip(objects, tracks, strict=True)
     ]
 
 
-def find_objects(split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig) -> None:
+def without_road(objects: Instances, road: np.ndarray, config: ObjectsConfig) -> Instances:
+    """The objects of a frame without what of them is road (H, W) bool, but for those that become too small."""
+    if not len(objects):
+        return objects
+    masks = objects.decode() & ~road
+    kept = masks.mean((1, 2)) >= max(config.smallest, 1 / road.size)
+    return Instances.from_dense(masks[kept], scores=None, columns=objects[kept].columns)
+
+
+def find_objects(
+    split: Path,
+    labels: Path,
+    moved: Path,
+    out: Path,
+    config: ObjectsConfig,
+    road: Path | None = None,
+) -> None:
     """Tell moving objects from those that stand still.
 
     Args:
         split: frames; those without labels are left out and counted.
         labels: label root of all objects, moving and parked: L1, L2 or what a detector finds.
-        moved: label root of what moves, such as L0; a frame without such a file has nothing that moves.
+        moved: label root of what moves, such as L0, or folder of motion outputs with a motion mask; a frame without
+            such a file has nothing that moves.
         out: label root; receives the objects with the columns `track` and `moving`, finished files are kept.
         config: sizes and thresholds.
+        road: label root of the road, which is no part of an object.
 
     Raises:
         InputError: when no frame has labels, or a label file is broken.
     """
-    makers = [root for root in (labels, moved) if (root / MANIFEST).is_file()]
+    makers = made_here(labels, moved, road)
     stage = Stage("depth objects", out, config, (split, *makers))
-    stage.run(lambda: _find(split, labels, moved, out, config))
+    stage.run(lambda: _find(split, labels, moved, out, config, road))
 
 
 def _find(
-    split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig
+    split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig, road: Path | None
 ) -> dict[str, Any]:
     frames = labelled(labels, read_split(split))
     segments: dict[str, list[FrameRef]] = defaultdict(list)
@@ -123,6 +155,8 @@ def _find(
         objects = [sized(read_labels(labels, frame), config) for frame in video]
         moving = [_moved(moved, frame) for frame in video]
         for frame, found in zip(video, label_motion(objects, moving, config), strict=True):
+            if road is not None and found.size is not None:
+                found = without_road(found, read_road(road, frame, found.size), config)
             write_labels(out, frame, found)
     distributed.barrier()
     counts = np.array([_count(read_labels(out, frame)) for frame in frames]).sum(0)
@@ -138,7 +172,10 @@ def _find(
 def _moved(root: Path, frame: FrameRef) -> Instances:
     if frame.file(root, SUFFIX).is_file():
         return read_labels(root, frame)
-    return Instances([], np.zeros((0, 4)))
+    if frame.file(root, ".npz").is_file():
+        moving = read_moving(frame, root)
+        return Instances.from_dense(moving[None]) if moving.any() else NOTHING
+    return NOTHING
 
 
 def _count(objects: Instances) -> tuple[int, int]:

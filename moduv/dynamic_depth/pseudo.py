@@ -8,22 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from moduv.dynamic_depth.alignment import Aligned, Scene, frames_of, made_here
-from moduv.dynamic_depth.objects import movers
-from moduv.dynamic_depth.scales import ScaleConfig, contact_depth
-from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.files import MEND, read_npz, write_npz
-from moduv.engine.log import progress, say
-from moduv.engine.stages import Stage
-from moduv.frames.clip import FrameRef
 from moduv.instances import rle
-from moduv.instances.instances import Instances
-from moduv.instances.store import read_labels
 
 KEYS = ("size", "boxes", "bits", "depths", "scales")
 
@@ -75,11 +65,16 @@ def object_depth(depth: np.ndarray, mask: np.ndarray, level: float, *, flat: boo
         level: the depth at which the object stands.
         flat: give all of it that depth; otherwise it keeps the teacher's shape.
     """
+    median = float(np.median(depth[mask]))
+    return cut_out(np.full_like(depth, level) if flat else depth * (level / median), depth, mask)
+
+
+def cut_out(field: np.ndarray, depth: np.ndarray, mask: np.ndarray) -> ObjectDepth:
+    """An object (H, W) bool, not empty, whose depth is that of a field (H, W) and not the teacher's (H, W)."""
     left, top, right, bottom = rle.extent(mask)
     inside = (slice(top, bottom), slice(left, right))
-    scale = level / float(np.median(depth[mask]))
-    shaped = np.full_like(depth[inside], level) if flat else depth[inside] * np.float32(scale)
-    return ObjectDepth(top, left, mask[inside], shaped, scale)
+    scale = float(np.median(field[mask]) / np.median(depth[mask]))
+    return ObjectDepth(top, left, mask[inside], field[inside].astype(np.float32), scale)
 
 
 def write_pseudo_depth(path: Path, pseudo: PseudoDepth) -> None:
@@ -128,96 +123,3 @@ def _parse(arrays: dict[str, np.ndarray]) -> PseudoDepth:
     if value != len(depths):
         raise ValueError
     return PseudoDepth((height, width), tuple(objects))
-
-
-def make_pseudo_depth(
-    split: Path,
-    motion: Path,
-    objects: Path,
-    out: Path,
-    config: ScaleConfig,
-    alignment: Path | None = None,
-    data: Path | None = None,
-) -> None:
-    """Write the pseudo-depth of every frame that has moving objects.
-
-    Args:
-        split: frames; those without objects or without motion output are left out.
-        motion: folder of the motion outputs, whose depth is the teacher's.
-        objects: label root made by `moduv depth objects`.
-        out: receives `<segment>/NNNNNN.npz`; finished files are kept.
-        config: how an object gets its depth.
-        alignment: folder of `moduv depth align`, which then tells the depths; without, the road below does.
-        data: folder of the frames, which the alignment looks at.
-
-    Raises:
-        InputError: when no frame has both, objects fit no depth, or a depth is not positive and finite.
-    """
-    if (alignment is None) != (data is None):
-        raise InputError("depth pseudo: give --alignment and --data together, or none of them.")
-    inputs = (split, *made_here(motion), objects, *(() if alignment is None else (alignment,)))
-    stage = Stage("depth pseudo", out, config, inputs, data)
-    stage.run(lambda: _make(split, motion, objects, out, config, alignment, data))
-
-
-def _make(
-    split: Path,
-    motion: Path,
-    objects: Path,
-    out: Path,
-    config: ScaleConfig,
-    alignment: Path | None,
-    data: Path | None,
-) -> dict[str, Any]:
-    frames = frames_of(split, motion, objects)
-    aligned = None if alignment is None else Aligned(alignment)
-    if aligned is not None and aligned.flat != config.flat:
-        raise InputError(
-            f"{alignment}: was trained with flat {aligned.flat}, and pseudo-depth is to be made with flat "
-            f"{config.flat}; give both the same."
-        )
-    for frame in progress(distributed.shard(frames), desc="pseudo-depth", unit="frame"):
-        if not frame.file(out, ".npz").is_file():
-            found = read_labels(objects, frame)
-            pseudo = frame_pseudo_depth(frame, motion, found, config, aligned, data)
-            write_pseudo_depth(frame.file(out, ".npz"), pseudo)
-    distributed.barrier()
-    made = [read_pseudo_depth(frame.file(out, ".npz")) for frame in frames]
-    count = sum(len(pseudo.objects) for pseudo in made)
-    share = np.mean([np.mean(pseudo.rendered() > 0) for pseudo in made])
-    say(f"  {count} objects in {len(frames)} frames cover {100 * share:.1f} % of the pixels")
-    return {"frames": len(frames), "objects": count, "share": float(share)}
-
-
-def frame_pseudo_depth(
-    frame: FrameRef,
-    motion: Path,
-    objects: Instances,
-    config: ScaleConfig,
-    aligned: Aligned | None = None,
-    data: Path | None = None,
-) -> PseudoDepth:
-    """The pseudo-depth of a frame's moving objects; those that tell no depth are left out.
-
-    Raises InputError when its depth is not positive and finite, or its objects are of another aspect.
-    """
-    path = frame.file(motion, ".npz")
-    depth = read_npz(path, ("depth",))["depth"].astype(np.float32)
-    if depth.ndim != 2 or not (np.isfinite(depth) & (depth > 0)).all():
-        raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
-    size = (depth.shape[0], depth.shape[1])
-    moving = objects[movers(objects)]
-    if not len(moving):
-        return PseudoDepth(size, ())
-    moving.check_aspect(size, f"objects of {frame.line()}")
-    masks = moving.resized(*size).decode()
-    masks = masks[masks.any((1, 2))]
-    levels: list[float | None]
-    if aligned is None or data is None:
-        levels = [contact_depth(depth, mask, config) for mask in masks]
-    else:
-        levels = list(aligned.levels(Scene.read(frame, data, motion), masks))
-    known = [(mask, level) for mask, level in zip(masks, levels, strict=True) if level is not None]
-    return PseudoDepth(
-        size, tuple(object_depth(depth, mask, level, flat=config.flat) for mask, level in known)
-    )

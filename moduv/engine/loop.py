@@ -47,7 +47,7 @@ class LoopConfig:
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
     clip_norm: float = 0.0
-    """Largest norm of the gradient; 0: not clipped."""
+    """Largest norm of the gradient, of each group of parameters by itself; 0: not clipped."""
     bf16: bool = False
     workers: int = speed_only(0)
     """Processes that prepare samples; 0: this one."""
@@ -294,7 +294,8 @@ def _optimise(
             means[name] = means[name] + share if name in means else share
     distributed.average_gradients(modules.parameters())
     if config.clip_norm:
-        nn.utils.clip_grad_norm_(modules.parameters(), config.clip_norm)
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], config.clip_norm)
     optimizer.step()
     return means
 

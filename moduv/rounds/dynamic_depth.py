@@ -18,7 +18,7 @@ from moduv import geometry
 from moduv.depth.triplets import find_triplets
 from moduv.depth.weights import save_modules
 from moduv.dynamic_depth.data import MinedTriplets
-from moduv.dynamic_depth.losses import pseudo_depth
+from moduv.dynamic_depth.losses import masked_mean, pseudo_depth
 from moduv.engine import distributed
 from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.config import to_dict
@@ -46,6 +46,8 @@ class DepthTrainingConfig:
     """Of the pseudo-depth term, beside a photometric error of weight 1."""
     relative: bool = False
     """Compare logarithms of depth instead of depths, so that far objects weigh no more than near ones."""
+    hold: float = 0.0
+    """Weight of the mean difference of the logarithm of depth to what it was before, where nothing moves."""
     flip: float = 0.5
     jitter: float = 0.5
 
@@ -156,8 +158,13 @@ def mined_losses(
             pseudo_depth(scale.depth, target, moving, relative=config.relative)
             for scale in fields.scales.values()  # all enlarged to the images' size
         ]
-    term = torch.stack(scales).mean()
-    return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
+        held = [
+            masked_mean((scale.depth.log() - scene.log()).abs(), ~moving)
+            for scale in fields.scales.values()
+        ]
+    mined, kept = torch.stack(scales).mean(), torch.stack(held).mean()
+    loss = terms["loss"] + config.weight * mined + config.hold * kept
+    return {**terms, "loss": loss, "pseudo_depth": mined, "held": kept}
 
 
 @torch.no_grad()

@@ -124,12 +124,59 @@ COMMANDS = {
         "learn from parked objects how deep an object stands",
     ),
     "depth pseudo": _shared(
-        "moduv.dynamic_depth.pseudo:make_pseudo_depth",
+        "moduv.dynamic_depth.mining:make_pseudo_depth",
         "pseudo_depth",
         "depths of what moves, from the road or an alignment",
     ),
     "depth train": _shared(
         "moduv.rounds.dynamic_depth:train_depth", "depth", "train stage 1 on with pseudo-depth"
+    ),
+    "depth pixelwise": _shared(
+        "moduv.dynamic_depth.train:train_pixelwise",
+        "depth_pixelwise",
+        "published system, stage 1: depth, ego-motion, residual flow",
+    ),
+    "depth scenes": _shared(
+        "moduv.dynamic_depth.scenes:predict_scenes",
+        "depth_scenes",
+        "its depth and what moves, frame by frame",
+    ),
+    "depth masks": _stage(
+        "moduv.dynamic_depth.masks:import_masks", "depth_masks", "given images of masks as labels"
+    ),
+    "depth roadmasks": _stage(
+        "moduv.dynamic_depth.masks:import_masks",
+        "depth_roadmasks",
+        "given images of the road as labels",
+    ),
+    "depth ground": _shared(
+        "moduv.dynamic_depth.road:train_ground", "depth_ground", "learn where the ground is"
+    ),
+    "depth road": _shared(
+        "moduv.dynamic_depth.road:predict_road", "depth_road", "masks of the ground"
+    ),
+    "depth slots": _shared(
+        "moduv.dynamic_depth.candidates:train_slots",
+        "depth_slots",
+        "slots that explain flow and depth",
+    ),
+    "depth candidates": _shared(
+        "moduv.dynamic_depth.candidates:find_candidates",
+        "depth_candidates",
+        "objects among the slots",
+    ),
+    "depth clean": _shared(
+        "moduv.dynamic_depth.candidates:clean_labels",
+        "depth_clean",
+        "labels that look like objects, without road",
+    ),
+    "depth shapes": _shared(
+        "moduv.dynamic_depth.shapes:train_shapes", "depth_shapes", "depth of single objects"
+    ),
+    "depth final": _shared(
+        "moduv.dynamic_depth.train:train_final",
+        "depth_final",
+        "published system, last stage: train on with pseudo-depth",
     ),
     "evaluate depth": Command(
         "moduv.runs.measure:measure_depth", None, "depth where things move and where they do not"

@@ -114,6 +114,88 @@ DEPTH = (
     ),
 )
 """Depth that holds on what moves, after MODUV. Its outputs serve as those of stage 1 do."""
+PIXELWISE = (
+    Step("pixelwise", "depth pixelwise", "pixelwise", "Pixel-wise: train"),
+    Step("scenes", "depth scenes", "scenes", "Pixel-wise: predict", reads={"weights": "pixelwise"}),
+)
+ALIGNED = (
+    Step(
+        *("objects", "depth objects", "objects", "Objects"),
+        reads={"labels": "masks", "moved": "scenes", "road": "road"},
+        takes=("split",),
+    ),
+    Step(
+        *("shapes", "depth shapes", "shapes", "Object depth"),
+        reads={"weights": "pixelwise", "objects": "objects"},
+    ),
+    Step(
+        *("alignment", "depth align", "alignment", "Depth-scale alignment"),
+        reads={"motion": "scenes", "objects": "objects", "road": "road", "shapes": "shapes"},
+    ),
+    Step(
+        *("pseudo", "depth pseudo", "pseudo", "Pseudo-depth"),
+        reads={
+            **{"motion": "scenes", "objects": "objects", "alignment": "alignment"},
+            **{"road": "road", "shapes": "shapes"},
+        },
+    ),
+    Step(
+        *("final", "depth final", "final", "Final depth"),
+        reads={"weights": "pixelwise", "pseudo": "pseudo"},
+    ),
+    *(
+        Step(
+            *(f"{name}_val", "depth scenes", f"{name}_val", f"{title}: predict held-out"),
+            reads={"weights": name},
+            on="val",
+        )
+        for name, title in (("pixelwise", "Pixel-wise"), ("final", "Final depth"))
+    ),
+)
+
+
+def _detected(number: int, training: str, labels: str, cleaned: str) -> tuple[Step, ...]:
+    """A detector trained on labels, what it finds, and what of that looks like objects."""
+    finder, found, title = f"finder_{number}", f"found_{number}", f"Detector {number}"
+    return (
+        Step(finder, training, finder, title, reads={"labels": labels}),
+        Step(found, "labels mobile", found, f"{title}: predict", reads={"detector": finder}),
+        Step(
+            *(cleaned, "depth clean", cleaned, f"{title}: clean"),
+            reads={"labels": found, "road": "road"},
+            takes=("split",),
+        ),
+    )
+
+
+GIVEN_MASKS = (
+    *PIXELWISE,
+    Step("masks", "depth masks", "masks", "Masks"),
+    Step("road", "depth roadmasks", "road", "Road"),
+    *ALIGNED,
+)
+"""Nguyen et al. 2024 with masks that another program made."""
+UNSUPERVISED = (
+    *PIXELWISE,
+    Step("ground", "depth ground", "ground", "Ground: train", reads={"motion": "scenes"}),
+    Step("road", "depth road", "road", "Road", reads={"motion": "scenes", "ground": "ground"}),
+    Step("slots", "depth slots", "slots", "Slots", reads={"motion": "scenes"}, takes=("split",)),
+    Step(
+        *("candidates", "depth candidates", "candidates", "Candidates"),
+        reads={"motion": "scenes", "slots": "slots", "road": "road"},
+        takes=("split",),
+    ),
+    *_detected(1, "round moving2mobile", "candidates", "cleaned"),
+    *_detected(2, "round final", "cleaned", "masks"),
+    *ALIGNED,
+)
+"""Nguyen et al. 2024 from raw frames alone; its second detector is the one of this library."""
+
+CHAINS = {
+    "moduv": (RENDER, *MODUV, *DEPTH),
+    "given_masks": GIVEN_MASKS,
+    "unsupervised": UNSUPERVISED,
+}
 
 DETECTORS = {step.title: step for step in MODUV if step.command.startswith("round ")}
 """Steps that train a detector, by the name they have in metrics and tables."""
@@ -150,8 +232,8 @@ def stage_folders(run: Path) -> dict[str, Path]:
 def main(words: list[str] | None = None) -> int:
     """Run or print steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m moduv.runs.chains", description=__doc__)
-    chain: tuple[Step, ...] = (RENDER, *MODUV, *DEPTH)
-    parser.add_argument("steps", nargs="+", choices=[step.name for step in chain], metavar="STEP")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help="by default all")
+    parser.add_argument("--chain", choices=CHAINS, default="moduv")
     for name in ("run", "data", "train", "val"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--truth", type=Path, help="COCO JSON of the held-out split")
@@ -169,9 +251,11 @@ def main(words: list[str] | None = None) -> int:
         {on: path for on, path in annotations.items() if path},
         given.report,
     )
-    wanted = {step.name for step in select(chain, given.steps)}
+    chain = CHAINS[given.chain]
     try:
-        chain = chain_of(given.preset, DEPTH)
+        wanted = {step.name for step in select(chain, given.steps or [s.name for s in chain])}
+        if given.chain == "moduv":
+            chain = chain_of(given.preset, DEPTH)
     except InputError as error:
         parser.exit(2, f"moduv: error: {error}\n")
     except ModuleNotFoundError:

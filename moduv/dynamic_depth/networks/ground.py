@@ -19,6 +19,7 @@ class GroundNet(nn.Module):
 
     def __init__(self, height: int = 192, width: int = 512) -> None:
         super().__init__()
+        self.size = (height, width)
         self.input_layer = nn.Conv2d(CHANNELS, 64, 3, padding=1)
         self.conv1 = _normalised(64, (64, height, width))
         self.conv2 = _normalised(64, (128, height, width))

@@ -1,0 +1,268 @@
+"""Objects without masks that are given: slots explain flow and depth, and what moves in one may be an object (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moduv import geometry
+from moduv.dynamic_depth.networks.slots import SIDE, SLOTS, WIDTH, SlotAttentionNet
+from moduv.dynamic_depth.objects import NOTHING
+from moduv.dynamic_depth.outputs import (
+    frames_with,
+    made_here,
+    read_depth,
+    read_moving,
+    read_road,
+)
+from moduv.dynamic_depth.road import ramp
+from moduv.dynamic_depth.rules import clean_masks, slot_labels
+from moduv.dynamic_depth.slots import slot_losses, warm_then_halved
+from moduv.engine import checkpoint, distributed
+from moduv.engine.config import speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_npz
+from moduv.engine.log import progress, say
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage, read_manifest
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import read_split
+from moduv.instances.instances import Instances
+from moduv.instances.store import is_labelled, labelled, read_labels, write_labels
+
+WEIGHTS = "slot_attention.pth"
+WHITE = 254
+"""Grey level from which on all colours of a pixel say that it stands still."""
+CERTAIN = 0.25
+"""Probability from which on a pixel belongs to a slot."""
+
+
+@dataclass(frozen=True)
+class SlotsConfig:
+    """How slots are trained. The defaults are shares of the published 40 epochs of 4,358 steps."""
+
+    loop: LoopConfig
+    background: float = 0.125
+    """Share of the training after which the first slot is asked to be the background."""
+    presence: tuple[float, float] = (0.1147, 0.6884)
+    """Shares between which the weight of presence rises; from the first on, masks are weighed by it."""
+    presence_weight: float = 0.002
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
+
+
+@dataclass(frozen=True)
+class CandidatesConfig:
+    """How slots are applied."""
+
+    batch_size: int = speed_only(8)
+
+
+def slot_frames(colours: np.ndarray, depth: np.ndarray) -> tuple[Tensor, Tensor]:
+    """What slots explain of a frame.
+
+    Args:
+        colours: (2, 3, 128, 128) uint8 of the flow to both neighbours, white where nothing moves.
+        depth: (H, W).
+
+    Returns:
+        (2, 4, 128, 128): colours in [-1, 1], and depth from 0 to 1 that grows like its exponential and is 1 where nothing
+        moves; and where something moves, (2, 1, 128, 128) bool.
+    """
+    pixels = torch.from_numpy(colours)
+    moving = (pixels < WHITE).any(1, keepdim=True)
+    small = geometry.resize(torch.from_numpy(depth)[None, None], (SIDE, SIDE))
+    grown = (small / small.max()).exp() - 1
+    shown = torch.where(moving, grown, grown.max()) / grown.max()
+    return torch.cat([2 * pixels.float() / 255 - 1, shown], 1), moving
+
+
+class FlowFrames:
+    """Frames of flow and depth, asked by (index, sample seed); they are shown as they are.
+
+    Args:
+        motion: folder of `moduv depth scenes`, with colours.
+        frames: which.
+    """
+
+    def __init__(self, motion: Path, frames: list[FrameRef]) -> None:
+        self.motion, self.frames = motion, frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """`frames` (2, 4, 128, 128) and `moving` (2, 1, 128, 128), see `slot_frames`."""
+        path = self.frames[item[0]].file(self.motion, ".npz")
+        colours = read_npz(path, ("colours",))["colours"]
+        if colours.shape != (2, 3, SIDE, SIDE):
+            raise InputError(f"{path}: 'colours' are of another size; predict scenes again.")
+        frames, moving = slot_frames(colours.astype(np.uint8), read_depth(path))
+        return {"frames": frames, "moving": moving}
+
+    @staticmethod
+    def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {key: torch.cat([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def train_slots(split: Path, motion: Path, out: Path, config: SlotsConfig) -> None:
+    """Train slots to explain flow and depth of single frames.
+
+    Args:
+        split: frames to train on; those without motion output are left out and counted.
+        motion: folder of `moduv depth scenes`, with colours.
+        out: receives `slot_attention.pth`.
+        config: schedule.
+
+    Raises:
+        InputError: when a file is missing, broken, or made without colours.
+    """
+    stage = Stage("depth slots", out, config, (split, *made_here(motion)))
+    stage.run(lambda: _train(split, motion, out, config))
+
+
+def _train(split: Path, motion: Path, out: Path, config: SlotsConfig) -> dict[str, Any]:
+    frames = frames_with(split, motion)
+    torch.manual_seed(config.loop.seed)
+    net = SlotAttentionNet().to(distributed.device())
+
+    def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
+        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
+        device = batch["frames"].device
+        shape = (len(batch["frames"]), SLOTS, WIDTH)
+        noise = torch.randn(shape, generator=state.generator, device=device)
+        weight = None
+        if state.progress >= max(config.presence[0], config.background):
+            weight = config.presence_weight * ramp(state.progress, config.presence)
+        found = net(batch["frames"], noise, by_presence=weight is not None)
+        background = state.progress >= config.background
+        return slot_losses(
+            found, batch["frames"], batch["moving"], background=background, presence=weight
+        )
+
+    def rate(loop: LoopConfig, step: int) -> float:
+        return loop.learning_rate * warm_then_halved(step, loop.steps)
+
+    fit(net, step, FlowFrames(motion, frames), config.loop, out, label="slots", rate=rate)
+    if distributed.is_main():
+        checkpoint.save_weights(out / WEIGHTS, net.state_dict())
+    return {"frames": len(frames)}
+
+
+def find_candidates(
+    split: Path, motion: Path, slots: Path, road: Path, out: Path, config: CandidatesConfig
+) -> None:
+    """Write what may be an object: what moves in a slot and stands on the road.
+
+    Args:
+        split: frames; those without motion output are left out and counted.
+        motion: folder of `moduv depth scenes`, with colours.
+        slots: folder of `moduv depth slots`.
+        road: label root of the road.
+        out: label root; finished files are kept.
+        config: batch size.
+
+    Raises:
+        InputError: when a file is missing or broken.
+    """
+    stage = Stage("depth candidates", out, config, (split, *made_here(motion, road), slots))
+    stage.run(lambda: _find(split, motion, slots, road, out, config))
+
+
+def _find(
+    split: Path, motion: Path, slots: Path, road: Path, out: Path, config: CandidatesConfig
+) -> dict[str, Any]:
+    frames = frames_with(split, motion)
+    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    for frame, masks in _slot_masks(_load(slots), FlowFrames(motion, todo), config.batch_size):
+        moving = read_moving(frame, motion)
+        size = (moving.shape[0], moving.shape[1])
+        ground = read_road(road, frame, size)
+        large = F.interpolate(masks.float(), size, mode="nearest").numpy() > 0
+        # Of the slots of both neighbours, those that say the same are one object.
+        found = np.concatenate([slot_labels(each, ground, moving) for each in large])
+        write_labels(out, frame, as_instances(clean_masks(found, ground)))
+    distributed.barrier()
+    count = sum(len(read_labels(out, frame)) for frame in frames)
+    say(f"  {count} candidates in {len(frames)} frames")
+    return {"frames": len(frames), "objects": count}
+
+
+@torch.inference_mode()
+def _slot_masks(
+    net: SlotAttentionNet, data: FlowFrames, batch_size: int
+) -> Iterator[tuple[FrameRef, Tensor]]:
+    """Every frame's slots (2, 5, 128, 128) bool by the flow to both neighbours, from the means of the first slots on."""
+    for start in progress(range(0, len(data), batch_size), desc="slots", unit="batch"):
+        frames = data.frames[start : start + batch_size]
+        batch = data.collate([data[start + n, 0] for n in range(len(frames))])["frames"]
+        batch = batch.to(distributed.device())
+        noise = batch.new_zeros(len(batch), SLOTS, WIDTH)
+        masks = net(batch, noise).masks[:, :, 0] >= CERTAIN
+        yield from zip(frames, masks.unflatten(0, (-1, 2)).cpu(), strict=True)
+
+
+def _load(folder: Path) -> SlotAttentionNet:
+    if read_manifest(folder).get("stage") != "depth slots":
+        raise InputError(f"{folder}: holds no finished slots; run moduv depth slots first.")
+    net, path = SlotAttentionNet(), folder / WEIGHTS
+    checkpoint.load_strict(net, checkpoint.load_weights(path), path)
+    return net.to(distributed.device()).eval()
+
+
+def as_instances(masks: np.ndarray) -> Instances:
+    """Masks (N, H, W) bool as instances without scores."""
+    return Instances.from_dense(masks) if len(masks) else NOTHING
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Which predictions become labels."""
+
+    score: float = 0.5
+    """Score that a prediction must exceed, where predictions have scores."""
+
+
+def clean_labels(split: Path, labels: Path, road: Path, out: Path, config: CleanConfig) -> None:
+    """Write the labels that look like objects of their own, without road.
+
+    Args:
+        split: frames; those without labels are left out and counted.
+        labels: label root, such as what a detector finds.
+        road: label root of the road.
+        out: label root; finished files are kept.
+        config: least score.
+
+    Raises:
+        InputError: when no frame has labels, or a file is broken.
+    """
+    stage = Stage("depth clean", out, config, (split, *made_here(labels, road)))
+    stage.run(lambda: _clean(split, labels, road, out, config))
+
+
+def _clean(split: Path, labels: Path, road: Path, out: Path, config: CleanConfig) -> dict[str, Any]:
+    frames = labelled(labels, read_split(split))
+    for frame in progress(distributed.shard(frames), desc="clean", unit="frame"):
+        if is_labelled(out, frame):
+            continue
+        found = read_labels(labels, frame).above(config.score)
+        if not len(found) or found.size is None:
+            write_labels(out, frame, as_instances(np.zeros((0, 1, 1), bool)))
+            continue
+        ground = read_road(road, frame, found.size)
+        write_labels(out, frame, as_instances(clean_masks(found.decode(), ground)))
+    distributed.barrier()
+    kept = sum(len(read_labels(out, frame)) for frame in frames)
+    given = sum(len(read_labels(labels, frame)) for frame in frames)
+    say(f"  {kept} of {given} labels kept in {len(frames)} frames")
+    return {"frames": len(frames), "objects": kept, "given": given}

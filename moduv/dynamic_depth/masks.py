@@ -1,0 +1,94 @@
+"""Masks of objects and of the road that another program made, as label sets (the variant with given masks)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from moduv.datasets.cityscapes import original_frame
+from moduv.dynamic_depth.objects import NOTHING
+from moduv.engine import distributed
+from moduv.engine.errors import InputError
+from moduv.engine.log import progress, say
+from moduv.engine.stages import Stage
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import image_size
+from moduv.frames.splits import read_split
+from moduv.instances.instances import Instances
+from moduv.instances.store import is_labelled, write_labels
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """How images become masks."""
+
+    folder: str = "masks"
+    """Of the masks, below the folder of the frames, or anywhere else."""
+    certain: int = 128
+    """Grey level from which on a pixel belongs to a mask, where it has levels beyond 0 and 1."""
+
+
+def import_masks(data: Path, split: Path, out: Path, config: MasksConfig) -> None:
+    """Turn images of masks into a label set.
+
+    Args:
+        data: folder of the frames, whose aspect the masks must have.
+        split: frames; those without masks are left out and counted.
+        out: label root; finished files are kept.
+        config: folder of the masks. Of a frame, `<frame>/0.png`, `1.png` and so on are its objects, or `<frame>.png` is
+            one mask, as of the road. `<frame>` is `<segment>/NNNNNN` or, of Cityscapes, `<split>/<city>/<its own name>`.
+
+    Raises:
+        InputError: when no frame has masks, and naming a mask that is broken or fits no frame.
+    """
+    stage = Stage("depth masks", out, config, (split,), data)
+    stage.run(lambda: _import(data, split, out, config))
+
+
+def _import(data: Path, split: Path, out: Path, config: MasksConfig) -> dict[str, Any]:
+    frames, masks = read_split(split), data / config.folder
+    found = {frame: paths for frame in frames if (paths := _mask_files(masks, frame)) is not None}
+    if not found:
+        raise InputError(
+            f"{masks}: has no masks of the {len(frames)} frames of {split}, such as "
+            f"{masks / frames[0].segment / f'{frames[0].index:06d}'}; check the folder."
+        )
+    say(f"  {len(found)} frames with masks, {len(frames) - len(found)} without left out")
+    for frame in progress(distributed.shard(list(found)), desc="masks", unit="frame"):
+        if not is_labelled(out, frame):
+            size = image_size(frame.image_path(data))
+            write_labels(out, frame, _read_masks(found[frame], size, config))
+    distributed.barrier()
+    return {"frames": len(found), "without": len(frames) - len(found)}
+
+
+def _mask_files(root: Path, frame: FrameRef) -> list[Path] | None:
+    """The images of a frame's masks; None where there is neither a folder nor a file of that name."""
+    for name in (f"{frame.segment}/{frame.index:06d}", original_frame(frame)):
+        if name and (root / name).is_dir():
+            return sorted((root / name).glob("*.png"), key=lambda path: (len(path.stem), path.stem))
+        if name and (root / f"{name}.png").is_file():
+            return [root / f"{name}.png"]
+    return None
+
+
+def _read_masks(paths: list[Path], size: tuple[int, int] | None, config: MasksConfig) -> Instances:
+    masks = []
+    for path in paths:
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if mask is None:
+            raise InputError(f"{path}: is not readable as an image; make it again.")
+        # Masks of 0 and 1 are as common as those of 0 and 255.
+        masks.append(mask >= (config.certain if mask.max(initial=0) > 1 else 1))
+        if masks[-1].shape != masks[0].shape:
+            raise InputError(f"{path}: is of another size than {paths[0].name}; make them again.")
+    if not masks:
+        return NOTHING
+    found = Instances.from_dense(np.stack(masks))
+    if size is not None:  # an image that cannot be read is named by who reads it
+        found.check_aspect(size, paths[0])
+    return found[found.areas() > 0]

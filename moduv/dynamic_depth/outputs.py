@@ -1,0 +1,79 @@
+"""What other stages say of a frame: depth and motion by stage 1, the road by a label set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moduv.engine.errors import InputError
+from moduv.engine.files import read_npz
+from moduv.engine.log import say
+from moduv.engine.stages import MANIFEST
+from moduv.frames.clip import FrameRef
+from moduv.frames.images import read_image, resize_image
+from moduv.frames.splits import read_split
+from moduv.instances.store import read_labels
+
+MOVING = 0.5
+"""Motion mask from which on a pixel moves."""
+
+
+def made_here(*folders: Path | None) -> tuple[Path, ...]:
+    """Those of some folders that a stage of ours made; others, if given, are trusted not to change."""
+    return tuple(folder for folder in folders if folder and (folder / MANIFEST).is_file())
+
+
+def frames_with(split: Path, motion: Path) -> list[FrameRef]:
+    """The frames of a split that have motion outputs. Raises InputError when none has."""
+    listed = read_split(split)
+    frames = [frame for frame in listed if frame.file(motion, ".npz").is_file()]
+    if not frames:
+        raise InputError(
+            f"{motion}: has none of the {len(listed)} frames of {split}; predict motion on this split first."
+        )
+    if len(frames) < len(listed):
+        say(f"  {len(listed) - len(frames)} frames without motion output left out")
+    return frames
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """The depth (H, W) float32 of a motion output. Raises InputError when it is not positive and finite."""
+    depth = read_npz(path, ("depth",))["depth"].astype(np.float32)
+    if depth.ndim != 2 or not (np.isfinite(depth) & (depth > 0)).all():
+        raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
+    return depth
+
+
+def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Image (3, H, W) in [0, 1], depth (1, H, W) and inverse intrinsics (4, 4) of a frame, at its depth's size.
+
+    Raises InputError when a file is missing or broken.
+    """
+    path = frame.file(motion, ".npz")
+    depth = read_depth(path)
+    inv_K = read_npz(path, ("inv_K",))["inv_K"].astype(np.float32)
+    image = resize_image(read_image(frame.image_path(data)), *depth.shape)
+    pixels = torch.from_numpy(image).movedim(-1, 0).float() / 255
+    return pixels, torch.from_numpy(depth)[None], torch.from_numpy(inv_K)
+
+
+def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
+    """Where (H, W) bool a motion output says that something moves.
+
+    Raises InputError when it is missing or broken, or made without a motion mask.
+    """
+    mask = read_npz(frame.file(motion, ".npz"), ("mot_mask",))["mot_mask"]
+    moving: np.ndarray = mask >= MOVING
+    return moving
+
+
+def read_road(root: Path, frame: FrameRef, size: tuple[int, int]) -> np.ndarray:
+    """A frame's road (H, W) bool at a size, from a label root: all of its masks together.
+
+    Raises InputError when it is missing, broken or of another aspect.
+    """
+    found = read_labels(root, frame, size)
+    return found.resized(*size).decode().any(0) if len(found) else np.zeros(size, bool)

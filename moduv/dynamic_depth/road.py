@@ -1,0 +1,199 @@
+"""The road: ground segmentation trained on level surfaces, and its masks as a label set (section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moduv import geometry
+from moduv.dynamic_depth.ground import CERTAIN, ground_losses
+from moduv.dynamic_depth.networks.ground import GroundNet, ground_inputs
+from moduv.dynamic_depth.outputs import frames_with, made_here, read_scene
+from moduv.engine import checkpoint, distributed
+from moduv.engine.config import speed_only
+from moduv.engine.errors import InputError
+from moduv.engine.log import progress
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage, read_manifest
+from moduv.frames.clip import FrameRef
+from moduv.instances.instances import Instances
+from moduv.instances.store import is_labelled, write_labels
+
+WEIGHTS = "ground_segmentation.pth"
+HALVED = (1 / 4, 3 / 4)
+"""Shares of the training after which the learning rate is halved."""
+
+
+@dataclass(frozen=True)
+class GroundConfig:
+    """How ground segmentation is trained. The defaults are shares of the published 20 epochs of 4,358 steps."""
+
+    loop: LoopConfig
+    own: tuple[float, float] = (0.2008, 0.2581)
+    """Shares of the training between which what the network teaches itself rises to its weight."""
+    own_weight: float = 0.5
+    noisy: tuple[float, float] = (0.5163, 0.5737)
+    """Shares of the training between which the label of level surfaces falls to its least weight."""
+    noisy_weight: float = 0.25
+    flip: float = 0.5
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
+
+
+@dataclass(frozen=True)
+class RoadConfig:
+    """How ground segmentation is applied."""
+
+    batch_size: int = speed_only(8)
+
+
+def ramp(progress: float, span: tuple[float, float]) -> float:
+    """From 0 at the first share of a training to 1 at the second."""
+    return float(np.interp(progress, span, (0.0, 1.0)))
+
+
+def halved_twice(config: LoopConfig, step: int) -> float:
+    """The learning rate at a step, halved after a quarter and three quarters of the training."""
+    return config.learning_rate * 0.5 ** sum(step >= share * config.steps for share in HALVED)
+
+
+class Scenes:
+    """Frames with stage 1's depth, asked by (index, sample seed).
+
+    Args:
+        data: folder of the frames.
+        motion: folder of the motion outputs.
+        frames: which.
+        flip: probability of a mirrored sample.
+    """
+
+    def __init__(self, data: Path, motion: Path, frames: list[FrameRef], flip: float = 0.0) -> None:
+        self.data, self.motion, self.frames, self.flip = data, motion, frames, flip
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """`inputs` (4, H, W) of the network and `level` (1, H, W), whether a pixel lies on a level surface."""
+        index, seed = item
+        image, depth, inv_K = read_scene(self.frames[index], self.data, self.motion)
+        points = geometry.back_project(depth[None], inv_K[None])
+        sample = {
+            "inputs": ground_inputs(image[None], 1 / depth[None])[0],
+            "level": geometry.level_surfaces(points)[0],
+        }
+        if np.random.default_rng(seed).random() < self.flip:
+            sample = {name: field.flip(-1) for name, field in sample.items()}
+        return sample
+
+    @staticmethod
+    def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def train_ground(data: Path, split: Path, motion: Path, out: Path, config: GroundConfig) -> None:
+    """Learn which pixels show the ground, from surfaces that stage 1's depth says are level.
+
+    Args:
+        data: folder of the frames.
+        split: frames to train on; those without motion output are left out and counted.
+        motion: folder of `moduv depth scenes`.
+        out: receives `ground_segmentation.pth`, for frames of one size.
+        config: schedule.
+
+    Raises:
+        InputError: when a file is missing or broken, or depths are of several sizes.
+    """
+    stage = Stage("depth ground", out, config, (split, *made_here(motion)), data)
+    stage.run(lambda: _train(data, split, motion, out, config))
+
+
+def _train(
+    data: Path, split: Path, motion: Path, out: Path, config: GroundConfig
+) -> dict[str, Any]:
+    frames = frames_with(split, motion)
+    dataset = Scenes(data, motion, frames, config.flip)
+    height, width = dataset[0, 0]["inputs"].shape[1:]
+    torch.manual_seed(config.loop.seed)
+    net = GroundNet(height, width).to(distributed.device())
+
+    def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
+        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
+        own = config.own_weight * ramp(state.progress, config.own)
+        noisy = 1 - (1 - config.noisy_weight) * ramp(state.progress, config.noisy)
+        return ground_losses(net, batch["inputs"], batch["level"], own=own, noisy=noisy)
+
+    fit(net, step, dataset, config.loop, out, label="ground", rate=halved_twice)
+    if distributed.is_main():
+        checkpoint.save_weights(out / WEIGHTS, net.state_dict())
+    return {"frames": len(frames), "size": [height, width]}
+
+
+def predict_road(
+    data: Path, split: Path, motion: Path, ground: Path, out: Path, config: RoadConfig
+) -> None:
+    """Write where the road is, one mask a frame.
+
+    Args:
+        data: folder of the frames.
+        split: frames; those without motion output are left out and counted.
+        motion: folder of `moduv depth scenes`.
+        ground: folder of `moduv depth ground`.
+        out: label root; finished files are kept.
+        config: batch size.
+
+    Raises:
+        InputError: when a file is missing or broken, or of another size than the network was trained at.
+    """
+    stage = Stage("depth road", out, config, (split, *made_here(motion), ground), data)
+    stage.run(lambda: _predict(data, split, motion, ground, out, config))
+
+
+def _predict(
+    data: Path, split: Path, motion: Path, ground: Path, out: Path, config: RoadConfig
+) -> dict[str, Any]:
+    frames = frames_with(split, motion)
+    todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
+    for frame, mask in _roads(_load(ground), Scenes(data, motion, todo), config.batch_size):
+        write_labels(out, frame, Instances.from_dense(mask))
+    distributed.barrier()
+    return {"frames": len(frames)}
+
+
+@torch.inference_mode()
+def _roads(
+    net: GroundNet, scenes: Scenes, batch_size: int
+) -> Iterator[tuple[FrameRef, np.ndarray]]:
+    """Every frame's road (1, H, W) bool."""
+    for start in progress(range(0, len(scenes), batch_size), desc="road", unit="batch"):
+        frames = scenes.frames[start : start + batch_size]
+        batch = scenes.collate([scenes[start + n, 0] for n in range(len(frames))])["inputs"]
+        if tuple(batch.shape[-2:]) != net.size:
+            raise InputError(
+                f"{scenes.motion}: depths are {batch.shape[-2]} x {batch.shape[-1]}, and ground segmentation was "
+                f"trained at {net.size[0]} x {net.size[1]}; train it on these."
+            )
+        found = net(batch.to(distributed.device())) > CERTAIN
+        yield from zip(frames, found.cpu().numpy(), strict=True)
+
+
+def _load(folder: Path) -> GroundNet:
+    manifest = read_manifest(folder)
+    size = manifest.get("results", {}).get("size")
+    if manifest.get("stage") != "depth ground" or not isinstance(size, list) or len(size) != 2:
+        raise InputError(
+            f"{folder}: holds no finished ground segmentation; run moduv depth ground."
+        )
+    net = GroundNet(*(int(side) for side in size))
+    path = folder / WEIGHTS
+    checkpoint.load_strict(net, checkpoint.load_weights(path), path)
+    return net.to(distributed.device()).eval()

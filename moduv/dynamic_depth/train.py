@@ -1,0 +1,269 @@
+"""Training of depth, ego-motion and residual flow: stage 1, and the last stage (Nguyen et al. 2024, sections 3.1, 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moduv.depth.triplets import Triplets, find_triplets
+from moduv.depth.weights import load_resnet
+from moduv.dynamic_depth.data import MinedTriplets
+from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, pixelwise_terms, pseudo_depth_term
+from moduv.dynamic_depth.weights import load_hrnet, load_networks, save_networks
+from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
+from moduv.engine.errors import InputError
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.stages import Stage, read_counts, read_manifest
+
+WEIGHTS = "weights"
+"""Folder of a finished training that holds one `.pth` a network."""
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of stage 1."""
+
+    trains: tuple[str, ...]
+    residual: bool
+    sparse: bool = False
+
+
+PHASES = {
+    "rigid": Phase(("depth_net", "pose_net"), residual=False),
+    "residual": Phase(("raft",), residual=True),
+    "joint": Phase(("depth_net", "pose_net", "raft"), residual=True, sparse=True),
+}
+"""In their order; each has an optimiser of its own."""
+
+
+@dataclass(frozen=True)
+class PixelwiseConfig:
+    """How stage 1 is trained."""
+
+    loops: dict[str, LoopConfig]
+    """Length, batch size and learning rate of each phase: rigid, residual, joint."""
+    height: int = 192
+    width: int = 512
+    """Size of the networks' input in pixels: multiples of 32, at least 128."""
+    hrnet_weights: str = ""
+    """File of ImageNet's HRNet-W18, from which the depth encoder starts; empty: from scratch."""
+    resnet_weights: str = ""
+    """File of torchvision's ImageNet ResNet-18, from which the pose encoder starts; empty: from scratch."""
+    flip: float = 0.5
+    jitter: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if list(self.loops) != list(PHASES):
+            raise InputError(f"depth_pixelwise: loops must name the phases {tuple(PHASES)}.")
+        check_size(self.height, self.width)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return tuple(loop.batch_size for loop in self.loops.values())
+
+
+@dataclass(frozen=True)
+class FinalConfig:
+    """How the last stage is trained."""
+
+    loop: LoopConfig
+    weight: float = 0.1
+    """Of the difference to pseudo-depth."""
+    flip: float = 0.5
+    jitter: float = 0.5
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batches that processes share."""
+        return (self.loop.batch_size,)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise InputError for images that the networks do not take."""
+    if height % 32 or width % 32 or min(height, width) < 128:
+        raise InputError(
+            f"{height} x {width} pixels: use multiples of 32 from 128 on, such as the published 192 x 512."
+        )
+
+
+def train_pixelwise(data: Path, split: Path, out: Path, config: PixelwiseConfig) -> None:
+    """Stage 1: train depth, ego-motion and a residual flow for every pixel on raw clips.
+
+    Args:
+        data: folder of the segments, each with numbered frames and `cam.json`.
+        split: frames to train on; those without both neighbours are left out and counted.
+        out: receives a folder per phase and `weights/`.
+        config: schedule, size and initial weights.
+
+    Raises:
+        InputError: for missing or broken frames, intrinsics, initial weights and settings.
+    """
+    stage = Stage("depth pixelwise", out, config, (split,), data)
+    stage.run(lambda: _train(data, split, out, config))
+
+
+def _train(data: Path, split: Path, out: Path, config: PixelwiseConfig) -> dict[str, Any]:
+    frames, absent, edges = find_triplets(split, data)
+    say(f"  {len(frames)} triplets; left out: {edges + absent} frames")
+    torch.manual_seed(config.seed)
+    model = PixelwiseNetworks()
+    if config.hrnet_weights:
+        load_hrnet(model.depth_net.depth_encoder, config.hrnet_weights)
+    if config.resnet_weights:
+        load_resnet(model.pose_net.pose_encoder, config.resnet_weights)
+    triplets = Triplets(
+        data, frames, config.height, config.width, flip=config.flip, jitter=config.jitter
+    )
+    _prepare(model)
+    for name, phase in PHASES.items():
+        freeze_all_but(model, phase.trains)
+        step = on_device(_phase_step(model, phase))
+        fit(model, step, triplets, config.loops[name], out / name, label=name, groups=by_network)
+    if distributed.is_main():
+        save_networks(model, out / WEIGHTS)
+    return {"triplets": len(frames), "size": [config.height, config.width]}
+
+
+def _phase_step(model: PixelwiseNetworks, phase: Phase) -> Callable[[Batch, StepState], Batch]:
+    def step(batch: Batch, state: StepState) -> Batch:
+        return pixelwise_terms(model, batch, residual=phase.residual, sparse=phase.sparse)[0]
+
+    return step
+
+
+def on_device(
+    step: Callable[[Batch, StepState], Batch],
+) -> Callable[[Batch, StepState], Batch]:
+    """A training step whose batch is brought to this process's device."""
+    device = distributed.device()
+
+    def moved(batch: Batch, state: StepState) -> Batch:
+        return step({k: x.to(device, non_blocking=True) for k, x in batch.items()}, state)
+
+    return moved
+
+
+def freeze_all_but(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Train the children with these names only."""
+    for name, network in model.named_children():
+        network.requires_grad_(name in names)
+
+
+def by_network(model: nn.Module) -> list[dict[str, Any]]:
+    """A group of parameters for each network that is trained: their gradients are clipped one by one."""
+    groups = [
+        [parameter for parameter in network.parameters() if parameter.requires_grad]
+        for network in model.children()
+    ]
+    return [{"params": group} for group in groups if group]
+
+
+def _prepare(model: nn.Module) -> None:
+    device = distributed.device()
+    model.to(device)
+    if device.type == "cpu":
+        share_batch_norm(model)
+
+
+class TrainedPixelwise:
+    """A finished stage 1 or last stage.
+
+    Args:
+        folder: of `moduv depth pixelwise` or `moduv depth final`.
+
+    Raises:
+        InputError: when it is not finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = read_manifest(folder)
+        size = manifest.get("results", {}).get("size")
+        known = manifest.get("stage") in {"depth pixelwise", "depth final"}
+        if not known or not isinstance(size, list) or len(size) != 2:
+            raise InputError(
+                f"{folder}: holds no finished stage 1; run moduv depth pixelwise first, or check the folder."
+            )
+        self.height, self.width = (int(side) for side in size)
+        check_size(self.height, self.width)
+
+    def load(self) -> PixelwiseNetworks:
+        """The networks in evaluation mode on this process's device. Raises InputError when weights do not fit."""
+        model = PixelwiseNetworks()
+        load_networks(model, self.folder / WEIGHTS)
+        return model.to(distributed.device()).eval()
+
+
+def train_final(
+    data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: FinalConfig
+) -> None:
+    """The last stage: train stage 1 on, with pseudo-depth where objects move.
+
+    Args:
+        data: folder of the segments.
+        split: frames to train on; those without both neighbours are left out and counted.
+        weights: folder of `moduv depth pixelwise`.
+        pseudo: folder of `moduv depth pseudo`, made with that stage 1. Without any object in it, the weights are kept
+            as they are.
+        out: receives `weights/`.
+        config: schedule and weight.
+
+    Raises:
+        InputError: for missing or broken frames, weights and pseudo-depths.
+    """
+    stage = Stage("depth final", out, config, (split, weights, pseudo), data)
+    stage.run(lambda: _train_final(data, split, weights, pseudo, out, config))
+
+
+def _train_final(
+    data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: FinalConfig
+) -> dict[str, Any]:
+    trained = TrainedPixelwise(weights)
+    frames, absent, edges = find_triplets(split, data)
+    (objects,) = read_counts(pseudo, "objects")
+    say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
+    model = trained.load()
+    if objects:
+        triplets = MinedTriplets(
+            data,
+            frames,
+            trained.height,
+            trained.width,
+            pseudo,
+            flip=config.flip,
+            jitter=config.jitter,
+        )
+        teacher = trained.load().depth_net.requires_grad_(False)
+        _prepare(model)
+
+        def step(batch: Batch, state: StepState) -> Batch:
+            terms, depths = pixelwise_terms(model, batch, residual=True, sparse=True)
+            term = pseudo_depth_term(depths, *_targets(teacher, batch))
+            return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
+
+        moved = on_device(step)
+        fit(model, moved, triplets, config.loop, out, label="depth", groups=by_network)
+    else:
+        say("  no object moves: depth stays as it is")
+    if distributed.is_main():
+        save_networks(model, out / WEIGHTS)
+    size = [trained.height, trained.width]
+    return {"triplets": len(frames), "objects": objects, "size": size}
+
+
+@torch.no_grad()
+def _targets(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Complete pseudo-depths (B, 1, H, W) of a batch of `MinedTriplets`, and where objects move."""
+    moving = batch["pseudo_depth"] > 0
+    scene = teacher(batch["images"][:, 1])[0].float()
+    return torch.where(moving, batch["pseudo_depth"], scene), moving

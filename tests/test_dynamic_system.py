@@ -1,0 +1,285 @@
+"""The published system of depth in moving regions, stage after stage, on a tiny street."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from motion_world import street  # noqa: F401 (a fixture)
+
+from moduv.dynamic_depth.alignment import AlignmentConfig, train_alignment
+from moduv.dynamic_depth.candidates import (
+    CandidatesConfig,
+    CleanConfig,
+    SlotsConfig,
+    clean_labels,
+    find_candidates,
+    slot_frames,
+    train_slots,
+)
+from moduv.dynamic_depth.masks import MasksConfig, import_masks
+from moduv.dynamic_depth.mining import make_pseudo_depth
+from moduv.dynamic_depth.objects import ObjectsConfig, find_objects, movers
+from moduv.dynamic_depth.outputs import read_moving, read_road
+from moduv.dynamic_depth.road import (
+    GroundConfig,
+    RoadConfig,
+    halved_twice,
+    predict_road,
+    ramp,
+    train_ground,
+)
+from moduv.dynamic_depth.scales import ScaleConfig
+from moduv.dynamic_depth.scenes import ScenesConfig, predict_scenes
+from moduv.dynamic_depth.shapes import ObjectTriplets, ShapesConfig, neighbour_masks, train_shapes
+from moduv.dynamic_depth.train import (
+    PHASES,
+    FinalConfig,
+    PixelwiseConfig,
+    TrainedPixelwise,
+    train_final,
+    train_pixelwise,
+)
+from moduv.engine.errors import InputError
+from moduv.engine.files import write_json, write_npz
+from moduv.engine.loop import LoopConfig
+from moduv.engine.stages import read_manifest
+from moduv.frames.clip import FrameRef
+from moduv.frames.splits import read_split, write_split
+from moduv.instances.instances import Instances
+from moduv.instances.store import read_labels, write_labels
+
+SIZE = (128, 160)
+LOOP = LoopConfig(
+    steps=1, batch_size=1, learning_rate=1e-4, clip_norm=10.0, save_every=1, log_every=1
+)
+CONFIG = PixelwiseConfig(dict.fromkeys(PHASES, LOOP), *SIZE)
+
+
+def two_frames(street: Path, root: Path) -> tuple[Path, list[FrameRef]]:  # noqa: F811
+    frames = read_split(street / "splits/train_files.txt")[:2]
+    write_split(root / "split.txt", frames)
+    return root / "split.txt", frames
+
+
+@pytest.fixture(scope="module")
+def stage1(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    root = tmp_path_factory.mktemp("published")
+    split, _ = two_frames(street, root)
+    train_pixelwise(street, split, root / "pixelwise", CONFIG)
+    predict_scenes(
+        street, split, root / "pixelwise", root / "scenes", ScenesConfig(2, colours=True)
+    )
+    return root
+
+
+def true_masks(street: Path, frame: FrameRef) -> np.ndarray:  # noqa: F811
+    truth = np.load(frame.file(street / "truth", ".npz"))
+    return np.stack([truth["instances"] == number for number in truth["ids"]])
+
+
+@pytest.mark.slow
+def test_stage_1_writes_what_other_stages_read(stage1: Path, street: Path) -> None:  # noqa: F811
+    frames = read_split(stage1 / "split.txt")
+    arrays = np.load(frames[0].file(stage1 / "scenes", ".npz"))
+    assert arrays["depth"].shape == arrays["mot_mask"].shape == SIZE
+    assert arrays["depth"].min() > 0
+    assert set(np.unique(arrays["mot_mask"])) <= {0, 1}
+    assert arrays["colours"].shape == (2, 3, 128, 128)
+    assert arrays["pose"].shape == (2, 4, 4)
+    weights = sorted(path.name for path in (stage1 / "pixelwise/weights").iterdir())
+    assert weights == ["depth_net.pth", "pose_net.pth", "raft.pth"]
+    assert TrainedPixelwise(stage1 / "pixelwise").height == SIZE[0]
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_interrupted_ends_the_same(
+    stage1: Path,
+    street: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from moduv.dynamic_depth import train
+
+    calls, whole = [], train.pixelwise_terms
+
+    def interrupt(*arguments: object, **more: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "pixelwise_terms", interrupt)
+    split = stage1 / "split.txt"
+    with pytest.raises(KeyboardInterrupt):
+        train_pixelwise(street, split, tmp_path / "again", CONFIG)
+    train_pixelwise(street, split, tmp_path / "again", CONFIG)
+    for name in ("depth_net", "pose_net", "raft"):
+        first, second = (
+            torch.load(root / f"weights/{name}.pth")
+            for root in (stage1 / "pixelwise", tmp_path / "again")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_given_masks_lead_to_final_depth(stage1: Path, street: Path, tmp_path: Path) -> None:  # noqa: F811
+    split, scenes = stage1 / "split.txt", stage1 / "scenes"
+    frames = read_split(split)
+    for frame in frames:
+        for number, mask in enumerate(true_masks(street, frame)):
+            path = tmp_path / "given" / frame.segment / f"{frame.index:06d}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), 255 * mask.astype(np.uint8))
+        road = np.zeros((96, 160), np.uint8)
+        road[60:] = 255
+        road[true_masks(street, frame).any(0)] = 0
+        path = tmp_path / "road" / frame.segment / f"{frame.index:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), road)
+    for name in ("given", "road"):
+        config = MasksConfig(str(tmp_path / name))
+        import_masks(street, split, tmp_path / f"{name}_labels", config)
+    objects = ObjectsConfig(smallest=0.002, tracked=False, ahead=True)
+    folders = tmp_path / "given_labels", scenes, tmp_path / "objects", objects
+    find_objects(split, *folders, road=tmp_path / "road_labels")
+    weights = stage1 / "pixelwise"
+    train_shapes(
+        street, split, weights, tmp_path / "objects", tmp_path / "shapes", ShapesConfig(LOOP)
+    )
+    config = AlignmentConfig(replace(LOOP, batch_size=2), logarithm=False)
+    made = {"road": tmp_path / "road_labels", "shapes": tmp_path / "shapes"}
+    train_alignment(
+        street, split, scenes, tmp_path / "objects", tmp_path / "alignment", config, **made
+    )
+    make_pseudo_depth(
+        *(split, scenes, tmp_path / "objects", tmp_path / "pseudo", ScaleConfig()),
+        **{"alignment": tmp_path / "alignment", "data": street, **made},
+    )
+    results = read_manifest(tmp_path / "pseudo")["results"]
+    moving = sum(int(movers(read_labels(tmp_path / "objects", frame)).sum()) for frame in frames)
+    assert moving
+    assert results["objects"] + results["left_out"] == moving
+    train_final(street, split, weights, tmp_path / "pseudo", tmp_path / "final", FinalConfig(LOOP))
+    predict_scenes(street, split, tmp_path / "final", tmp_path / "depth", ScenesConfig(2))
+    assert np.load(frames[0].file(tmp_path / "depth", ".npz"))["depth"].shape == SIZE
+
+
+@pytest.mark.slow
+def test_raw_frames_alone_lead_to_candidates(stage1: Path, street: Path, tmp_path: Path) -> None:  # noqa: F811
+    split, scenes = stage1 / "split.txt", tmp_path / "scenes"
+    frames = read_split(split)
+    for frame in frames:  # as a trained stage 1 would see them: what moves is what is there
+        arrays = dict(np.load(frame.file(stage1 / "scenes", ".npz")))
+        union = true_masks(street, frame).any(0).astype(np.uint8)
+        arrays["mot_mask"] = cv2.resize(union, SIZE[::-1], interpolation=0).astype(np.float16)
+        write_npz(frame.file(scenes, ".npz"), **arrays)
+    write_json(scenes / "manifest.json", {"config": {}, "results": {}})
+    # 192 rows can be cut into thirds, 128 cannot.
+    train_ground(street, split, scenes, tmp_path / "ground", GroundConfig(LOOP, own=(1.0, 1.1)))
+    predict_road(street, split, scenes, tmp_path / "ground", tmp_path / "road", RoadConfig(1))
+    train_slots(split, scenes, tmp_path / "slots", SlotsConfig(replace(LOOP, steps=2)))
+    found = split, scenes, tmp_path / "slots", tmp_path / "road", tmp_path / "candidates"
+    find_candidates(*found, CandidatesConfig(1))
+    road = read_road(tmp_path / "road", frames[0], SIZE)
+    for frame in frames:
+        candidates = read_labels(tmp_path / "candidates", frame)
+        if len(candidates):
+            masks, moved = candidates.decode(), read_moving(frame, scenes)
+            assert not (masks & ~moved).any()
+    assert road.shape == SIZE
+
+
+# --- parts -------------------------------------------------------------------------------------------------
+
+
+def test_predictions_that_look_like_objects_are_kept(tmp_path: Path) -> None:
+    frame, size = FrameRef("train/clip_0000", 1), (96, 160)
+    write_split(tmp_path / "split.txt", [frame])
+    masks = np.zeros((3, *size), bool)
+    masks[0, 20:60, 20:60], masks[1, 22:58, 22:58] = True, True
+    masks[2, 20:60, 100:102], masks[2, 20:22, 100:140] = True, True  # an angle, no box
+    scored = Instances.from_dense(masks, scores=np.array([0.9, 0.8, 0.9]))
+    write_labels(tmp_path / "found", frame, scored)
+    road = np.zeros((1, *size), bool)
+    road[0, 50:] = True
+    write_labels(tmp_path / "road", frame, Instances.from_dense(road))
+    folders = tmp_path / "split.txt", tmp_path / "found", tmp_path / "road"
+    clean_labels(*folders, tmp_path / "out", CleanConfig())
+    (kept,) = read_labels(tmp_path / "out", frame).decode()
+    assert np.array_equal(kept, masks[0] & ~road[0])
+    clean_labels(*folders, tmp_path / "sure", CleanConfig(0.95))
+    assert not len(read_labels(tmp_path / "sure", frame))
+
+
+def test_objects_are_followed_into_the_neighbours() -> None:
+    mask, depth = torch.zeros(1, 1, 24, 32), torch.full((1, 1, 24, 32), 8.0)
+    mask[..., 8:16, 8:16] = 1
+    K = torch.eye(4)[None].clone()
+    K[:, 0, 0] = K[:, 1, 1] = 20.0
+    residual = torch.zeros(1, 2, 2, 24, 32)
+    residual[:, 0, 0], residual[:, 1, 0] = -8 * 3.001, 8 * 5.001  # three pixels left, five right
+    still = torch.eye(4).repeat(1, 2, 1, 1)
+    before, centre, after = neighbour_masks(mask, depth, K, still, residual).unbind(1)
+    assert torch.equal(centre, mask)
+    assert torch.equal(before, mask.roll(-3, -1))
+    assert torch.equal(after, mask.roll(5, -1))
+
+
+def test_masks_are_mirrored_with_their_image(street: Path, tmp_path: Path) -> None:  # noqa: F811
+    _, frames = two_frames(street, tmp_path)
+    mask = np.zeros((1, 96, 160), bool)
+    mask[0, 50:70, 10:40] = True
+    write_labels(tmp_path / "objects", frames[0], Instances.from_dense(mask))
+    places = [(frames[0], 0)]
+    plain, mirrored = (
+        ObjectTriplets(street, places, 96, 160, tmp_path / "objects", flip=flip)[0, 5]
+        for flip in (0.0, 1.0)
+    )
+    assert np.array_equal(plain["mask"].numpy() > 0, mask)
+    for key in ("images", "mask"):
+        assert torch.equal(plain[key].flip(-1), mirrored[key])
+
+
+def test_slots_see_depth_only_where_something_moves() -> None:
+    colours = np.full((2, 3, 128, 128), 255, np.uint8)
+    colours[0, :, 40:60, 40:60] = (200, 10, 10)[0]
+    depth = np.full((64, 96), 10.0, np.float32)
+    depth[:, 48:] = 20.0
+    frames, moving = slot_frames(colours, depth)
+    assert frames.shape == (2, 4, 128, 128)
+    assert moving.sum() == 400
+    assert (frames[:, 3:][~moving] == 1).all()
+    nearer = (np.exp(0.5) - 1) / (np.e - 1)
+    assert frames[0, 3, 50, 50].item() == pytest.approx(nearer, rel=1e-4)
+
+
+def test_weights_rise_and_rates_fall_by_shares_of_the_training() -> None:
+    assert [ramp(at, (0.2, 0.4)) for at in (0.1, 0.3, 0.9)] == pytest.approx([0, 0.5, 1])
+    loop = LoopConfig(steps=8, batch_size=1, learning_rate=1.0)
+    assert [halved_twice(loop, step) for step in range(8)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_what_does_not_fit_is_named(street: Path, tmp_path: Path) -> None:  # noqa: F811
+    split, frames = two_frames(street, tmp_path)
+    with pytest.raises(InputError, match="loops must name the phases"):
+        PixelwiseConfig({"rigid": LOOP})
+    with pytest.raises(InputError, match="use multiples of 32 from 128 on"):
+        PixelwiseConfig(dict.fromkeys(PHASES, LOOP), 100, 160)
+    with pytest.raises(InputError, match="holds no finished stage 1"):
+        TrainedPixelwise(tmp_path)
+    with pytest.raises(InputError, match=r"masks: has no masks of the 2 frames"):
+        import_masks(street, split, tmp_path / "out", MasksConfig(str(tmp_path / "masks")))
+    path = tmp_path / "masks" / frames[0].segment / f"{frames[0].index:06d}.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no image")
+    config = MasksConfig(str(tmp_path / "masks"))
+    with pytest.raises(InputError, match=r"\.png: is not readable as an image"):
+        import_masks(street, split, tmp_path / "out", config)
+    cv2.imwrite(str(path), np.full((96, 400), 255, np.uint8))
+    with pytest.raises(InputError, match="another aspect"):
+        import_masks(street, split, tmp_path / "out", config)
