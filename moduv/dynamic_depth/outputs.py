@@ -66,8 +66,7 @@ def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
     Raises InputError when it is missing or broken, or made without a motion mask.
     """
     mask = read_npz(frame.file(motion, ".npz"), ("mot_mask",))["mot_mask"]
-    moving: np.ndarray = mask >= MOVING
-    return moving
+    return np.asarray(mask >= MOVING)
 
 
 def read_road(root: Path, frame: FrameRef, size: tuple[int, int]) -> np.ndarray:
@@ -75,5 +74,7 @@ def read_road(root: Path, frame: FrameRef, size: tuple[int, int]) -> np.ndarray:
 
     Raises InputError when it is missing, broken or of another aspect.
     """
-    found = read_labels(root, frame, size)
-    return found.resized(*size).decode().any(0) if len(found) else np.zeros(size, bool)
+    road = np.zeros(size, bool)
+    for mask in read_labels(root, frame, size).resized(*size).decode():
+        road |= mask
+    return road

@@ -45,15 +45,16 @@ def forward_warp(
         lands in which pixel has none.
     """
     winners = _winners(depth.detach(), K.detach(), pose.detach(), upsample, residual)  # (B, H, W)
-    seen, winners = winners[:, None] >= 0, winners.clamp(min=0)
-    moved = transform(pose, _points(winners, depth, K, upsample))
+    seen = winners[:, None] >= 0
+    column, row, source = _places(winners.clamp(min=0), depth.shape[-1], upsample)
+    moved = transform(pose, _gathered(depth, source) * _directions(column, row, K, upsample))
     warped_depth = moved[:, 2:].where(seen, torch.zeros_like(depth))
     # Depth 1 instead of 0 in the holes keeps their gradients finite.
     solid = warped_depth.where(seen, torch.ones_like(depth))
     inv_K = K[:, :3, :3].inverse()
     places = back_project(solid, inv_K)
     if residual is not None:
-        own = _gathered(residual, _sources(winners, depth.shape[-1], upsample))
+        own = _gathered(residual, source)
         places = places - (inv_K[:, :, :2] @ own.flatten(2)).view_as(places)
     origins = transform(inverse_pose(pose), places)
     return warp(image, homogeneous_coordinates(origins, K)) * seen, warped_depth
@@ -71,20 +72,19 @@ def _finer(K: Tensor, upsample: int) -> Tensor:
     return scale[:, None] * K[:, :3, :3]
 
 
-def _points(numbers: Tensor, depth: Tensor, K: Tensor, upsample: int) -> Tensor:
-    """Points (B, 3, H, W) of the cut pixels with these flat numbers (B, H, W)."""
-    width = depth.shape[-1]
-    row, column = numbers // (width * upsample), numbers % (width * upsample)
-    depths = _gathered(depth, _sources(numbers, width, upsample))
-    grid = torch.stack([column, row, torch.ones_like(row)], 1).to(K.dtype)
-    directions = _finer(K, upsample).inverse() @ grid.flatten(2)
-    return depths * directions.unflatten(2, depth.shape[-2:])
+def _places(numbers: Tensor, width: int, upsample: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Column and row of cut pixels with flat numbers (B, H, W), and the flat number of the pixel that each is a part of."""
+    numbers = numbers.int()  # whose division is several times as fast
+    row = numbers // (width * upsample)
+    column = numbers - row * (width * upsample)
+    return column, row, (row // upsample * width + column // upsample).long()
 
 
-def _sources(numbers: Tensor, width: int, upsample: int) -> Tensor:
-    """Flat numbers (B, H, W) of the pixels that were cut into those with flat numbers (B, H, W)."""
-    row, column = numbers // (width * upsample), numbers % (width * upsample)
-    return row // upsample * width + column // upsample
+def _directions(column: Tensor, row: Tensor, K: Tensor, upsample: int) -> Tensor:
+    """Points (B, 3, H, W) at depth 1 behind cut pixels (B, H, W)."""
+    x, y = column.to(K.dtype), row.to(K.dtype)
+    grid = torch.stack([x, y, torch.ones_like(x)], 1)
+    return (_finer(K, upsample).inverse() @ grid.flatten(2)).unflatten(2, column.shape[-2:])
 
 
 def _gathered(field: Tensor, sources: Tensor) -> Tensor:
