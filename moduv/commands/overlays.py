@@ -49,7 +49,8 @@ def named_instances(annotations: list[dict[str, Any]], image: Mapping[str, Any])
     found = coco_instances(annotations, (image["height"], image["width"]))
     return found.with_columns(
         name=np.array([entry.get("name", UNKNOWN) for entry in annotations], str),
-        track=np.array([entry.get("track_id", 0) for entry in annotations], np.int64),
+        # The colour follows the track; objects without one still differ.
+        track=np.array([e.get("track_id", n) for n, e in enumerate(annotations)], np.int64),
     )
 
 
