@@ -9,15 +9,19 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -47,6 +51,15 @@ def test_the_benchmark_of_names_prints_its_table(
         for words in ("street", "street_paints")
         for objects in ("val", "tracks", "frames")
     ]
+
+
+def test_the_benchmark_of_grouping_compares_the_same_attention() -> None:
+    from moduv.naming.videomae import Attention
+
+    torch.manual_seed(0)
+    module, tokens = Attention(48, 3), torch.randn(2, 20, 48)
+    torch.nn.init.normal_(module.q_bias)
+    assert torch.allclose(load("grouping").written_out(module, tokens), module(tokens), atol=1e-6)
 
 
 @pytest.fixture(scope="module")

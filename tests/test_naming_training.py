@@ -195,6 +195,14 @@ def test_slots_and_patches_name_what_they_find(world: Path, tmp_path: Path) -> N
     words, other, device = localiser_parts(tmp_path / "clip")
     with pytest.raises(InputError, match="have 48 numbers and patches 16"):
         Localiser(grouping, patches, words, replace(other, tower=TOWER), device)
+    faster = Localiser(grouping, patches, words, replace(other, bf16=True), device)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), np.uint8))
+    for one, other_one in (
+        (again.alphas(pixels), faster.alphas(pixels)),
+        (again.spoken(pixels), faster.spoken(pixels)),
+    ):
+        assert one.dtype == other_one.dtype == np.float32
+        assert 0 < np.abs(one - other_one).max() < 0.03 * np.abs(one).max()
     found = again.video([np.full((40, 60, 3), n, np.uint8) for n in range(3)])
     assert len(found) == 3
     assert all(one.size == (40, 60) for one in found)

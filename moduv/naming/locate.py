@@ -48,6 +48,8 @@ class LocateConfig:
     """Shorter side of the frames, pixels."""
     seed: int = 287
     """Of the first slots, which are random also in use."""
+    bf16: bool = False
+    """Multiply in bfloat16, which graphics cards and some processors do faster; masks hardly differ."""
 
     def __post_init__(self) -> None:
         if self.size % PATCH or self.size <= 0 or self.tower.patch != PATCH:
@@ -219,26 +221,36 @@ class Localiser:
         resized = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(resized)).to(self.device)
         located = post_process(
-            self._alphas(pixels), self._spoken(pixels), self.words, (rows, columns)
+            self.alphas(pixels), self.spoken(pixels), self.words, (rows, columns)
         )
         numbers = np.array([next(tracks) for _ in located.groups], np.int64)
         return [
             _instances(located, frame, numbers, (height, width)) for frame in range(len(images))
         ]
 
-    def _alphas(self, pixels: Tensor) -> np.ndarray:
-        """(T, K, n) of frames (T, H, W, 3)."""
+    def alphas(self, pixels: Tensor) -> np.ndarray:
+        """Shares (T, K, n) of K slots in n tokens, of frames (T, H, W, 3) uint8."""
         config = self.config.network
         generator = torch.Generator().manual_seed(self.config.seed)
         noise = torch.randn(1, config.slots, config.dim, generator=generator).to(self.device)
         clip = videomae.normalise(pixels.permute(3, 0, 1, 2)[None])
-        return self.grouping.alphas(clip, noise)[0].cpu().numpy()
+        with self._precision():
+            found = self.grouping.alphas(clip, noise)
+        return found[0].float().cpu().numpy()
 
     @torch.inference_mode()
-    def _spoken(self, pixels: Tensor) -> np.ndarray:
-        """(T, n, E) of frames (T, H, W, 3), normalised as patch-CLIP was trained; published: as ImageNet's."""
+    def spoken(self, pixels: Tensor) -> np.ndarray:
+        """Text-aligned tokens (T, n, E) of frames (T, H, W, 3) uint8, normalised as patch-CLIP was trained.
+
+        Published: as ImageNet's.
+        """
         images = patch_clip.normalise(pixels.permute(0, 3, 1, 2))
-        return self.patches(images).patches.cpu().numpy()
+        with self._precision():
+            found = self.patches(images).patches
+        return found.float().cpu().numpy()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
 
 def _instances(
