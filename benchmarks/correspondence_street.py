@@ -1,10 +1,16 @@
 """Dense correspondences on the street world: J&F of held-out clips against what needs no training; sample speed.
 
-    python benchmarks/correspondence_street.py table --world data/street_clips --davis data/street_davis
+    python benchmarks/correspondence_street.py table --world data/street_clips --davis data/street_fresh/davis
     python benchmarks/correspondence_street.py samples
 
 `table` trains with the seeds 0, 1 and 2 and follows the true first masks of
-every held-out clip; baselines follow the same masks. `samples` compares training samples with the plain pipeline
+every held-out clip; baselines follow the same masks. Settings were chosen on held-out clips of the default world, so
+measure on those of another one, which shares no clip with it:
+
+    moduv street render --preset street_clips --root data/street_fresh --config.seed 1 --config.train_clips 1
+    moduv street sequences --root data/street_fresh --out data/street_fresh/davis
+
+`samples` compares training samples with the plain pipeline
 of PIL and torchvision, both on one thread.
 """
 

@@ -126,6 +126,19 @@ def test_depth_on_what_moves_follows_a_run(tmp_path: Path) -> None:
     assert "--preset" in helped.stdout
 
 
+def test_labels_of_a_run_get_identities_by_its_own_correspondences(tmp_path: Path) -> None:
+    done = script(
+        "correspondence/labels", "--dry-run", "--data", tmp_path, SAVE=str(tmp_path / "run")
+    )
+    assert done.returncode == 0, done.stderr
+    assert commands(done.stdout) == ["correspondence train", "labels track"]
+    trained, tracked = done.stdout.splitlines()
+    assert trained.endswith(f"--data {tmp_path} --out {tmp_path}/run/correspondence")
+    for option, folder_of in (("labels", "L2_pseudo_labels"), ("follow", "correspondence")):
+        assert f"--{option} {tmp_path}/run/{folder_of}" in tracked
+    assert "--preset" in script("correspondence/labels", "--help").stdout
+
+
 GIVEN = ["depth masks", "depth roadmasks"]
 FOUND = ["depth ground", "depth road", "depth slots", "depth candidates"]
 FOUND += ["round moving2mobile", "labels mobile", "depth clean"]

@@ -114,6 +114,17 @@ DEPTH = (
     ),
 )
 """Depth that holds on what moves, after MODUV. Its outputs serve as those of stage 1 do."""
+FOLLOW = (
+    Step(
+        *("correspondence", "correspondence train", "correspondence", "Correspondences: train"),
+        takes=("data",),
+    ),
+    Step(
+        *("L2_tracked", "labels track", "L2_tracked_labels", "L2, tracked"),
+        reads={"labels": "L2", "follow": "correspondence"},
+    ),
+)
+"""Correspondences learned from a run's frames, and identities of its labels by them, after MODUV."""
 PIXELWISE = (
     Step("pixelwise", "depth pixelwise", "pixelwise", "Pixel-wise: train"),
     Step("scenes", "depth scenes", "scenes", "Pixel-wise: predict", reads={"weights": "pixelwise"}),
@@ -192,7 +203,7 @@ UNSUPERVISED = (
 """Nguyen et al. 2024 from raw frames alone; its second detector is the one of this library."""
 
 CHAINS = {
-    "moduv": (RENDER, *MODUV, *DEPTH),
+    "moduv": (RENDER, *MODUV, *DEPTH, *FOLLOW),
     "given_masks": GIVEN_MASKS,
     "unsupervised": UNSUPERVISED,
 }
@@ -218,7 +229,7 @@ def chain_of(preset: str, more: tuple[Step, ...] = ()) -> tuple[Step, ...]:
 
 def folder(run: Path, name: str) -> Path:
     """The output folder of a step in a run, by the step's name."""
-    (step,) = select((*MODUV, *DEPTH), [name])
+    (step,) = select((*MODUV, *DEPTH, *FOLLOW), [name])
     return step.output(run)
 
 
@@ -255,7 +266,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         wanted = {step.name for step in select(chain, given.steps or [s.name for s in chain])}
         if given.chain == "moduv":
-            chain = chain_of(given.preset, DEPTH)
+            chain = chain_of(given.preset, (*DEPTH, *FOLLOW))
     except InputError as error:
         parser.exit(2, f"moduv: error: {error}\n")
     except ModuleNotFoundError:
