@@ -16,6 +16,7 @@ pixels of the held-out frames under one scale an image:
     longer      `none`, trained on once more
     held        `none`, trained on with pseudo-depth from the road that it sees, static pixels held where they are
     held_large  the same with objects from half a percent of the image on
+    held_all    the same with all objects, also parked ones: an image does not tell them from those that move
     held_true   the same with true masks and depths
 
 Trainings are kept under `--out` and not repeated.
@@ -56,7 +57,7 @@ class Row:
     """A training of the table."""
 
     pseudo: str = ""
-    """Where pseudo-depth comes from: road, large, aligned or true; empty: there is none."""
+    """Where pseudo-depth comes from: road, large, all, aligned or true; empty: there is none."""
     start: str = ""
     """The row whose training is gone on with; empty: stage 1."""
     hold: float = 0.0
@@ -71,6 +72,7 @@ ROWS = {
     "longer": Row(start="none"),
     "held": Row("road", "none", HOLD),
     "held_large": Row("large", "none", HOLD),
+    "held_all": Row("all", "none", HOLD),
     "held_true": Row("true", "none", HOLD),
 }
 METRICS = ("abs_rel_all", "abs_rel_static", "abs_rel_dynamic", "object_scale_error")
@@ -105,8 +107,10 @@ def prepare(pseudo: str, outputs: Path, out: Path, given: argparse.Namespace) ->
     found = load_preset(ObjectsConfig, "street", "depth_objects")
     if pseudo == "large":
         found = replace(found, smallest=0.005)
-    objects = given.out / f"objects_{found.smallest:g}"
-    find_objects(split, folder(given.run, "L2"), folder(given.run, "L0"), objects, found)
+    kind = pseudo if pseudo in {"large", "all"} else "moving"
+    labels, objects = folder(given.run, "L2"), given.out / f"objects_{kind}"
+    moved = labels if pseudo == "all" else folder(given.run, "L0")
+    find_objects(split, labels, moved, objects, found)
     scales = load_preset(ScaleConfig, "street", "pseudo_depth")
     if pseudo == "aligned":
         alignment = given.out / "alignment"
@@ -232,20 +236,24 @@ def road_batch(batch: int, height: int = 192, width: int = 512) -> tuple[Tensor,
 
 
 def warp(given: argparse.Namespace) -> None:
-    """Print seconds of a forward warp of a batch of 12 at 192 x 512, fastest and median of some runs."""
+    """Print processor time of a forward warp of a batch of 12 at 192 x 512, in seconds: fastest and median of some runs."""
     torch.set_num_threads(1)
     batch = road_batch(12)
     difference = (looped(*batch)[1] - geometry.forward_warp(*batch)[1]).abs()
     print(
         f"pixels whose depth differs by more than a ten thousandth: {(difference > 1e-2).float().mean():.5f}"
     )
+    taken = []
     for name, work in (("loop, coalesce", looped), ("forward_warp", geometry.forward_warp)):
         seconds = []
         for _ in range(given.runs):
-            start = time.perf_counter()
+            start = time.process_time()
             work(*batch)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
+        taken.append(seconds)
         print(f"{name:<16} {min(seconds):.3f} {statistics.median(seconds):.3f}")
+    fastest, medians = ([f(each) for each in taken] for f in (min, statistics.median))
+    print(f"{'times as fast':<16} {fastest[0] / fastest[1]:.1f} {medians[0] / medians[1]:.1f}")
 
 
 def steps(given: argparse.Namespace) -> None:
