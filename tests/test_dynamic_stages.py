@@ -13,6 +13,7 @@ from dynamic_golden import arrays, expected, fill, filled, tensors
 from torch import Tensor
 
 from moduv import geometry
+from moduv.dynamic_depth import alignment
 from moduv.dynamic_depth.ground import ground_losses
 from moduv.dynamic_depth.networks import build
 from moduv.dynamic_depth.networks.ground import ground_inputs
@@ -25,6 +26,7 @@ from moduv.dynamic_depth.residual import (
     residual_flow,
 )
 from moduv.dynamic_depth.rules import clean_masks, is_ahead, slot_labels
+from moduv.dynamic_depth.shapes import ObjectNetworks, neighbour_masks, object_losses
 from moduv.dynamic_depth.slots import slot_losses, warm_then_halved
 from moduv.dynamic_depth.weights import own_names
 
@@ -247,3 +249,62 @@ def test_what_moves_is_the_references(world: World, shared: Path) -> None:
     assert world.numbers["dynamic_files"] == [
         f"aachen aachen_000000_000019 -1,{','.join(map(str, left))}"
     ]
+
+
+# --- object depth, alignment ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def objects(shared: Path) -> ObjectNetworks:
+    model = ObjectNetworks()
+    for network in model.children():
+        filled(shared, network)
+    return model.eval()
+
+
+def test_objects_are_followed_as_by_the_reference(world: World, shared: Path) -> None:
+    mask = torch.from_numpy(bits(shared, "object_masks")[:1, None]).float()
+    found = neighbour_masks(mask, world.depth, world.K, world.poses, world.residuals[True])
+    for side, name in ((0, "-1"), (2, "1")):
+        wanted = torch.from_numpy(bits(shared, f"neighbour_mask_{name}"))
+        assert ((found[0, side, 0] > 0) != wanted).float().mean() < 1e-3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_object_depth_and_its_losses_are_the_references(
+    world: World, objects: ObjectNetworks, shared: Path
+) -> None:
+    mask = torch.from_numpy(bits(shared, "object_masks")[:1, None]).float()
+    masks = torch.stack([mask.roll(4 * side, -1) for side in (-1, 0, 1)], 1)
+    depth = objects.depth(world.frames[:, 1], mask)
+    assert torch.allclose(depth[..., ::2, ::2], world.case["object_depth"], rtol=1e-4)
+    poses = camera_poses(objects.pose_net, world.frames * masks)
+    assert torch.allclose(poses[:, 1], world.case["object_pose_1"], atol=1e-6)
+    found, wanted = object_losses(objects, world.frames, masks, world.K), world.numbers["stage2"]
+    assert close(found["photometric"], wanted["final_photometric_loss"])
+    assert close(found["smoothness"], wanted["final_depth_smooth"])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_alignment_is_taught_as_by_the_reference(
+    world: World, objects: ObjectNetworks, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In training, the reference hides an object's box as it is, without surroundings.
+    monkeypatch.setattr(alignment, "BORDER", 0)
+    road, depth = bits(shared, "road"), world.depth[0, 0].numpy()
+    masks = bits(shared, "object_masks")[[0, 4]] & ~road
+    roads = [alignment.alignment_inputs(depth, road, mask, depth)[0] for mask in masks]
+    batch = {
+        "image": world.frames[:, 1].expand(2, -1, -1, -1),
+        "mask": torch.from_numpy(masks)[:, None].float(),
+        "road": torch.from_numpy(np.stack(roads))[:, None],
+        "depth": world.depth.expand(2, -1, -1, -1),
+    }
+    batch = alignment.with_shape(batch, objects)
+    net, wanted = filled(shared, build("depth_scale_alignment")), world.numbers["stage3"]
+    scales = net(*(batch[name] for name in ("image", "mask", "road", "shape")))
+    assert scales.flatten().tolist() == pytest.approx(wanted["scales"], abs=1e-4)
+    found = alignment.alignment_losses(net, batch, logarithm=False)
+    assert close(found["loss"], wanted["loss"])

@@ -132,6 +132,9 @@ def test_moving_pixels_are_taught_by_pseudo_depth_alone(
         (plain["loss"] + 0.1 * plain["pseudo_depth"]).item(), rel=1e-5
     )
     assert plain["pseudo_depth"] > 0
+    held = losses(batch["images"], replace(silent, hold=0.5))
+    assert held["loss"] == pytest.approx((plain["loss"] + 0.5 * held["held"]).item(), rel=1e-5)
+    assert held["held"] < 0.1, "nothing has been trained yet; scales differ a little"
     everywhere = {**batch, "pseudo_depth": torch.full_like(batch["pseudo_depth"], 7.0)}
     with torch.no_grad():
         covered = mined_losses(model, teacher, everywhere, known.losses, silent)

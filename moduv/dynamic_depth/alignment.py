@@ -21,7 +21,7 @@ from moduv import geometry
 from moduv.dynamic_depth.losses import masked_mean, scale_alignment
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
-from moduv.dynamic_depth.outputs import made_here, read_depth, read_road
+from moduv.dynamic_depth.outputs import frames_of, made_here, read_depth, read_road
 from moduv.dynamic_depth.shapes import ObjectNetworks, load_shapes
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import build
@@ -32,7 +32,6 @@ from moduv.engine.loop import LoopConfig, StepState, fit
 from moduv.engine.stages import MANIFEST, Stage, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
-from moduv.frames.splits import read_split
 from moduv.instances import rle
 from moduv.instances.store import SUFFIX, read_labels
 
@@ -282,21 +281,6 @@ def object_depths(net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarit
         told = net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
     factor = told.exp() if logarithm else told
     return factor[:, :, None, None] * batch["shape"]
-
-
-def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
-    """The frames of a split that have objects and motion outputs. Raises InputError when none has both."""
-    frames = [
-        frame
-        for frame in read_split(split)
-        if frame.file(objects, SUFFIX).is_file() and frame.file(motion, ".npz").is_file()
-    ]
-    if not frames:
-        raise InputError(
-            f"{objects}: has no frame of {split} that {motion} has, too; predict motion and find objects on "
-            "this split first."
-        )
-    return frames
 
 
 class Aligned:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from moduv.dynamic_depth.alignment import Aligned, frames_of
+from moduv.dynamic_depth.alignment import Aligned
 from moduv.dynamic_depth.objects import movers
-from moduv.dynamic_depth.outputs import made_here, read_depth
+from moduv.dynamic_depth.outputs import frames_of, made_here, read_depth
 from moduv.dynamic_depth.pseudo import (
     PseudoDepth,
     cut_out,

@@ -15,7 +15,7 @@ from moduv.engine.stages import MANIFEST
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import read_split
-from moduv.instances.store import read_labels
+from moduv.instances.store import SUFFIX, read_labels
 
 MOVING = 0.5
 """Motion mask from which on a pixel moves."""
@@ -36,6 +36,21 @@ def frames_with(split: Path, motion: Path) -> list[FrameRef]:
         )
     if len(frames) < len(listed):
         say(f"  {len(listed) - len(frames)} frames without motion output left out")
+    return frames
+
+
+def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
+    """The frames of a split that have objects and motion outputs. Raises InputError when none has both."""
+    frames = [
+        frame
+        for frame in read_split(split)
+        if frame.file(objects, SUFFIX).is_file() and frame.file(motion, ".npz").is_file()
+    ]
+    if not frames:
+        raise InputError(
+            f"{objects}: has no frame of {split} that {motion} has, too; predict motion and find objects on "
+            "this split first."
+        )
     return frames
 
 
