@@ -104,6 +104,15 @@ def test_nothing_to_compare_is_no_loss() -> None:
         assert found.item() == 0
 
 
+def test_an_image_without_object_has_no_gradient() -> None:
+    disparity = torch.full((2, 1, 8, 8), 0.1, requires_grad=True)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, :, 2:6, 2:6] = 1
+    losses.object_smoothness(disparity * mask, mask).backward()
+    assert disparity.grad is not None
+    assert disparity.grad.isfinite().all()
+
+
 def test_what_stands_still_in_the_image_is_left_out() -> None:
     source = torch.Generator().manual_seed(0)
     centre = torch.rand(1, 3, 16, 16, generator=source)

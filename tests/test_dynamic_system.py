@@ -53,7 +53,7 @@ from moduv.frames.splits import read_split, write_split
 from moduv.instances.instances import Instances
 from moduv.instances.store import read_labels, write_labels
 
-SIZE = (128, 160)
+SIZE = (128, 192)
 LOOP = LoopConfig(
     steps=1, batch_size=1, learning_rate=1e-4, clip_norm=10.0, save_every=1, log_every=1
 )
@@ -179,8 +179,10 @@ def test_raw_frames_alone_lead_to_candidates(stage1: Path, street: Path, tmp_pat
         arrays["mot_mask"] = cv2.resize(union, SIZE[::-1], interpolation=0).astype(np.float16)
         write_npz(frame.file(scenes, ".npz"), **arrays)
     write_json(scenes / "manifest.json", {"config": {}, "results": {}})
-    # 192 rows can be cut into thirds, 128 cannot.
-    train_ground(street, split, scenes, tmp_path / "ground", GroundConfig(LOOP, own=(1.0, 1.1)))
+    with pytest.raises(InputError, match="128 rows, which are not cut into thirds"):
+        train_ground(street, split, scenes, tmp_path / "ground", GroundConfig(LOOP))
+    alone = GroundConfig(LOOP, own_weight=0.0)
+    train_ground(street, split, scenes, tmp_path / "ground", alone)
     predict_road(street, split, scenes, tmp_path / "ground", tmp_path / "road", RoadConfig(1))
     train_slots(split, scenes, tmp_path / "slots", SlotsConfig(replace(LOOP, steps=2)))
     found = split, scenes, tmp_path / "slots", tmp_path / "road", tmp_path / "candidates"

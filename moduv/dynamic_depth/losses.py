@@ -80,7 +80,8 @@ def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
 
 def object_smoothness(disparity: Tensor, mask: Tensor) -> Tensor:
     """Mean gradient of a disparity (B, 1, h, w) over its mean, between pixels of the mask (B, 1, h, w)."""
-    relative = disparity / disparity.mean((2, 3), keepdim=True)
+    # An image without object has none, and is to have no gradient either.
+    relative = disparity / disparity.mean((2, 3), keepdim=True).clamp(min=1e-7)
     total = torch.zeros((), device=disparity.device)
     for axis in (2, 3):
         size = mask.shape[axis] - 1

@@ -90,5 +90,6 @@ def _read_masks(paths: list[Path], size: tuple[int, int] | None, config: MasksCo
         return NOTHING
     found = Instances.from_dense(np.stack(masks))
     if size is not None:  # an image that cannot be read is named by who reads it
-        found.check_aspect(size, paths[0])
+        width, height = size
+        found.check_aspect((height, width), paths[0])
     return found[found.areas() > 0]

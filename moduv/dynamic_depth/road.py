@@ -123,6 +123,11 @@ def _train(
     frames = frames_with(split, motion)
     dataset = Scenes(data, motion, frames, config.flip)
     height, width = dataset[0, 0]["inputs"].shape[1:]
+    if config.own_weight and height % 3:
+        raise InputError(
+            f"{motion}: depths have {height} rows, which are not cut into thirds; predict scenes at a multiple of 96, "
+            "or train with --config.own_weight 0."
+        )
     torch.manual_seed(config.loop.seed)
     net = GroundNet(height, width).to(distributed.device())
 
