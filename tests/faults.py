@@ -223,6 +223,7 @@ def targets(root: Path) -> dict[str, Target]:
     import raw_samples
     from chain import chain
     from detector_world import write_detectors
+    from fault_rooms import room_commands
 
     from moduv.engine import checkpoint
     from moduv.frames.splits import read_split
@@ -290,6 +291,8 @@ def targets(root: Path) -> dict[str, Target]:
         option = "--folder" if name == "checkpoints fetch" else "--out"
         words = [*name.split(), *map(str, arguments), option, OUT]
         found[name] = Target(name, words, file)
+    for name, arguments in room_commands(root).items():
+        found[name] = Target(name, [*map(str, arguments), "--out", OUT])
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json, write_npz
+from moduv.engine.stages import fingerprint
 from moduv.evaluation.agreement import Agreement
 from moduv.evaluation.detection import evaluate
 from moduv.frames.clip import FrameRef
@@ -224,6 +225,20 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not measured yet"):
         world.report(tmp_path / "out", truth=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_metrics_that_were_changed_by_hand_are_refused(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    metrics = world.run / "evaluation/metrics.json"
+    results = {metrics.name: fingerprint(metrics)}
+    known = {"stage": "measure", "config": {}, "inputs": {}, "results": results}
+    write_json(metrics.parent / "manifest.json", known)
+    world.report(tmp_path / "out", truth=False)
+    for changed in (metrics.read_text().replace("0.", "1.", 1), '{"Final": 3}', "[", ""):
+        metrics.write_text(changed)
+        with pytest.raises(InputError, match=r"metrics.json: was changed after it was measured"):
+            world.report(tmp_path / "again", truth=False)
+    assert not (tmp_path / "again").exists()
 
 
 def test_extreme_frames_are_of_different_clips_and_hold_something() -> None:

@@ -18,7 +18,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import say
 from moduv.engine.pipeline import config_class
-from moduv.engine.stages import MANIFEST, Stage, read_manifest
+from moduv.engine.stages import MANIFEST, Stage, fingerprint, read_manifest
 from moduv.evaluation.agreement import describe_sets
 from moduv.evaluation.consistency import temporal_consistency
 from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
@@ -38,6 +38,7 @@ from moduv.visual.figures import line_chart
 
 IMAGES = "images.json"
 """The measured frames as COCO images; their ids are those of the results beside it."""
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,24 @@ def measure_run(
             _measure(run, data, split, annotations, out, config) if distributed.is_main() else None
         )
     )
-    print_table(read_json(out / "metrics.json"))
+    print_table(read_metrics(out))
+
+
+def read_metrics(out: Path) -> dict[str, dict[str, float]]:
+    """The metrics of a measured run by stages, from the folder that `measure_run` filled.
+
+    Raises InputError when it was not filled, or the file was changed since.
+    """
+    path = out / METRICS
+    if not path.is_file():
+        raise InputError(f"{path}: the run is not measured yet; run 'moduv measure' first.")
+    known = read_manifest(out).get("results", {}).get(METRICS)
+    if known not in (None, fingerprint(path)):
+        raise InputError(
+            f"{path}: was changed after it was measured; restore it, or move {out} away and run "
+            "'moduv measure' again."
+        )
+    return read_json(path)
 
 
 def _remove_measures_of_0_1(out: Path) -> None:
@@ -133,8 +151,8 @@ def _measure(
     for name, numbers in describe_sets(sets).items():
         numbers["labels/consistency"] = consistency[name]
         metrics[name] = {**metrics.get(name, {}), **numbers}
-    write_json(out / "metrics.json", metrics, indent=1)
-    return {"frames": len(frames)}
+    write_json(out / METRICS, metrics, indent=1)
+    return {"frames": len(frames), METRICS: fingerprint(out / METRICS)}
 
 
 def with_motion(motion: Path, split: Path) -> list[FrameRef]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import MEND, read_json, read_text
+from moduv.engine.files import MEND, read_text
 from moduv.engine.hardware import environment
 from moduv.engine.log import read_log, say
 from moduv.engine.stages import MANIFEST, read_manifest
@@ -21,7 +21,7 @@ from moduv.frames.images import write_image
 from moduv.motion.phases import PHASES
 from moduv.runs.chains import DETECTORS, LABEL_SETS, folder, stage_folders
 from moduv.runs.findings import Findings, read_findings
-from moduv.runs.measure import with_motion
+from moduv.runs.measure import read_metrics, with_motion
 from moduv.runs.report_pictures import Pictures
 from moduv.runs.tables import detector_bars, headlines, recall_bars, tables
 from moduv.visual.drawing import picture_grid
@@ -92,15 +92,13 @@ def report_run(
     Raises:
         InputError: when the run has not been measured.
     """
-    path = folder(run, "evaluation") / "metrics.json"
-    if not path.is_file():
-        raise InputError(f"{path}: the run is not measured yet; run 'moduv measure' first.")
+    metrics = read_metrics(folder(run, "evaluation"))
     frames = with_motion(folder(run, "motion_val"), split)
     findings = read_findings(run, data, frames, annotations, config.score)
     pictures = Pictures(run, data, findings, config.width)
     written = write_report(
         out / "report.html",
-        build_report(run, findings, pictures, read_json(path), config),
+        build_report(run, findings, pictures, metrics, config),
         budget_mb=config.budget_mb,
     )
     rows = [

@@ -56,7 +56,7 @@ from moduv.runs.diagnosis import (
     label_problems,
     problems,
 )
-from moduv.runs.measure import with_motion
+from moduv.runs.measure import read_metrics, with_motion
 
 Config = TypeVar("Config")
 AUTO = "auto"
@@ -326,7 +326,7 @@ class Run:
         motion, evaluation, _ = EVALUATION
         self._perform(motion)
         self._perform(evaluation)
-        final = read_json(folder(self.out, "evaluation") / "metrics.json")[FINAL]
+        final = read_metrics(folder(self.out, "evaluation"))[FINAL]
         again = final["labels/consistency"]
         found = (
             "too few to follow them" if again < 0 else f"{again:.0%} are found again in the next"
