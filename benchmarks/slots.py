@@ -79,7 +79,7 @@ def draw_clip(rng: np.random.Generator) -> Clip:
     if rng.random() < 0.5:
         colours[1], pair = colours[0], (1, 2)
     radius, kind = rng.uniform(6, 10, count), rng.integers(3, size=count)
-    place, speed = rng.uniform(8, SIZE - 8, (count, 2)), rng.uniform(-3, 3, (count, 2))
+    place, speed = rng.uniform(8, SIZE - 8, (count, 2)), rng.uniform(-4, 4, (count, 2))
     ground = rng.uniform(0.3, 0.6) + rng.uniform(-0.04, 0.04, 3)
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     pixels = np.tile(ground, (FRAMES, SIZE, SIZE, 1))
@@ -89,8 +89,8 @@ def draw_clip(rng: np.random.Generator) -> Clip:
             down, right = rows - place[n, 0], columns - place[n, 1]
             inside = (
                 np.hypot(down, right) < radius[n],
-                np.maximum(abs(down), abs(right)) < 0.9 * radius[n],
-                (down < radius[n]) & (down > 2 * abs(right) - radius[n]),
+                np.maximum(abs(down), abs(right)) < 0.85 * radius[n],
+                (down < 0.7 * radius[n]) & (down > 2 * abs(right) - radius[n]),
             )[kind[n]]
             pixels[frame][inside], labels[frame][inside] = COLOURS[colours[n]], n + 1
         place += speed
