@@ -37,6 +37,7 @@ COLUMNS = {
     "flips": "name flips",
     "kind_accuracy@0.7": "kind of the surest 70 %",
     "kind_auroc": "kind AUROC",
+    "kind_auroc_score": "of scores",
     "auroc": "name AUROC",
 }
 

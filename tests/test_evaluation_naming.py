@@ -41,12 +41,12 @@ TRUTH = content(
 )
 FOUND = content(
     [
-        entry(1, 1, 0, name="red car", name_score=0.9, score=0.9),
-        entry(2, 2, 0, name="blue car", name_score=0.7, score=0.9),
-        entry(3, 1, 40, name="blue van", name_score=0.8, score=0.9),
-        entry(4, 2, 40, name="red car", name_score=0.6, score=0.9),
-        entry(5, 1, 80, name_score=0.2, score=0.9),
-        entry(6, 1, 160, name="truck", name_score=0.9, score=0.9),
+        entry(1, 1, 0, name="red car", name_score=0.6, name_margin=0.4, score=0.9),
+        entry(2, 2, 0, name="blue car", name_score=0.8, name_margin=0.2, score=0.9),
+        entry(3, 1, 40, name="blue van", name_score=0.7, name_margin=0.3, score=0.9),
+        entry(4, 2, 40, name="red car", name_score=0.9, name_margin=0.1, score=0.9),
+        entry(5, 1, 80, name_score=0.2, name_margin=0.2, score=0.9),
+        entry(6, 1, 160, name="truck", name_score=0.9, name_margin=0.5, score=0.9),
         entry(7, 1, 120, score=0.1),
     ]
 )
@@ -66,12 +66,12 @@ def test_what_is_right_unknown_and_flips() -> None:
     assert found["name/track_accuracy"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
 
 
-def test_scores_tell_right_names_from_wrong_ones() -> None:
+def test_leads_and_scores_tell_right_names_from_wrong_ones() -> None:
     found = measure_names(TRUTH, FOUND)
     assert found["name/accuracy@1.0"] == 1 / 2
-    assert found["name/accuracy@0.5"] == found["name/auroc"] == 1
-    assert found["name/kind_auroc"] == 1
-    tied = content([{**a, "name_score": 0.5} for a in FOUND["annotations"] if "name" in a])
+    assert found["name/accuracy@0.5"] == found["name/auroc"] == found["name/kind_auroc"] == 1
+    assert found["name/auroc_score"] == found["name/kind_auroc_score"] == 0
+    tied = content([{**a, "name_margin": 0.5} for a in FOUND["annotations"] if "name" in a])
     assert measure_names(TRUTH, tied)["name/auroc"] == 0.5
     right = content([FOUND["annotations"][0]])
     assert measure_names(TRUTH, right)["name/auroc"] == -1

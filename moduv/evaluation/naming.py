@@ -92,8 +92,10 @@ def measure_names(ground_truth: Source, predictions: Source) -> dict[str, float]
         name/recall name/kind_recall          of all objects: found, and called by their name
         name/majority                         accuracy of the commonest true kind for all
         name/accuracy@{share} name/kind_accuracy@{share}
-                                              of the surest share of those with a name
-        name/auroc name/kind_auroc            how well scores tell right names from wrong ones: 0.5 not at all
+                                              of the share with a name that leads most over the next name
+        name/auroc name/kind_auroc            how well that lead tells right names from wrong ones: 0.5 not at all
+        name/auroc_score name/kind_auroc_score
+                                              how well the score does
         name/track_accuracy name/track_kind_accuracy
                                               of true objects that are followed, each as much as the others
         name/flips name/kind_flips            of true objects seen twice or more: with several names
@@ -171,19 +173,23 @@ def _by_kind(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _abstention(named: Sequence[Pair]) -> dict[str, float]:
-    """Accuracy of the surest, what is gained by calling the rest unknown, and the area under the ROC curve."""
-    order = np.argsort([-float(pair.found["name_score"]) for pair in named], kind="stable")
+    """Accuracy of the surest, what is gained by calling the rest unknown, and areas under ROC curves.
+
+    The lead over the next name tells right names from wrong ones better than the score, which tells known from
+    unknown objects.
+    """
+    leads = [float(pair.found.get("name_margin", 0.0)) for pair in named]
+    order = np.argsort(-np.array(leads), kind="stable")
     metrics = {}
     for share in COVERAGES:
         surest = [named[n] for n in order[: round(share * len(named))].tolist()]
         metrics[f"name/accuracy@{share}"] = _mean([pair.right for pair in surest])
         metrics[f"name/kind_accuracy@{share}"] = _mean([pair.kind_right for pair in surest])
     scores = [float(pair.found["name_score"]) for pair in named]
-    return {
-        **metrics,
-        "name/auroc": _auroc(scores, [pair.right for pair in named]),
-        "name/kind_auroc": _auroc(scores, [pair.kind_right for pair in named]),
-    }
+    for measured, ending in ((leads, "auroc"), (scores, "auroc_score")):
+        metrics[f"name/{ending}"] = _auroc(measured, [pair.right for pair in named])
+        metrics[f"name/kind_{ending}"] = _auroc(measured, [pair.kind_right for pair in named])
+    return metrics
 
 
 def _auroc(scores: Sequence[float], right: Sequence[bool]) -> float:
