@@ -175,8 +175,8 @@ def _by_kind(pairs: Sequence[Pair]) -> dict[str, float]:
 def _abstention(named: Sequence[Pair]) -> dict[str, float]:
     """Accuracy of the surest, what is gained by calling the rest unknown, and areas under ROC curves.
 
-    The lead over the next name tells right names from wrong ones better than the score, which tells known from
-    unknown objects.
+    The surest lead most over the next name: among few names that tells right from wrong better than the score, which
+    tells known from unknown objects.
     """
     leads = [float(pair.found.get("name_margin", 0.0)) for pair in named]
     order = np.argsort(-np.array(leads), kind="stable")
