@@ -11,12 +11,13 @@ pixels of the held-out frames under one scale an image:
     before      stage 1 as it is
     none        trained on as long, moving pixels left out, without pseudo-depth
     road        with pseudo-depth from the road below each object
+    all         the same for all objects, also parked ones: an image does not tell them from those that move
     aligned     with pseudo-depth from the alignment that parked objects teach
     true        with the true masks and depths of what moves, in the scale of stage 1: the ceiling
     longer      `none`, trained on once more
     held        `none`, trained on with pseudo-depth from the road that it sees, static pixels held where they are
     held_large  the same with objects from half a percent of the image on
-    held_all    the same with all objects, also parked ones: an image does not tell them from those that move
+    held_all    the same with all objects
     held_true   the same with true masks and depths
 
 Trainings are kept under `--out` and not repeated.
@@ -67,6 +68,7 @@ HOLD = 0.5
 ROWS = {
     "none": Row(),
     "road": Row("road"),
+    "all": Row("all"),
     "aligned": Row("aligned"),
     "true": Row("true"),
     "longer": Row(start="none"),
@@ -305,13 +307,13 @@ def main() -> None:
     table.add_argument("--out", type=Path, help="by default depth_benchmark in the run")
     table.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     table.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    table.set_defaults(run=street)
+    table.set_defaults(function=street)
     for name, function in (("warp", warp), ("steps", steps)):
         times = kinds.add_parser(name)
         times.add_argument("--runs", type=int, default=5)
-        times.set_defaults(run=function)
+        times.set_defaults(function=function)
     given = parser.parse_args()
-    given.run(given)
+    given.function(given)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,11 @@ def forward_warp(
         gradients to the depth and pose that moved it, the image to colours and to their places; which point
         lands in which pixel has none.
     """
-    winners = _winners(depth.detach(), K.detach(), pose.detach(), upsample, residual)  # (B, H, W)
-    seen = winners[:, None] >= 0
-    column, row, source = _places(winners.clamp(min=0), depth.shape[-1], upsample)
-    moved = transform(pose, _gathered(depth, source) * _directions(column, row, K, upsample))
+    winners = _winners(depth.detach(), K.detach(), pose.detach(), upsample, residual)
+    source = winners[:, 2].long()
+    seen = source[:, None] >= 0
+    source = source.clamp_(min=0)
+    moved = transform(pose, _gathered(depth, source) * _directions(winners, K, upsample))
     warped_depth = moved[:, 2:].where(seen, torch.zeros_like(depth))
     # Depth 1 instead of 0 in the holes keeps their gradients finite.
     solid = warped_depth.where(seen, torch.ones_like(depth))
@@ -72,19 +73,11 @@ def _finer(K: Tensor, upsample: int) -> Tensor:
     return scale[:, None] * K[:, :3, :3]
 
 
-def _places(numbers: Tensor, width: int, upsample: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Column and row of cut pixels with flat numbers (B, H, W), and the flat number of the pixel that each is a part of."""
-    numbers = numbers.int()  # whose division is several times as fast
-    row = numbers // (width * upsample)
-    column = numbers - row * (width * upsample)
-    return column, row, (row // upsample * width + column // upsample).long()
-
-
-def _directions(column: Tensor, row: Tensor, K: Tensor, upsample: int) -> Tensor:
-    """Points (B, 3, H, W) at depth 1 behind cut pixels (B, H, W)."""
-    x, y = column.to(K.dtype), row.to(K.dtype)
-    grid = torch.stack([x, y, torch.ones_like(x)], 1)
-    return (_finer(K, upsample).inverse() @ grid.flatten(2)).unflatten(2, column.shape[-2:])
+def _directions(winners: Tensor, K: Tensor, upsample: int) -> Tensor:
+    """Points (B, 3, H, W) at depth 1 behind cut pixels, see `_winners`."""
+    grid = winners.to(K.dtype)
+    grid[:, 2] = 1
+    return (_finer(K, upsample).inverse() @ grid.flatten(2)).unflatten(2, winners.shape[-2:])
 
 
 def _gathered(field: Tensor, sources: Tensor) -> Tensor:
@@ -96,43 +89,49 @@ def _gathered(field: Tensor, sources: Tensor) -> Tensor:
 def _winners(
     depth: Tensor, K: Tensor, pose: Tensor, upsample: int, residual: Tensor | None = None
 ) -> Tensor:
-    """For every pixel of the other camera the number of the nearest point that lands there, -1 where none.
+    """For every pixel of the other camera the nearest point that lands there.
 
-    Returns (B, H, W) int64; of equally near points, the first.
+    Returns (B, 3, H, W) int32: column and row of the cut pixel, and the flat number of the pixel that it is a part of, -1
+    where none lands. Of equally near points, it is the first.
     """
     if depth.device.type != "cpu" or residual is not None:
         return _scattered(depth, K, pose, upsample, residual)
     to_pixels = K[:, :3, :3].double()
     directions = to_pixels @ pose[:, :3, :3].double() @ _finer(K, upsample).double().inverse()
     offsets = (to_pixels @ pose[:, :3, 3:].double())[..., 0]
-    winners = np.full((len(depth), depth[0].numel()), -1, np.int64)
+    winners = np.zeros((len(depth), 3, depth[0].numel()), np.int32)
     images, matrices = depth[:, 0].float().contiguous().numpy(), directions.float().numpy()
     for image, matrix, offset, found in zip(
         images, matrices, offsets.float().numpy(), winners, strict=True
     ):
         _drop(image, matrix, offset, upsample, found)
-    return torch.from_numpy(winners).view_as(depth[:, 0])
+    return torch.from_numpy(winners).unflatten(2, depth.shape[-2:])
 
 
 @numba.njit(cache=True, nogil=True)
 def _drop(
     depth: np.ndarray, matrix: np.ndarray, offset: np.ndarray, upsample: int, winners: np.ndarray
 ) -> None:
-    """Fill `winners` (H W); a cut pixel (x, y) lands at depth x matrix (x, y, 1) + offset, homogeneous."""
+    """Fill `winners` (3, H W); a cut pixel (x, y) lands at depth x matrix (x, y, 1) + offset, homogeneous."""
     height, width = depth.shape
+    columns, rows, sources = winners
+    sources[:] = -1
     length = width * upsample
     near, distance = np.empty(length, np.float32), np.empty(length, np.float32)
     places = np.empty(length, np.int32)
     nearest = np.full(height * width, np.float32(np.inf))
+    parts = np.arange(length) // upsample
     for row in range(height * upsample):
         if row % upsample == 0:
             near[:] = np.repeat(depth[row // upsample], upsample)
+        first = row // upsample * width
         _land(near, matrix, offset, row, height, width, distance, places)
         for column in range(length):
             place = places[column]
             if place >= 0 and distance[column] < nearest[place]:
                 nearest[place] = distance[column]
-                winners[place] = row * length + column
+                columns[place], rows[place] = column, row
+                sources[place] = first + parts[column]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "arcp", "nsz"})
@@ -190,4 +189,8 @@ def _scattered(
     wins = inside & (distance == nearest.gather(1, pixels))
     numbers = torch.where(wins, numbers, count)
     first = pixels.new_full(shape, count).scatter_reduce(1, pixels, numbers, "amin")[:, :-1]
-    return torch.where(first < count, first, -1).view(-1, height, width)
+    row, column = first // (width * upsample), first % (width * upsample)
+    found = torch.stack([column, row, row // upsample * width + column // upsample], 1)
+    lands = (first < count)[:, None]
+    nothing = found.new_tensor([0, 0, -1])[:, None]
+    return torch.where(lands, found, nothing).int().unflatten(2, (height, width))
