@@ -144,6 +144,16 @@ def test_of_two_frames_the_labels_that_agree_best_are_taken_once() -> None:
     assert (join(parts).decode() == np.stack([box(0, 60), box(20, 32)])).all()
 
 
+def test_flow_of_large_frames_is_measured_on_smaller_ones() -> None:
+    size = (640, 960)
+    image = cv2.resize(street(0), size[::-1], interpolation=cv2.INTER_CUBIC)
+    way = stage._by_flow(image, np.roll(image, 24, 1), size)
+    mask = np.zeros(size, bool)
+    mask[200:360, 300:500] = True
+    assert (way.there(mask) ^ np.roll(mask, 24, 1)).mean() < 0.005
+    assert (way.back(np.roll(mask, 24, 1)) ^ mask).mean() < 0.005
+
+
 # --- a label set -----------------------------------------------------------------------------------
 
 

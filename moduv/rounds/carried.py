@@ -22,11 +22,13 @@ from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.clip import FrameRef
 from moduv.frames.flow import InverseSearch
-from moduv.frames.images import read_image
+from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import SPLIT, read_split, write_split
 from moduv.instances.store import SUFFIX, labelled_clips, read_labels, statistics, write_labels
 from moduv.labels.carried import CarryConfig, FlowWay, Way, carry, join
 
+LARGEST = 320
+"""Shorter side, pixels, of the frames on which flow is measured at most, as for L0 of the published size."""
 COUNTS = "carried.json"
 """What became of a clip's labels, in its folder; written last."""
 CARRIED, ALONE = "carried", "frames that no label reached"
@@ -148,9 +150,15 @@ def _and_neighbours(frames: Iterable[FrameRef]) -> list[FrameRef]:
 
 def _by_flow(image: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> Way:
     """How masks of `size` (H, W) get from an image to another one by measured optical flow."""
-    method = InverseSearch()
-    before, after = (method.prepare(one, *size) for one in (image, other))
-    return FlowWay(method.measure(before, after), method.measure(after, before))
+    method, share = InverseSearch(), min(1.0, LARGEST / min(size))
+    height, width = (round(share * side) for side in size)
+    before, after = (method.prepare(one, height, width) for one in (image, other))
+    scale = np.array([size[1] / width, size[0] / height], np.float32)
+    forward, backward = (
+        resize_image(method.measure(*pair), *size) * scale
+        for pair in ((before, after), (after, before))
+    )
+    return FlowWay(forward, backward)
 
 
 def _by_features(
