@@ -65,7 +65,10 @@ def test_detections_and_labels_are_those_of_all_frames_at_once(run: Path, tmp_pa
         expected = MERGE.select(read_image(frame.image_path(held.data)), *pair)
         assert labels.to_json()["masks"] == expected.to_json()["masks"]
         np.testing.assert_allclose(labels.boxes, expected.boxes, atol=1e-2)
-    threshold = float(torch.cat([one.scores for one in found["small"]]).median())
+    # In the widest gap between scores, whose last bits depend on the batch.
+    scores = torch.cat([one.scores for one in found["small"]]).sort().values
+    widest = int(scores.diff().argmax())
+    threshold = float(scores[widest : widest + 2].mean())
     confident = [one.above(threshold) for one in held.found("small")]
     assert 0 < sum(map(len, confident)) < sum(map(len, found["small"]))
     for labels, one in zip(confident, found["small"], strict=True):
