@@ -76,7 +76,7 @@ def test_short_run_learns_and_shows_every_stage(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_finished_runs_and_own_images_are_shown_without_training(
+def test_finished_runs_and_own_images_are_shown_without_other_rounds(
     finished: tuple[Path, nbformat.NotebookNode], tmp_path: Path
 ) -> None:
     made = finished[0] / "out/notebook"
