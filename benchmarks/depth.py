@@ -10,7 +10,8 @@ pixels of the held-out frames under one scale an image:
 
     before      stage 1 as it is
     none        trained on as long, moving pixels left out, without pseudo-depth
-    road        with pseudo-depth from the road below each object
+    below       with pseudo-depth from the pixels just below each object
+    road        with pseudo-depth from the plane of the road where each object stands
     all         the same for all objects, also parked ones: an image does not tell them from those that move
     aligned     with pseudo-depth from the alignment that parked objects teach
     true        with the true masks and depths of what moves, in the scale of stage 1: the ceiling
@@ -58,7 +59,7 @@ class Row:
     """A training of the table."""
 
     pseudo: str = ""
-    """Where pseudo-depth comes from: road, large, all, aligned or true; empty: there is none."""
+    """Where pseudo-depth comes from: below, road, large, all, aligned or true; empty: there is none."""
     start: str = ""
     """The row whose training is gone on with; empty: stage 1."""
     hold: float = 0.0
@@ -67,6 +68,7 @@ class Row:
 HOLD = 0.5
 ROWS = {
     "none": Row(),
+    "below": Row("below"),
     "road": Row("road"),
     "all": Row("all"),
     "aligned": Row("aligned"),
@@ -114,6 +116,7 @@ def prepare(pseudo: str, outputs: Path, out: Path, given: argparse.Namespace) ->
     moved = labels if pseudo == "all" else folder(given.run, "L0")
     find_objects(split, labels, moved, objects, found)
     scales = load_preset(ScaleConfig, "street", "pseudo_depth")
+    scales = replace(scales, plane=pseudo != "below")
     if pseudo == "aligned":
         alignment = given.out / "alignment"
         config = load_preset(AlignmentConfig, "street", "depth_alignment")

@@ -19,7 +19,7 @@ from moduv.dynamic_depth.pseudo import (
     read_pseudo_depth,
     write_pseudo_depth,
 )
-from moduv.dynamic_depth.scales import ScaleConfig, contact_depth
+from moduv.dynamic_depth.scales import ScaleConfig, contact_depth, fit_road
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.engine.stages import read_manifest
@@ -82,19 +82,21 @@ def world(root: Path, *, moved: bool = True) -> tuple[Path, list[FrameRef]]:
     return root / "split.txt", frames
 
 
-def test_pseudo_depth_stands_on_the_road(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plane", [False, True])
+def test_pseudo_depth_stands_on_the_road(tmp_path: Path, plane: bool) -> None:
     split, frames = world(tmp_path)
     find_objects(split, tmp_path / "labels", tmp_path / "L0", tmp_path / "objects", ObjectsConfig())
     assert read_manifest(tmp_path / "objects")["results"] == {"frames": 2, "moving": 2, "static": 2}
     folders = tmp_path / "motion", tmp_path / "objects", tmp_path / "pseudo"
-    make_pseudo_depth(split, *folders, ScaleConfig())
+    make_pseudo_depth(split, *folders, ScaleConfig(plane))
     pseudo = read_pseudo_depth(frames[0].file(tmp_path / "pseudo", ".npz"))
     (item,) = pseudo.objects
     road = ground()
-    assert item.scale == pytest.approx(1 / 1.5, rel=1e-3)
+    stands = 80 / (14.5 - 4) if plane else road[15, 0]  # at the mask's edge, or in the row below
+    assert item.scale == pytest.approx(stands / (1.5 * road[15, 0]), rel=1e-3)
     found = compose(road, pseudo)
     mover = box_mask(10, 5, 15, 15)
-    assert np.allclose(found[mover], road[15, 0], rtol=1e-3)
+    assert np.allclose(found[mover], stands, rtol=1e-3)
     assert np.array_equal(found[~mover], road[~mover]), "the rest is the teacher's"
     assert frames[0].file(tmp_path / "pseudo", ".npz").stat().st_size < 2000
 
@@ -167,6 +169,41 @@ def test_an_object_gets_the_depth_of_the_road_whatever_its_own(
 def test_no_road_below_is_no_depth() -> None:
     for mask in (box_mask(20, 5, 24, 15), np.zeros(SIZE, bool), np.ones(SIZE, bool)):
         assert contact_depth(ground(), mask, ScaleConfig()) is None
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    horizon=st.floats(20, 50),
+    slope=st.floats(1e-3, 1e-2),
+    row=st.integers(56, 90),
+    seed=st.integers(0, 99),
+)
+def test_the_plane_of_the_road_is_found_beside_objects_walls_and_noise(
+    horizon: float, slope: float, row: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.arange(96)[:, None]
+    disparity = np.broadcast_to(slope * np.maximum(rows - horizon, 4), (96, 160)).copy()
+    disparity *= 1 + 0.05 * rng.standard_normal(disparity.shape)
+    disparity[:80, :40] = slope * 30  # a wall
+    mask = np.zeros((96, 160), bool)
+    mask[row - 20 : row, 60:110] = True
+    # An object that seems far, and some of whose depth is seen around it.
+    disparity[row - 20 : row + 2, 58:112] = slope * 2
+    plane = fit_road(1 / disparity, mask)
+    assert plane is not None
+    expected = 1 / (slope * (row - 0.5 - horizon))
+    assert contact_depth(1 / disparity, mask, ScaleConfig(), plane) == pytest.approx(
+        expected, rel=0.15
+    )
+
+
+def test_what_is_no_level_road_has_no_plane() -> None:
+    wall, ceiling = np.full((96, 160), 10.0), 1 / np.linspace(1, 0.1, 96)[:, None].repeat(160, 1)
+    rough = np.random.default_rng(0).uniform(1, 50, (96, 1)).repeat(160, 1)
+    nothing = np.zeros((96, 160), bool)
+    for depth, objects in ((wall, nothing), (ceiling, nothing), (rough, nothing), (wall, ~nothing)):
+        assert fit_road(depth, objects) is None
 
 
 # --- on disk ---------------------------------------------------------------------------------------------

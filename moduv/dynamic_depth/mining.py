@@ -17,7 +17,7 @@ from moduv.dynamic_depth.pseudo import (
     read_pseudo_depth,
     write_pseudo_depth,
 )
-from moduv.dynamic_depth.scales import ScaleConfig, contact_depth
+from moduv.dynamic_depth.scales import ScaleConfig, contact_depth, fit_road
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
@@ -46,7 +46,7 @@ def make_pseudo_depth(
         objects: label root made by `moduv depth objects`.
         out: receives `<segment>/NNNNNN.npz`; finished files are kept.
         config: how an object gets its depth.
-        alignment: folder of `moduv depth align`, which then tells the depths; without, the road below does.
+        alignment: folder of `moduv depth align`, which then tells the depths; without, the road does.
         data: folder of the frames, which the alignment looks at.
         road: label root of the road, if the alignment was trained with one.
         shapes: folder of `moduv depth shapes`, if the alignment was trained with it.
@@ -113,17 +113,18 @@ def frame_pseudo_depth(
     """
     depth = read_depth(frame.file(motion, ".npz"))
     size = (depth.shape[0], depth.shape[1])
-    moving = objects[movers(objects)]
-    if not len(moving):
+    if not movers(objects).any():
         return PseudoDepth(size, ())
-    moving.check_aspect(size, f"objects of {frame.line()}")
-    masks = moving.resized(*size).decode()
-    masks = masks[masks.any((1, 2))]
+    objects.check_aspect(size, f"objects of {frame.line()}")
+    every = objects.resized(*size).decode()
+    masks = every[movers(objects) & every.any((1, 2))]
     if aligned is not None:
         fields = aligned.depths(frame, masks)
         known = [cut_out(field, depth, mask) for field, mask in zip(fields, masks, strict=True)]
         return PseudoDepth(size, tuple(item for item in known if item.depth[item.mask].min() > 0))
-    levels = [(mask, contact_depth(depth, mask, config)) for mask in masks]
+    taken = np.logical_or.reduce(every)
+    plane = fit_road(depth, taken) if config.plane else None
+    levels = [(mask, contact_depth(depth, mask, config, plane)) for mask in masks]
     return PseudoDepth(
         size,
         tuple(
