@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dynamic_golden import arrays, filled, tensors
+from torchvision.models import resnet18
 
 from moduv.dynamic_depth.alignment import (
     WEIGHTS,
@@ -22,9 +24,11 @@ from moduv.dynamic_depth.alignment import (
 )
 from moduv.dynamic_depth.mining import make_pseudo_depth
 from moduv.dynamic_depth.networks import build
+from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
 from moduv.dynamic_depth.pseudo import ObjectDepth, PseudoDepth, compose, read_pseudo_depth
 from moduv.dynamic_depth.scales import ScaleConfig
+from moduv.dynamic_depth.weights import load_alignment_resnet
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json, write_npz
 from moduv.engine.loop import LoopConfig
@@ -158,8 +162,9 @@ def test_an_alignment_tells_the_depths_of_movers(tmp_path: Path) -> None:
     assert not field[~mover[0]].any()
     with pytest.raises(InputError, match="holds no finished alignment"):
         Aligned(objects, data, motion)
-    with pytest.raises(InputError, match="was trained without --shapes"):
-        Aligned(out, data, motion, shapes=tmp_path / "shapes")
+    for option in ("shapes", "road"):
+        with pytest.raises(InputError, match=f"was trained without --{option}"):
+            Aligned(out, data, motion, **{option: tmp_path / option})
     with pytest.raises(InputError, match="give --alignment and --data together"):
         make_pseudo_depth(split, motion, objects, tmp_path / "p", ScaleConfig(), out)
 
@@ -175,6 +180,32 @@ def test_an_interrupted_alignment_ends_with_the_same_weights(tmp_path: Path) -> 
     (tmp_path / "whole" / WEIGHTS).unlink()
     train_alignment(*folders, tmp_path / "whole", AlignmentConfig(LOOP))
     assert (tmp_path / "whole" / WEIGHTS).read_bytes() == before
+
+
+def test_alignment_starts_from_imagenet_and_its_rate_is_halved(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    imagenet = resnet18(weights=None)
+    for module in imagenet.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight)
+    torch.save(imagenet.state_dict(), tmp_path / "resnet18.pth")
+    net = DepthScaleAlignment()
+    first = net.all_feature_extractor[0].weight.clone()
+    load_alignment_resnet(net, tmp_path / "resnet18.pth")
+    assert torch.equal(net.all_feature_extractor[0].weight, first), "it sees other channels"
+    assert torch.equal(net.all_feature_extractor[1].weight, imagenet.bn1.weight)
+    assert torch.equal(
+        net.all_feature_extractor[7][1].conv2.weight, imagenet.layer4[1].conv2.weight
+    )
+    split, motion = world(tmp_path)
+    folders = tmp_path / "data", split, motion, tmp_path / "objects"
+    config = AlignmentConfig(LOOP, resnet_weights=str(tmp_path / "resnet18.pth"), halved=(0.5,))
+    train_alignment(*folders, tmp_path / "out", config)
+    lines = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["learning_rate"] for line in lines] == [1e-3, 5e-4]
+    missing = AlignmentConfig(LOOP, resnet_weights=str(tmp_path / "none.pth"))
+    with pytest.raises(InputError, match=r"none\.pth"):
+        train_alignment(*folders, tmp_path / "none", missing)
 
 
 def test_nothing_that_stands_still_is_said(tmp_path: Path) -> None:

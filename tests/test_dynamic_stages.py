@@ -26,8 +26,9 @@ from moduv.dynamic_depth.residual import (
     residual_flow,
 )
 from moduv.dynamic_depth.rules import clean_masks, is_ahead, slot_labels
+from moduv.dynamic_depth.schedules import warm_then_halved
 from moduv.dynamic_depth.shapes import ObjectNetworks, neighbour_masks, object_losses
-from moduv.dynamic_depth.slots import slot_losses, warm_then_halved
+from moduv.dynamic_depth.slots import slot_losses
 from moduv.dynamic_depth.weights import own_names
 
 SIDES = (0, 1)
@@ -166,9 +167,9 @@ def test_losses_of_stage_4_are_the_references(world: World, shared: Path) -> Non
     labels = torch.cat([pseudo, world.depth])
     depths = pyramid(world.depth.expand(2, -1, -1, -1), "bilinear")
     for scale, depth in enumerate(depths):
-        found = 0.1 * pseudo_depth_term([depth], labels, masks)
+        found = 0.1 * pseudo_depth_term([depth], labels, masks, bilinear=True)
         assert close(found, wanted[f"dynamic_depth_loss_{scale}"])
-    total = 0.1 * pseudo_depth_term(depths, labels, masks)
+    total = 0.1 * pseudo_depth_term(depths, labels, masks, bilinear=True)
     assert close(total, wanted["final_dynamic_depth_loss"])
 
 
@@ -212,7 +213,7 @@ def test_losses_of_slots_are_the_references(world: World, shared: Path) -> None:
     }
     for name, options in stages.items():
         found = net(frames, noise, by_presence="presence" in options)
-        terms = slot_losses(found, frames, frames[:, 3:] > 0.5, **options)
+        terms = slot_losses(found, frames, frames[:, 3:] > 0.5, logits=True, **options)
         wanted = world.numbers["slot"][name]
         for ours, theirs in {
             **{"flow": "flow", "depth": "depth", "background_flow": "background_flow"},

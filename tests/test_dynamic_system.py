@@ -28,13 +28,12 @@ from moduv.dynamic_depth.outputs import read_moving, read_road
 from moduv.dynamic_depth.road import (
     GroundConfig,
     RoadConfig,
-    halved_twice,
     predict_road,
-    ramp,
     train_ground,
 )
 from moduv.dynamic_depth.scales import ScaleConfig
 from moduv.dynamic_depth.scenes import ScenesConfig, predict_scenes
+from moduv.dynamic_depth.schedules import halvings, ramp
 from moduv.dynamic_depth.shapes import ObjectTriplets, ShapesConfig, neighbour_masks, train_shapes
 from moduv.dynamic_depth.train import (
     PHASES,
@@ -262,8 +261,8 @@ def test_slots_see_depth_only_where_something_moves() -> None:
 
 def test_weights_rise_and_rates_fall_by_shares_of_the_training() -> None:
     assert [ramp(at, (0.2, 0.4)) for at in (0.1, 0.3, 0.9)] == pytest.approx([0, 0.5, 1])
-    loop = LoopConfig(steps=8, batch_size=1, learning_rate=1.0)
-    assert [halved_twice(loop, step) for step in range(8)] == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+    left = [halvings((0.25, 0.75), step, 8) for step in range(8)]
+    assert left == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_what_does_not_fit_is_named(street: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -24,7 +24,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from moduv.engine import checkpoint
-from moduv.engine.config import build, load_preset, merge, preset_names, read_preset, speed_only
+from moduv.engine.config import (
+    added,
+    build,
+    load_preset,
+    merge,
+    preset_names,
+    read_preset,
+    speed_only,
+)
 from moduv.engine.errors import InputError
 from moduv.engine.files import (
     atomic_path,
@@ -502,6 +510,19 @@ def test_another_number_of_workers_is_the_same_stage(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out")["config"] == {"rate": 1.0}
     with pytest.raises(InputError, match="another config"):
         Stage("labour", tmp_path / "out", Labour(2.0, workers=1)).run(dict)
+
+
+@dataclass(frozen=True)
+class GrownLabour:
+    rate: float
+    halved: tuple[float, ...] = added(())
+
+
+def test_outputs_outlive_a_setting_that_is_new_and_not_used(tmp_path: Path) -> None:
+    Stage("labour", tmp_path / "out", Labour(1.0)).run(dict)
+    Stage("labour", tmp_path / "out", GrownLabour(1.0)).run(lambda: pytest.fail("kept"))
+    with pytest.raises(InputError, match=r"halved: None instead of \[0.5\]"):
+        Stage("labour", tmp_path / "out", GrownLabour(1.0, (0.5,))).run(dict)
 
 
 def test_interrupted_stage_runs_again(tmp_path: Path) -> None:

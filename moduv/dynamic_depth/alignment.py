@@ -21,14 +21,22 @@ from moduv import geometry
 from moduv.dynamic_depth.losses import masked_mean, scale_alignment
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
-from moduv.dynamic_depth.outputs import frames_of, made_here, read_depth, read_road
+from moduv.dynamic_depth.outputs import (
+    frames_of,
+    made_here,
+    read_depth,
+    read_inverse_intrinsics,
+    read_road,
+    stacked,
+)
+from moduv.dynamic_depth.schedules import halvings
 from moduv.dynamic_depth.shapes import ObjectNetworks, load_shapes
+from moduv.dynamic_depth.weights import load_alignment_resnet
 from moduv.engine import checkpoint, distributed
-from moduv.engine.config import build
+from moduv.engine.config import added, build
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_npz
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.loop import LoopConfig, StepState, fit, learning_rate
 from moduv.engine.stages import MANIFEST, Stage, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
@@ -56,6 +64,10 @@ class AlignmentConfig:
     logarithm: bool = True
     """Say the logarithm of a depth; published is the factor itself, which may turn out negative."""
     flip: float = 0.5
+    resnet_weights: str = added("")
+    """File of torchvision's ImageNet ResNet-18, from which the network starts; empty: from scratch."""
+    halved: tuple[float, ...] = added(())
+    """Shares of the training after which the learning rate is halved, beside what `loop` says of it."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -83,7 +95,7 @@ class Scene:
         path = frame.file(motion, ".npz")
         depth = read_depth(path)
         if road is None:
-            ground = road_mask(depth, read_npz(path, ("inv_K",))["inv_K"])
+            ground = road_mask(depth, read_inverse_intrinsics(path))
         else:
             ground = read_road(road, frame, (depth.shape[0], depth.shape[1]))
         image = resize_image(read_image(frame.image_path(data)), *depth.shape)
@@ -183,7 +195,7 @@ class StaticObjects:
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        return stacked(samples)
 
 
 def train_alignment(
@@ -235,17 +247,24 @@ def _train(
         )
     say(f"  {len(dataset)} static objects in {len(frames)} frames")
     torch.manual_seed(config.loop.seed)
-    net = DepthScaleAlignment().to(distributed.device())
+    net = DepthScaleAlignment()
+    if config.resnet_weights:
+        load_alignment_resnet(net, config.resnet_weights)
+    net.to(distributed.device())
     seen = None if shapes is None else load_shapes(shapes)
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
         batch = {key: value.to(distributed.device()) for key, value in batch.items()}
         return alignment_losses(net, with_shape(batch, seen), logarithm=config.logarithm)
 
-    fit(net, step, dataset, config.loop, out, label="alignment")
+    def rate(loop: LoopConfig, step: int) -> float:
+        return learning_rate(loop, step) * halvings(config.halved, step, loop.steps)
+
+    fit(net, step, dataset, config.loop, out, label="alignment", rate=rate)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
-    return {"objects": len(dataset), "frames": len(frames), "shapes": shapes is not None}
+    given = {"road": road is not None, "shapes": shapes is not None}
+    return {"objects": len(dataset), "frames": len(frames), **given}
 
 
 def with_shape(batch: dict[str, Tensor], shapes: ObjectNetworks | None) -> dict[str, Tensor]:
@@ -310,10 +329,12 @@ class Aligned:
             raise InputError(
                 f"{folder}: holds no finished alignment; run moduv depth align, or leave it out."
             )
-        if bool(manifest["results"].get("shapes")) != (shapes is not None):
-            raise InputError(
-                f"{folder}: was trained {'without' if shapes else 'with'} --shapes; give here what it was given."
-            )
+        for option, path in {"road": road, "shapes": shapes}.items():
+            trained_with = manifest["results"].get(option, path is not None)
+            if bool(trained_with) != (path is not None):
+                raise InputError(
+                    f"{folder}: was trained {'without' if path else 'with'} --{option}; give here what it was given."
+                )
         self.config = build(AlignmentConfig, manifest["config"], f"{folder / MANIFEST}")
         self.data, self.motion, self.road = data, motion, road
         self.shapes = None if shapes is None else load_shapes(shapes)

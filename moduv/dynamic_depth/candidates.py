@@ -21,10 +21,11 @@ from moduv.dynamic_depth.outputs import (
     read_depth,
     read_moving,
     read_road,
+    with_road,
 )
-from moduv.dynamic_depth.road import ramp
-from moduv.dynamic_depth.rules import clean_masks, slot_labels
-from moduv.dynamic_depth.slots import slot_losses, warm_then_halved
+from moduv.dynamic_depth.rules import clean_masks, distinct_masks, slot_labels
+from moduv.dynamic_depth.schedules import ramp, warm_then_halved
+from moduv.dynamic_depth.slots import slot_losses
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
@@ -54,6 +55,8 @@ class SlotsConfig:
     presence: tuple[float, float] = (0.1147, 0.6884)
     """Shares between which the weight of presence rises; from the first on, masks are weighed by it."""
     presence_weight: float = 0.002
+    logits: bool = False
+    """Take the background's probability for a logit in its loss, as published."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -147,7 +150,12 @@ def _train(split: Path, motion: Path, out: Path, config: SlotsConfig) -> dict[st
         found = net(batch["frames"], noise, by_presence=weight is not None)
         background = state.progress >= config.background
         return slot_losses(
-            found, batch["frames"], batch["moving"], background=background, presence=weight
+            found,
+            batch["frames"],
+            batch["moving"],
+            background=background,
+            presence=weight,
+            logits=config.logits,
         )
 
     def rate(loop: LoopConfig, step: int) -> float:
@@ -191,7 +199,7 @@ def _find(
         large = F.interpolate(masks.float(), size, mode="nearest").numpy() > 0
         # Of the slots of both neighbours, those that say the same are one object.
         found = np.concatenate([slot_labels(each, ground, moving) for each in large])
-        write_labels(out, frame, as_instances(clean_masks(found, ground)))
+        write_labels(out, frame, as_instances(distinct_masks(found)))
     distributed.barrier()
     count = sum(len(read_labels(out, frame)) for frame in frames)
     say(f"  {count} candidates in {len(frames)} frames")
@@ -237,27 +245,27 @@ def clean_labels(split: Path, labels: Path, road: Path, out: Path, config: Clean
     """Write the labels that look like objects of their own, without road.
 
     Args:
-        split: frames; those without labels are left out and counted.
+        split: frames; those without labels or road are left out and counted.
         labels: label root, such as what a detector finds.
         road: label root of the road.
         out: label root; finished files are kept.
         config: least score.
 
     Raises:
-        InputError: when no frame has labels, or a file is broken.
+        InputError: when no frame has labels and road, or a file is broken.
     """
     stage = Stage("depth clean", out, config, (split, *made_here(labels, road)))
     stage.run(lambda: _clean(split, labels, road, out, config))
 
 
 def _clean(split: Path, labels: Path, road: Path, out: Path, config: CleanConfig) -> dict[str, Any]:
-    frames = labelled(labels, read_split(split))
+    frames = with_road(labelled(labels, read_split(split)), road)
     for frame in progress(distributed.shard(frames), desc="clean", unit="frame"):
         if is_labelled(out, frame):
             continue
         found = read_labels(labels, frame).above(config.score)
         if not len(found) or found.size is None:
-            write_labels(out, frame, as_instances(np.zeros((0, 1, 1), bool)))
+            write_labels(out, frame, NOTHING)
             continue
         ground = read_road(road, frame, found.size)
         write_labels(out, frame, as_instances(clean_masks(found.decode(), ground)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
+from moduv.dynamic_depth.losses import difference_of_probabilities
 
 SMOOTHNESS = 2.0
 CERTAIN = 0.5
@@ -33,7 +33,10 @@ def ground_losses(
         noisy: weight of the label of the whole image.
     """
     found, label = net(inputs), level.float()
-    terms = {"label": noisy * _difference(found, label), "smoothness": _smoothness(found, inputs)}
+    terms = {
+        "label": noisy * difference_of_probabilities(found, label),
+        "smoothness": _smoothness(found, inputs),
+    }
     if own:
         third = inputs.shape[2] // 3
         _, middle, lower = (_enlarged(part, inputs) for part in inputs.split(third, 2))
@@ -41,20 +44,18 @@ def ground_losses(
             above = net(middle)
         below = net(lower)
         small = [geometry.resize(part.detach(), (third, part.shape[-1])) for part in (above, below)]
-        terms["own"] = own * _difference(found[:, :, third:], torch.cat(small, 2) >= CERTAIN)
-        terms["enlarged"] = own * _difference(below, _enlarged(label[:, :, 2 * third :], label))
+        terms["own"] = own * difference_of_probabilities(
+            found[:, :, third:], torch.cat(small, 2) >= CERTAIN
+        )
+        terms["enlarged"] = own * difference_of_probabilities(
+            below, _enlarged(label[:, :, 2 * third :], label)
+        )
         terms["enlarged_smoothness"] = _smoothness(below, lower)
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
 
 def _enlarged(part: Tensor, like: Tensor) -> Tensor:
     return geometry.resize(part, like.shape[-2:])
-
-
-def _difference(found: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of probabilities, in single precision."""
-    with torch.autocast(found.device.type, enabled=False):
-        return F.binary_cross_entropy(found.float(), target.float())
 
 
 def _smoothness(found: Tensor, inputs: Tensor) -> Tensor:

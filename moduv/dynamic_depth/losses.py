@@ -144,6 +144,13 @@ def scale_alignment(object_depth: Tensor, scene_depth: Tensor, mask: Tensor) -> 
     return ((error * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
+def difference_of_probabilities(found: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of probabilities to what is, 0 or 1, of the same shape, in single precision."""
+    with torch.autocast(found.device.type, enabled=False):
+        # Of a sum that rounding takes a hair beyond 1 there is no logarithm.
+        return F.binary_cross_entropy(found.float().clamp(0, 1), target.float())
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean where a mask of the same shape is set, 0 where it is nowhere."""
     return torch.where(mask > 0, values, 0.0).sum() / mask.sum().clamp(min=1)

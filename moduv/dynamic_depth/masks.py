@@ -19,7 +19,7 @@ from moduv.frames.clip import FrameRef
 from moduv.frames.images import image_size
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances
-from moduv.instances.store import is_labelled, write_labels
+from moduv.instances.store import is_labelled, read_labels, write_labels
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def import_masks(data: Path, split: Path, out: Path, config: MasksConfig) -> Non
             one mask, as of the road. `<frame>` is `<segment>/NNNNNN` or, of Cityscapes, `<split>/<city>/<its own name>`.
 
     Raises:
-        InputError: when no frame has masks, and naming a mask that is broken or fits no frame.
+        InputError: when no frame has masks, or all are empty, and naming a mask that is broken or fits no frame.
     """
     stage = Stage("depth masks", out, config, (split,), data)
     stage.run(lambda: _import(data, split, out, config))
@@ -63,7 +63,14 @@ def _import(data: Path, split: Path, out: Path, config: MasksConfig) -> dict[str
             size = image_size(frame.image_path(data))
             write_labels(out, frame, _read_masks(found[frame], size, config))
     distributed.barrier()
-    return {"frames": len(found), "without": len(frames) - len(found)}
+    count = sum(len(read_labels(out, frame)) for frame in found)
+    if not count:
+        raise InputError(
+            f"{masks}: all masks of the {len(found)} frames are empty; masks are images of one object each, "
+            f"white where it is; mend them, and move {out} away to read them again."
+        )
+    say(f"  {count} masks")
+    return {"frames": len(found), "without": len(frames) - len(found), "masks": count}
 
 
 def _mask_files(root: Path, frame: FrameRef) -> list[Path] | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from moduv.dynamic_depth.alignment import Aligned
 from moduv.dynamic_depth.objects import movers
-from moduv.dynamic_depth.outputs import frames_of, made_here, read_depth
+from moduv.dynamic_depth.outputs import frames_of, made_here, read_depth, teachers
 from moduv.dynamic_depth.pseudo import (
     PseudoDepth,
     cut_out,
@@ -65,7 +65,8 @@ def make_pseudo_depth(
         aligned = None
         if alignment is not None and data is not None:
             aligned = Aligned(alignment, data, motion, road, shapes)
-        return _make(split, motion, objects, out, config, aligned)
+        made = _make(split, motion, objects, out, config, aligned)
+        return {**made, "teachers": teachers(motion)}
 
     stage.run(work)
 
@@ -120,16 +121,14 @@ def frame_pseudo_depth(
     masks = every[movers(objects) & every.any((1, 2))]
     if aligned is not None:
         fields = aligned.depths(frame, masks)
-        known = [cut_out(field, depth, mask) for field, mask in zip(fields, masks, strict=True)]
-        return PseudoDepth(size, tuple(item for item in known if item.depth[item.mask].min() > 0))
-    taken = np.logical_or.reduce(every)
-    plane = fit_road(depth, taken) if config.plane else None
-    levels = [(mask, contact_depth(depth, mask, config, plane)) for mask in masks]
-    return PseudoDepth(
-        size,
-        tuple(
+        found = [cut_out(field, depth, mask) for field, mask in zip(fields, masks, strict=True)]
+    else:
+        taken = np.logical_or.reduce(every)
+        plane = fit_road(depth, taken) if config.plane else None
+        levels = [(mask, contact_depth(depth, mask, config, plane)) for mask in masks]
+        found = [
             object_depth(depth, mask, level, flat=config.flat)
             for mask, level in levels
             if level is not None
-        ),
-    )
+        ]
+    return PseudoDepth(size, tuple(item for item in found if item.is_known))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moduv.dynamic_depth.outputs import made_here, read_moving, read_road
+from moduv.dynamic_depth.outputs import made_here, read_moving, read_road, with_road
 from moduv.dynamic_depth.rules import is_ahead
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
@@ -125,7 +125,7 @@ def find_objects(
     """Tell moving objects from those that stand still.
 
     Args:
-        split: frames; those without labels are left out and counted.
+        split: frames; those without labels, or without road where one is given, are left out and counted.
         labels: label root of all objects, moving and parked: L1, L2 or what a detector finds.
         moved: label root of what moves, such as L0, or folder of motion outputs with a motion mask; a frame without
             such a file has nothing that moves.
@@ -134,7 +134,7 @@ def find_objects(
         road: label root of the road, which is no part of an object.
 
     Raises:
-        InputError: when no frame has labels, or a label file is broken.
+        InputError: when no frame has labels, or a file is broken or of another aspect than the labels.
     """
     makers = made_here(labels, moved, road)
     stage = Stage("depth objects", out, config, (split, *makers))
@@ -145,6 +145,8 @@ def _find(
     split: Path, labels: Path, moved: Path, out: Path, config: ObjectsConfig, road: Path | None
 ) -> dict[str, Any]:
     frames = labelled(labels, read_split(split))
+    if road is not None:
+        frames = with_road(frames, road)
     segments: dict[str, list[FrameRef]] = defaultdict(list)
     for frame in sorted(frames):
         segments[frame.segment].append(frame)
@@ -153,7 +155,7 @@ def _find(
         if all(is_labelled(out, frame) for frame in video):
             continue
         objects = [sized(read_labels(labels, frame), config) for frame in video]
-        moving = [_moved(moved, frame) for frame in video]
+        moving = [_moved(moved, frame, of) for frame, of in zip(video, objects, strict=True)]
         for frame, found in zip(video, label_motion(objects, moving, config), strict=True):
             if road is not None and found.size is not None:
                 found = without_road(found, read_road(road, frame, found.size), config)
@@ -169,12 +171,16 @@ def _find(
     return {"frames": len(frames), **results}
 
 
-def _moved(root: Path, frame: FrameRef) -> Instances:
+def _moved(root: Path, frame: FrameRef, objects: Instances) -> Instances:
+    """What moves in a frame. Raises InputError when its file is broken, or of another aspect than the objects."""
     if frame.file(root, SUFFIX).is_file():
-        return read_labels(root, frame)
+        return read_labels(root, frame, objects.size)
     if frame.file(root, ".npz").is_file():
         moving = read_moving(frame, root)
-        return Instances.from_dense(moving[None]) if moving.any() else NOTHING
+        found = Instances.from_dense(moving[None]) if moving.any() else NOTHING
+        if objects.size is not None:
+            found.check_aspect(objects.size, frame.file(root, ".npz"))
+        return found
     return NOTHING
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import say
-from moduv.engine.stages import MANIFEST
+from moduv.engine.stages import fingerprint, is_interrupted, made_by_stages, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import read_split
@@ -22,8 +23,32 @@ MOVING = 0.5
 
 
 def made_here(*folders: Path | None) -> tuple[Path, ...]:
-    """Those of some folders that a stage of ours made; others, if given, are trusted not to change."""
-    return tuple(folder for folder in folders if folder and (folder / MANIFEST).is_file())
+    """Those of some folders that a stage of ours made; others, if given, are trusted not to change.
+
+    Raises InputError for a folder whose stage was interrupted.
+    """
+    given = [folder for folder in folders if folder]
+    for folder in given:
+        if is_interrupted(folder):
+            raise InputError(
+                f"{folder}: is not finished; run the command that makes it again, which continues where it was."
+            )
+    return made_by_stages(*given)
+
+
+def teachers(motion: Path) -> list[str]:
+    """What tells the inputs of a folder of motion outputs from others, its weights among them; empty if unknown."""
+    return sorted(read_manifest(motion).get("inputs", {}).values())
+
+
+def check_teacher(pseudo: Path, weights: Sequence[Path]) -> None:
+    """Raise InputError when pseudo-depth is in the scale of other weights than these, as far as it tells."""
+    known = read_manifest(pseudo).get("results", {}).get("teachers")
+    if known and any(fingerprint(path) not in known for path in weights):
+        raise InputError(
+            f"{pseudo}: was made with the depth of another stage 1 than {weights[0]}, in another scale; make "
+            "pseudo-depth with the outputs of these weights."
+        )
 
 
 def frames_with(split: Path, motion: Path) -> list[FrameRef]:
@@ -54,12 +79,45 @@ def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
     return frames
 
 
+def with_road(frames: list[FrameRef], road: Path) -> list[FrameRef]:
+    """The frames that a label root of the road has. Raises InputError when it has none."""
+    found = [frame for frame in frames if frame.file(road, SUFFIX).is_file()]
+    if not found:
+        raise InputError(
+            f"{road}: has the road of none of the {len(frames)} frames; find the road on this split first."
+        )
+    if len(found) < len(frames):
+        say(f"  {len(frames) - len(found)} frames without road left out")
+    return found
+
+
 def read_depth(path: Path) -> np.ndarray:
     """The depth (H, W) float32 of a motion output. Raises InputError when it is not positive and finite."""
     depth = read_npz(path, ("depth",))["depth"].astype(np.float32)
     if depth.ndim != 2 or not (np.isfinite(depth) & (depth > 0)).all():
         raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
     return depth
+
+
+def read_inverse_intrinsics(path: Path) -> np.ndarray:
+    """The inverse intrinsics (4, 4) float32 of a motion output. Raises InputError when they are not finite."""
+    inv_K = read_npz(path, ("inv_K",))["inv_K"].astype(np.float32)
+    if inv_K.shape != (4, 4) or not np.isfinite(inv_K).all():
+        raise InputError(f"{path}: 'inv_K' is no finite matrix of 4 x 4; predict it again.")
+    return inv_K
+
+
+def stacked(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Samples of frames as a batch. Raises InputError when their depths are of several sizes."""
+    shapes = {name: {tuple(sample[name].shape) for sample in samples} for name in samples[0]}
+    several = sorted(next((found for found in shapes.values() if len(found) > 1), ()))
+    if several:
+        (*_, height, width), (*_, other_height, other_width) = several[:2]
+        raise InputError(
+            f"depth is {height} x {width} in some frames and {other_height} x {other_width} in others; "
+            "predict them all at one size, or name in a split those of one."
+        )
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +127,7 @@ def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tenso
     """
     path = frame.file(motion, ".npz")
     depth = read_depth(path)
-    inv_K = read_npz(path, ("inv_K",))["inv_K"].astype(np.float32)
+    inv_K = read_inverse_intrinsics(path)
     image = resize_image(read_image(frame.image_path(data)), *depth.shape)
     pixels = torch.from_numpy(image).movedim(-1, 0).float() / 255
     return pixels, torch.from_numpy(depth)[None], torch.from_numpy(inv_K)
@@ -80,7 +138,12 @@ def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
 
     Raises InputError when it is missing or broken, or made without a motion mask.
     """
-    mask = read_npz(frame.file(motion, ".npz"), ("mot_mask",))["mot_mask"]
+    path = frame.file(motion, ".npz")
+    mask = read_npz(path, ("mot_mask",))["mot_mask"]
+    if mask.ndim != 2:
+        raise InputError(
+            f"{path}: 'mot_mask' has the shape {mask.shape}, no image's; predict it again."
+        )
     return np.asarray(mask >= MOVING)
 
 

@@ -98,22 +98,25 @@ def warp_neighbours(
     return sample(frames[:, [0, 2]].flatten(0, 1), coordinates).unflatten(0, (-1, 2))
 
 
-def pseudo_depth_term(depths: list[Tensor], pseudo: Tensor, mask: Tensor) -> Tensor:
+def pseudo_depth_term(
+    depths: list[Tensor], pseudo: Tensor, mask: Tensor, *, bilinear: bool = False
+) -> Tensor:
     """The mean over scales of the difference to pseudo-depth where objects move.
 
     Args:
         depths: (B, 1, h, w), predicted, by scale.
         pseudo: (B, 1, H, W), of any scale, complete: what does not move tells the scale.
-        mask: (B, 1, H, W), not 0 where objects move. It is reduced by the nearest pixel, pseudo-depth bilinearly.
+        mask: (B, 1, H, W), not 0 where objects move.
+        bilinear: reduce pseudo-depth so; otherwise by the nearest pixel, as the mask.
     """
-    terms = [
-        losses.pseudo_depth(
-            depth,
-            geometry.resize(pseudo, depth.shape[-2:]),
-            F.interpolate(mask.float(), depth.shape[-2:], mode="nearest"),
-        )
-        for depth in depths
-    ]
+
+    def nearest(field: Tensor, depth: Tensor) -> Tensor:
+        return F.interpolate(field.float(), depth.shape[-2:], mode="nearest")
+
+    terms = []
+    for depth in depths:
+        target = geometry.resize(pseudo, depth.shape[-2:]) if bilinear else nearest(pseudo, depth)
+        terms.append(losses.pseudo_depth(depth, target, nearest(mask, depth)))
     return torch.stack(terms).mean()
 
 

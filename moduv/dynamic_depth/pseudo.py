@@ -16,6 +16,8 @@ from moduv.engine.files import MEND, read_npz, write_npz
 from moduv.instances import rle
 
 KEYS = ("size", "boxes", "bits", "depths", "scales")
+LARGEST_SIDE = 1 << 14
+"""Rows or columns of a depth beyond which a file is taken for broken."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class ObjectDepth:
     """(h, w), counts inside the mask."""
     scale: float
     """Factor from the teacher's depth to this one, in the median."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of its depth is in front of the camera, and a number in half precision as it is kept."""
+        with np.errstate(over="ignore"):
+            kept = self.depth[self.mask].astype(np.float16)
+        return bool((np.isfinite(kept) & (kept > 0)).all())
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,8 @@ def read_pseudo_depth(path: Path) -> PseudoDepth:
 
 def _parse(arrays: dict[str, np.ndarray]) -> PseudoDepth:
     height, width = (int(side) for side in arrays["size"])
+    if not 0 < min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise ValueError
     depths = arrays["depths"].astype(np.float32)
     if not (np.isfinite(depths) & (depths > 0)).all():
         raise ValueError

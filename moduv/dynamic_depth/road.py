@@ -14,16 +14,18 @@ from torch import Tensor
 from moduv import geometry
 from moduv.dynamic_depth.ground import CERTAIN, ground_losses
 from moduv.dynamic_depth.networks.ground import GroundNet, ground_inputs
-from moduv.dynamic_depth.outputs import frames_with, made_here, read_scene
+from moduv.dynamic_depth.objects import NOTHING
+from moduv.dynamic_depth.outputs import frames_with, made_here, read_scene, stacked
+from moduv.dynamic_depth.schedules import halvings, ramp
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
-from moduv.engine.log import progress
+from moduv.engine.log import progress, say
 from moduv.engine.loop import LoopConfig, StepState, fit
 from moduv.engine.stages import Stage, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.instances.instances import Instances
-from moduv.instances.store import is_labelled, write_labels
+from moduv.instances.store import is_labelled, read_labels, write_labels
 
 WEIGHTS = "ground_segmentation.pth"
 HALVED = (1 / 4, 3 / 4)
@@ -54,16 +56,6 @@ class RoadConfig:
     """How ground segmentation is applied."""
 
     batch_size: int = speed_only(8)
-
-
-def ramp(progress: float, span: tuple[float, float]) -> float:
-    """From 0 at the first share of a training to 1 at the second."""
-    return float(np.interp(progress, span, (0.0, 1.0)))
-
-
-def halved_twice(config: LoopConfig, step: int) -> float:
-    """The learning rate at a step, halved after a quarter and three quarters of the training."""
-    return config.learning_rate * 0.5 ** sum(step >= share * config.steps for share in HALVED)
 
 
 class Scenes:
@@ -97,7 +89,7 @@ class Scenes:
 
     @staticmethod
     def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        return stacked(samples)
 
 
 def train_ground(data: Path, split: Path, motion: Path, out: Path, config: GroundConfig) -> None:
@@ -133,11 +125,15 @@ def _train(
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
         batch = {key: value.to(distributed.device()) for key, value in batch.items()}
+        _check_size(batch["inputs"], net, motion)
         own = config.own_weight * ramp(state.progress, config.own)
         noisy = 1 - (1 - config.noisy_weight) * ramp(state.progress, config.noisy)
         return ground_losses(net, batch["inputs"], batch["level"], own=own, noisy=noisy)
 
-    fit(net, step, dataset, config.loop, out, label="ground", rate=halved_twice)
+    def rate(loop: LoopConfig, step: int) -> float:
+        return loop.learning_rate * halvings(HALVED, step, loop.steps)
+
+    fit(net, step, dataset, config.loop, out, label="ground", rate=rate)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
     return {"frames": len(frames), "size": [height, width]}
@@ -169,9 +165,11 @@ def _predict(
     frames = frames_with(split, motion)
     todo = [frame for frame in distributed.shard(frames) if not is_labelled(out, frame)]
     for frame, mask in _roads(_load(ground), Scenes(data, motion, todo), config.batch_size):
-        write_labels(out, frame, Instances.from_dense(mask))
+        write_labels(out, frame, Instances.from_dense(mask) if mask.any() else NOTHING)
     distributed.barrier()
-    return {"frames": len(frames)}
+    seen = sum(len(read_labels(out, frame)) for frame in frames)
+    say(f"  {seen} of {len(frames)} frames show road")
+    return {"frames": len(frames), "with_road": seen}
 
 
 @torch.inference_mode()
@@ -182,13 +180,17 @@ def _roads(
     for start in progress(range(0, len(scenes), batch_size), desc="road", unit="batch"):
         frames = scenes.frames[start : start + batch_size]
         batch = scenes.collate([scenes[start + n, 0] for n in range(len(frames))])["inputs"]
-        if tuple(batch.shape[-2:]) != net.size:
-            raise InputError(
-                f"{scenes.motion}: depths are {batch.shape[-2]} x {batch.shape[-1]}, and ground segmentation was "
-                f"trained at {net.size[0]} x {net.size[1]}; train it on these."
-            )
+        _check_size(batch, net, scenes.motion)
         found = net(batch.to(distributed.device())) > CERTAIN
         yield from zip(frames, found.cpu().numpy(), strict=True)
+
+
+def _check_size(inputs: Tensor, net: GroundNet, motion: Path) -> None:
+    if tuple(inputs.shape[-2:]) != net.size:
+        raise InputError(
+            f"{motion}: depths are {inputs.shape[-2]} x {inputs.shape[-1]}, and ground segmentation is for "
+            f"{net.size[0]} x {net.size[1]}; train it on frames of one size, and apply it to these."
+        )
 
 
 def _load(folder: Path) -> GroundNet:

@@ -22,7 +22,7 @@ SMALLEST = 0.001
 BOXLIKE = 0.1
 """Share of its own area by which a predicted mask may differ from its box."""
 COVERED = 0.25
-"""Share of a mask that larger ones may cover."""
+"""Share of a mask from which on a larger one that covers it replaces it."""
 AHEAD = (19 / 40, 21 / 40)
 """Shares of the width between which a car at our own speed drives, which no flow tells."""
 
@@ -58,25 +58,35 @@ def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.n
 def clean_masks(masks: np.ndarray, road: np.ndarray) -> np.ndarray:
     """The predicted masks (M, H, W) bool, without road, that look like objects of their own, the largest first.
 
-    Those go whose shape is unlike their box, and those that larger ones cover by more than a quarter.
+    Those go whose shape is unlike their box; of those that cover each other, one is left, see `distinct_masks`.
 
     Args:
         masks: (N, H, W) bool.
         road: (H, W) bool.
     """
+    likely = masks[np.array([_fills_its_box(mask) for mask in masks], bool)]
+    free = distinct_masks(likely) & ~road
+    return free[free.sum((1, 2)) > SMALLEST * road.size]
+
+
+def _fills_its_box(mask: np.ndarray) -> bool:
+    left, top, right, bottom = rle.extent(mask)
+    area = np.count_nonzero(mask)
+    return bool((right - left) * (bottom - top) - area < BOXLIKE * area)
+
+
+def distinct_masks(masks: np.ndarray) -> np.ndarray:
+    """The masks (M, H, W) bool of which no larger one covers a quarter, the largest of (N, H, W) first.
+
+    The authors' code also joins a mask to the one that covers half of it, but takes the union apart again when it comes
+    to that one: the larger mask is left as it was, which is what is done here.
+    """
     kept: list[np.ndarray] = []
-    covered = np.zeros_like(road)
     for mask in _largest_first(masks):
-        area = np.count_nonzero(mask)
-        if not area or (mask & covered).sum() > COVERED * area:
-            continue
-        left, top, right, bottom = rle.extent(mask)
-        if (right - left) * (bottom - top) - area >= BOXLIKE * area:
-            continue
-        covered |= mask
-        if np.count_nonzero(mask & ~road) > SMALLEST * mask.size:
-            kept.append(mask & ~road)
-    return np.array(kept, bool).reshape(-1, *road.shape)
+        shares = [np.count_nonzero(mask & other) / max(1, mask.sum()) for other in kept]
+        if max(shares, default=0.0) < COVERED:
+            kept.append(mask)
+    return np.array(kept, bool).reshape(-1, *masks.shape[1:])
 
 
 def _largest_first(masks: np.ndarray) -> np.ndarray:

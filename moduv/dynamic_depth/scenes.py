@@ -99,7 +99,8 @@ def scenes(
 def flow_colours(flow: Tensor) -> Tensor:
     """Colours (B, 2, 3, 128, 128) uint8 of flows (B, 2, 2, H, W), each over its largest; white below a pixel."""
     flat = flow.flatten(0, 1)
-    image = flow_to_image(flat).float()
+    # One by one: torchvision divides by the largest flow of all that it is given.
+    image = torch.stack([flow_to_image(each) for each in flat]).float()
     image = torch.where(flat.abs().sum(1, keepdim=True) < PIXEL, 255.0, image)
     small = geometry.resize(image, (SIDE, SIDE))
     return small.round().to(torch.uint8).unflatten(0, (-1, 2))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moduv.dynamic_depth.losses import difference_of_probabilities
 from moduv.dynamic_depth.networks.slots import Slots
 
 DEPTH, BACKGROUND_DEPTH, BACKGROUND_MASK = 0.2, 0.02, 0.005
@@ -15,7 +16,13 @@ LIKELY = 0.01
 
 
 def slot_losses(
-    found: Slots, frames: Tensor, moving: Tensor, *, background: bool, presence: float | None = None
+    found: Slots,
+    frames: Tensor,
+    moving: Tensor,
+    *,
+    background: bool,
+    presence: float | None = None,
+    logits: bool = False,
 ) -> dict[str, Tensor]:
     """The loss of a batch.
 
@@ -25,6 +32,8 @@ def slot_losses(
         moving: (B, 1, 128, 128) bool.
         background: ask of the first slot to be white and as far as can be, and to be where nothing moves.
         presence: weight of how much the slots' presence is off, beside `background`; None: it does not count yet.
+        logits: take the probability of the background for a logit, as published: then even a certain and right one
+            costs something, and a doubtful one is hardly told from it.
     """
     terms = {
         "flow": F.mse_loss(found.reconstruction[:, :3], frames[:, :3]),
@@ -34,9 +43,8 @@ def slot_losses(
         first = found.parts[:, 0]
         terms["background_flow"] = (first[:, :3] - 1).square().mean()
         terms["background_depth"] = BACKGROUND_DEPTH * (first[:, 3:] - 1).square().mean()
-        # As published, a probability is taken for a logit: less than certain is asked of it, but still the same.
-        mask = F.binary_cross_entropy_with_logits(found.masks[:, 0], (~moving).float())
-        terms["background_mask"] = BACKGROUND_MASK * mask
+        difference = _logit_difference if logits else difference_of_probabilities
+        terms["background_mask"] = BACKGROUND_MASK * difference(found.masks[:, 0], ~moving)
     if presence is not None:
         # Asked of the rest that no object covers, too, which then is the first mask.
         terms["background_rest"] = terms["background_mask"]
@@ -44,6 +52,5 @@ def slot_losses(
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
 
-def warm_then_halved(step: int, steps: int) -> float:
-    """The share of the learning rate at a step: it rises for a fiftieth of them, and is halved every fifth, smoothly."""
-    return min(1.0, step / (0.02 * steps)) * 0.5 ** (step / (0.2 * steps))
+def _logit_difference(found: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(found, target.to(found.dtype))

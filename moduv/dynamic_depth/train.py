@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.depth.weights import load_resnet
 from moduv.dynamic_depth.data import MinedTriplets
+from moduv.dynamic_depth.outputs import check_teacher
 from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, pixelwise_terms, pseudo_depth_term
 from moduv.dynamic_depth.weights import load_hrnet, load_networks, save_networks
 from moduv.engine import distributed
@@ -79,6 +80,9 @@ class FinalConfig:
     loop: LoopConfig
     weight: float = 0.1
     """Of the difference to pseudo-depth."""
+    bilinear: bool = False
+    """Reduce pseudo-depth to smaller scales bilinearly, as published, which mixes objects with what is behind them;
+    otherwise by the nearest pixel, as their masks."""
     flip: float = 0.5
     jitter: float = 0.5
 
@@ -219,7 +223,7 @@ def train_final(
         config: schedule and weight.
 
     Raises:
-        InputError: for missing or broken frames, weights and pseudo-depths.
+        InputError: for missing or broken frames, weights and pseudo-depths, and pseudo-depths of another stage 1.
     """
     stage = Stage("depth final", out, config, (split, weights, pseudo), data)
     stage.run(lambda: _train_final(data, split, weights, pseudo, out, config))
@@ -231,6 +235,7 @@ def _train_final(
     trained = TrainedPixelwise(weights)
     frames, absent, edges = find_triplets(split, data)
     (objects,) = read_counts(pseudo, "objects")
+    check_teacher(pseudo, [weights])
     say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
     model = trained.load()
     if objects:
@@ -248,7 +253,8 @@ def _train_final(
 
         def step(batch: Batch, state: StepState) -> Batch:
             terms, depths = pixelwise_terms(model, batch, residual=True, sparse=True)
-            term = pseudo_depth_term(depths, *_targets(teacher, batch))
+            targets = _targets(teacher, batch)
+            term = pseudo_depth_term(depths, *targets, bilinear=config.bilinear)
             return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
 
         moved = on_device(step)

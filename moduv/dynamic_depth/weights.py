@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from moduv.depth.networks.hrnet import HRNet
-from moduv.depth.weights import existing_weights
+from moduv.depth.weights import RESNET_SOURCE, existing_weights
+from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 
@@ -37,6 +38,10 @@ RAFT_NAMES = (
 HRNET_SOURCE = "github.com/HRNet/HRNet-Image-Classification, HRNet-W18-C"
 CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 """Modules of HRNet that depth does not need."""
+RESNET_PLACES = {"bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+"""Modules of ResNet-18 by their number in depth-scale alignment."""
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Of batch normalisation, which group normalisation does not need."""
 
 
 def load_networks(model: nn.Module, folder: Path) -> None:
@@ -80,3 +85,21 @@ def load_hrnet(encoder: HRNet, path: str | Path) -> None:
     state = checkpoint.load_weights(path)
     own = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
     checkpoint.load_strict(encoder, own, path)
+
+
+def load_alignment_resnet(net: DepthScaleAlignment, path: str | Path) -> None:
+    """Start depth-scale alignment from ImageNet's ResNet-18.
+
+    Its first layer, which sees other channels, stays as it is; group normalisation takes over the factors and offsets of
+    batch normalisation, as published.
+
+    Raises InputError when the file is missing (saying where to get it) or does not fit.
+    """
+    path = existing_weights(path, "resnet_weights", RESNET_SOURCE)
+    extractor = net.all_feature_extractor
+    own = {"0.weight": extractor.state_dict()["0.weight"]}
+    for key, value in checkpoint.load_weights(path).items():
+        module, _, rest = key.partition(".")
+        if module not in {"conv1", "fc"} and not rest.endswith(STATISTICS):
+            own[f"{RESNET_PLACES.get(module, module)}.{rest}"] = value
+    checkpoint.load_strict(extractor, own, path)

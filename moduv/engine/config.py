@@ -102,6 +102,14 @@ def speed_only(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"speed_only": True})
 
 
+def added(default: Any) -> Any:
+    """A field of a configuration that older outputs lack, whose default does what was done before.
+
+    It tells outputs apart only where it is set otherwise, so older ones stay valid.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 RETIRED = frozenset(
     {"labels_preset", "ema", "drop_below", "soft", "mosaic", "colour", "grow", "one_to_one"}
     | {"veto_by_survivors", "binary_cover"}
@@ -170,10 +178,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def decisive(value: Any, name: str = "a setting") -> Any:
-    """`to_dict` without the fields declared as `speed_only`. Raises InputError for NaN and infinity."""
+    """`to_dict` without fields that are `speed_only`, or `added` and unused. Raises InputError for NaN and infinity."""
     if dataclasses.is_dataclass(value):
         fields = [f for f in dataclasses.fields(value) if not f.metadata.get("speed_only")]
-        return {field.name: decisive(getattr(value, field.name), field.name) for field in fields}
+        told = {f.name: getattr(value, f.name) for f in fields}
+        unused = {f.name for f in fields if f.metadata.get("added") and told[f.name] == f.default}
+        return {name: decisive(item, name) for name, item in told.items() if name not in unused}
     if isinstance(value, dict):
         return {key: decisive(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):

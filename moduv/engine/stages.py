@@ -181,6 +181,11 @@ def made_by_stages(*folders: Path) -> tuple[Path, ...]:
     return tuple(folder for folder in folders if (folder / MANIFEST).is_file())
 
 
+def is_interrupted(out: Path) -> bool:
+    """Whether a stage was begun in a folder and has not finished it."""
+    return not (out / MANIFEST).is_file() and (out / f".{MANIFEST}").is_file()
+
+
 def read_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a finished stage; empty when it is not finished.
 

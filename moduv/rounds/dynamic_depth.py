@@ -19,6 +19,7 @@ from moduv.depth.triplets import find_triplets
 from moduv.depth.weights import save_modules
 from moduv.dynamic_depth.data import MinedTriplets
 from moduv.dynamic_depth.losses import masked_mean, pseudo_depth
+from moduv.dynamic_depth.outputs import check_teacher
 from moduv.engine import distributed
 from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.config import to_dict
@@ -72,7 +73,7 @@ def train_depth(
         config: schedule and weight.
 
     Raises:
-        InputError: for missing or broken frames, weights and pseudo-depths.
+        InputError: for missing or broken frames, weights and pseudo-depths, and pseudo-depths of another stage 1.
     """
     trained = find_trained(weights)
     stage = Stage("depth train", out, config, (split, *trained.identity, pseudo), data)
@@ -89,6 +90,7 @@ def _train(
 ) -> dict[str, Any]:
     frames, absent, edges = find_triplets(split, data)
     (objects,) = read_counts(pseudo, "objects")
+    check_teacher(pseudo, trained.identity)
     say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
     model = trained.load()
     if objects:

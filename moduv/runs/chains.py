@@ -200,7 +200,14 @@ UNSUPERVISED = (
     *_detected(2, "round final", "cleaned", "masks"),
     *ALIGNED,
 )
-"""Nguyen et al. 2024 from raw frames alone; its second detector is the one of this library."""
+"""Nguyen et al. 2024 from raw frames alone.
+
+Their detector of objects also sees stage 1's disparity and the road. Ours is that of the other rounds, which sees the
+image alone: a detector of images is what this library trains, checks and exports, and finds parked objects by their looks
+as moving ones, while disparity is wrong exactly on what moves. The road, which theirs may learn to leave out, is
+taken from its labels by `depth clean`. They train one detector for ten epochs and take its predictions for labels after
+each of the first nine; here two are trained, the second from its start on the cleaned finds of the first.
+"""
 
 CHAINS = {
     "moduv": (RENDER, *MODUV, *DEPTH, *FOLLOW),
