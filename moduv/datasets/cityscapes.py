@@ -6,13 +6,14 @@ one is among, so that neighbours are far enough apart to tell depth; the car's o
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from moduv.datasets.prepare import PrepareConfig, prepare, required
 from moduv.engine.errors import InputError
@@ -33,7 +34,7 @@ DOWNLOAD = (
     "download leftImg8bit_sequence_trainvaltest, camera_trainvaltest and, for evaluation, "
     "disparity_trainvaltest from cityscapes-dataset.com (registration, non-commercial) and unpack them there."
 )
-NAME = re.compile(r"(?P<city>.+)_(?P<sequence>\d{6})_(?P<number>\d{6})_camera")
+NAME = re.compile(r"(?P<city>.+)_(?P<sequence>[0-9]{6})_(?P<number>[0-9]{6})_camera")
 
 
 def prepare_cityscapes(
@@ -62,6 +63,10 @@ def prepare_cityscapes(
         else:
             jobs.append((source, out, path, movers, config))
             segments.append(f"{path.parts[-3]}/{found[0].removesuffix('_camera')}")
+            if config.points and not _disparity(source, path).is_file():
+                left_out["depths of snippets without disparity"] += 1
+            elif movers is not None and not any(_masks(movers, path).glob("*.png")):
+                left_out["snippets without masks *.png, in which nothing is taken to move"] += 1
     if not jobs:
         raise InputError(
             f"{source}: has no frames {FRAMES}/*/*/*_leftImg8bit.png with a camera; {DOWNLOAD}"
@@ -91,6 +96,17 @@ def _frames(source: Path, camera: Path) -> dict[int, Path]:
     return {index: path for index, path in enumerate(paths) if path.is_file()}
 
 
+def _disparity(source: Path, camera: Path) -> Path:
+    split, city = camera.parts[-3:-1]
+    name = camera.stem.removesuffix("_camera")
+    return source / DISPARITY / split / city / f"{name}_disparity.png"
+
+
+def _masks(movers: Path, camera: Path) -> Path:
+    split, city = camera.parts[-3:-1]
+    return movers / f"{split}_mask_class" / city / camera.stem.removesuffix("_camera")
+
+
 def original_frame(frame: FrameRef) -> str:
     """The name `<split>/<city>/<city>_<sequence>_<frame>` of a prepared frame; "" for frames of other data sets."""
     split, _, name = frame.segment.rpartition("/")
@@ -102,26 +118,31 @@ def original_frame(frame: FrameRef) -> str:
 
 def _prepare_snippet(job: tuple[Path, Path, Path, Path | None, PrepareConfig]) -> list[int]:
     source, out, camera, movers, config = job
-    split, city = camera.parts[-3:-1]
-    name = camera.stem.removesuffix("_camera")
+    split, name = camera.parts[-3], camera.stem.removesuffix("_camera")
     segment = out / split / name
     frames = _frames(source, camera)
     matrix, baseline = _read_camera(camera)
-    height, width = 0, 0
+    sizes = set[tuple[int, int]]()
     for index, path in frames.items():
         image = read_image(path)
-        height, width = round(SEEN * image.shape[0]), image.shape[1]
+        sizes.add((image.shape[0], image.shape[1]))
+        if len(sizes) > 1:
+            raise InputError(
+                f"{path}: is not of the size of the snippet's other frames; download it again."
+            )
+        height = round(SEEN * image.shape[0])
         target = segment / f"{index:06d}.jpg"
         if not target.is_file():
             write_image(target, resize_image(image[:height], config.height, config.width))
-    source_of_K = f"{camera}: 'intrinsic'"
-    intrinsics = Intrinsics.from_matrix(matrix, width, height, source_of_K, "download it again")
-    intrinsics.to_cam_json(segment / "cam.json")
-    disparity = source / DISPARITY / split / city / f"{name}_disparity.png"
+    (full, width), source_of_K = min(sizes), f"{camera}: 'intrinsic'"
+    intrinsics = Intrinsics.from_matrix(matrix, width, full, source_of_K, "download it again")
+    intrinsics.check_pixels(source_of_K)
+    intrinsics.cropped(0, 0, width, height).to_cam_json(segment / "cam.json")
+    disparity = _disparity(source, camera)
     truth = out / "truth" / split / name / f"{BEFORE // STEP:06d}.npz"
     if config.points and disparity.is_file() and not truth.is_file():
-        depth = _depth(disparity, matrix[0, 0] * baseline)[:height]
-        masks = None if movers is None else movers / f"{split}_mask_class" / city / name
+        depth = _depth(disparity, (full, width), matrix[0, 0] * baseline)[:height]
+        masks = None if movers is None else _masks(movers, camera)
         instances = _instances(masks, depth.shape)
         ids = np.unique(instances[instances > 0])
         moving = np.ones(len(ids), bool)
@@ -135,17 +156,24 @@ def _read_camera(path: Path) -> tuple[np.ndarray, float]:
     try:
         values = [float(content["intrinsic"][key]) for key in ("fx", "fy", "u0", "v0")]
         baseline = float(content["extrinsic"]["baseline"])
-    except (KeyError, TypeError, ValueError):
+        if not 0 < baseline < math.inf:
+            raise ValueError("no distance")
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{path}: lacks 'intrinsic' (fx, fy, u0, v0) or 'extrinsic' (baseline); download it again."
+            f"{path}: lacks 'intrinsic' (fx, fy, u0, v0) or 'extrinsic' (baseline above 0); download it again."
         ) from None
     fx, fy, cx, cy = values
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), baseline
 
 
-def _depth(path: Path, factor: float) -> np.ndarray:
-    """Depth (H, W) float32 in metres of a 16-bit disparity, 0 where there is none."""
+def _depth(path: Path, size: tuple[int, int], factor: float) -> np.ndarray:
+    """Depth (H, W) float32 in metres of a 16-bit disparity of a `size`, 0 where there is none."""
     stored = _read_png(path)
+    if stored.shape != size or stored.dtype == np.uint8:
+        raise InputError(
+            f"{path}: is of {stored.shape[1]} x {stored.shape[0]} pixels of {8 * stored.itemsize} bits, and "
+            f"its frame of {size[1]} x {size[0]}; give the disparity of 16 bits as it was downloaded."
+        )
     disparity = (stored.astype(np.float32) - 1) / 256
     known = disparity > 0
     return np.where(known, factor / np.where(known, disparity, 1), 0).astype(np.float32)
@@ -173,7 +201,7 @@ def _read_png(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: is not readable as an image ({error}); download it again."
         ) from None

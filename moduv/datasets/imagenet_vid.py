@@ -5,6 +5,8 @@ Frames are resized as Fan et al. (ICCV 2023) do: the shorter side 224 pixels, th
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ FRAMES, SNIPPETS, BOXES = "Data/VID", "Data/VID/snippets", "Annotations/VID"
 PARTS = ("train", "val", "test")
 MULTIPLE = 16
 """Sides are multiples of it: those of a patch of the networks."""
+LONGEST_SIDE = 1 << 16
+"""Pixels beyond which an image's side is an error of its annotation."""
 DOWNLOAD = (
     "download ILSVRC2015_VID.tar.gz from image-net.org (registration, non-commercial) and unpack it, so that "
     "there are Data/VID and Annotations/VID."
@@ -111,15 +115,15 @@ def prepare_imagenet_vid(source: Path, out: Path, config: VidConfig) -> None:
         InputError: saying what to download when there is no video, and naming one that does not decode.
     """
     required(source / FRAMES, DOWNLOAD)
-    videos = _videos(source)
+    left_out = Counter[str]()
+    videos = _videos(source, left_out)
     if not videos:
         raise InputError(
             f"{source}: has neither frames {FRAMES}/*/*.JPEG nor {SNIPPETS}; {DOWNLOAD}"
         )
     jobs = [(path, out / segment, config) for segment, path in videos.items()]
-    prepare(
-        "prepare imagenet-vid", out, config, jobs, list(videos), _prepare_video, neighbours=False
-    )
+    name, segments = "prepare imagenet-vid", list(videos)
+    prepare(name, out, config, jobs, segments, _prepare_video, left_out, neighbours=False)
     frames = read_split(out / "splits/all_files.txt")
     for part in PARTS:
         own = [frame for frame in frames if frame.segment.startswith(f"{part}/")]
@@ -127,24 +131,38 @@ def prepare_imagenet_vid(source: Path, out: Path, config: VidConfig) -> None:
             write_split(out / f"splits/{part}_files.txt", own)
 
 
-def _videos(source: Path) -> dict[str, Path]:
-    """Folders of frames, and files where there is none, by their segments."""
+def _videos(source: Path, left_out: Counter[str]) -> dict[str, Path]:
+    """Folders of frames, and files where there is none, by their segments.
+
+    Raises InputError when two files would be one segment.
+    """
     found: dict[str, Path] = {}
     for part in PARTS:
-        for path in sorted((source / SNIPPETS / part).rglob("*")):
-            if is_video(path):
-                found[path.relative_to(source / SNIPPETS).with_suffix("").as_posix()] = path
-        for folder in _leaves(source / FRAMES / part):
+        for path in filter(is_video, sorted((source / SNIPPETS / part).rglob("*"))):
+            segment = path.relative_to(source / SNIPPETS).with_suffix("").as_posix()
+            if segment in found:
+                raise InputError(
+                    f"{path}: its segment would be called {segment!r} like that of {found[segment]}; "
+                    "move one away."
+                )
+            found[segment] = path
+        for folder in _leaves(source / FRAMES / part, left_out):
             found[folder.relative_to(source / FRAMES).as_posix()] = folder
+    known = {*PARTS, Path(SNIPPETS).name}
+    others = [path for path in (source / FRAMES).iterdir() if path.name not in known]
+    left_out[f"folders beside {', '.join(PARTS)}"] += sum(path.is_dir() for path in others)
     return dict(sorted(found.items()))
 
 
-def _leaves(folder: Path) -> Iterator[Path]:
-    """Folders that hold no others, in order."""
+def _leaves(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Folders that hold no others, in order; images beside folders are counted."""
     inner = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     for path in inner:
-        yield from _leaves(path)
-    if folder.is_dir() and not inner and clip_images(folder):
+        yield from _leaves(path, left_out)
+    images = len(clip_images(folder)) if folder.is_dir() else 0
+    if inner:
+        left_out["images beside folders of frames"] += images
+    elif images:
         yield folder
 
 
@@ -165,9 +183,15 @@ def _frames(path: Path) -> Iterable[tuple[int, np.ndarray]]:
     if path.is_file():
         yield from ((number, image) for number, (_, image) in enumerate(read_clip(path)))
         return
+    seen: dict[int, Path] = {}
     for file in clip_images(path):
-        if not file.stem.isdecimal():
+        if not re.fullmatch("[0-9]{1,18}", file.stem):
             raise InputError(f"{file}: is named by no number; give the frames as downloaded.")
+        first = seen.setdefault(int(file.stem), file)
+        if first != file:
+            raise InputError(
+                f"{file}: is frame {int(file.stem)} like {first.name}; move one of them away."
+            )
         yield int(file.stem), read_image(file)
 
 
@@ -207,16 +231,20 @@ def _read_boxes(path: Path, name: str, size: int) -> TrueImage:
     try:
         root = ElementTree.parse(path).getroot()
         width, height = _number(root, "size/width"), _number(root, "size/height")
+        if not (0 < width < LONGEST_SIDE and 0 < height < LONGEST_SIDE):
+            raise ValueError("no size of an image")
         shown = (height, width) if not size else fitted_size(height, width, size, MULTIPLE)
         scale = np.array([shown[1] / width, shown[0] / height] * 2)
         objects = []
         for entry in root.iterfind("object"):
             sides = [_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+            if sides[0] > sides[2] or sides[1] > sides[3]:
+                raise ValueError("a box whose corners are swapped")
             left, top, right, bottom = (np.clip(sides, 0, [width, height] * 2) * scale).tolist()
             box = (left, top, right - left, bottom - top)
             kind = NAMES[entry.findtext("name", "")]
             objects.append(TrueObject(box, kind, ignore=min(box[2:]) <= 0))
-    except (ElementTree.ParseError, KeyError, ValueError, ZeroDivisionError):
+    except (ElementTree.ParseError, LookupError, ValueError, OverflowError):
         raise InputError(
             f"{path}: is no annotation of ImageNet-VID's 30 kinds; {DOWNLOAD}"
         ) from None

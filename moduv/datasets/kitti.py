@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from scipy.spatial.transform import Rotation
 
 from moduv.datasets.prepare import (
     PrepareConfig,
     prepare,
+    read_scan,
     required,
     write_frame,
     write_points,
@@ -40,7 +40,7 @@ from moduv.datasets.truth import (
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_text
 from moduv.engine.log import progress
-from moduv.frames.images import read_image
+from moduv.frames.images import image_size, read_image
 from moduv.frames.kitti_calibration import (
     CAMERAS,
     SCANNER,
@@ -48,8 +48,10 @@ from moduv.frames.kitti_calibration import (
     camera_from_scanner,
     read_camera,
 )
+from moduv.frames.layouts import IMAGE_SUFFIXES
 from moduv.frames.listing import clip_images
 
+SCANS = "velodyne_points/data"
 SIDES = ("02", "03")
 """The colour cameras, left and right."""
 EARTH = 6378137.0
@@ -90,6 +92,9 @@ def prepare_kitti(source: Path, out: Path, config: PrepareConfig) -> None:
         for camera in SIDES:
             images = _images(drive / f"image_{camera}" / "data", left_out)
             if images:
+                scans = [drive / SCANS / f"{number:010d}.bin" for number in images]
+                if config.points:
+                    left_out["depths of frames without scan"] += sum(not s.is_file() for s in scans)
                 jobs.append((drive, out, camera, images, config))
                 segments.append(f"{drive.parent.name}/{drive.name}/image_{camera}")
     if not jobs:
@@ -104,7 +109,7 @@ def _images(folder: Path, left_out: Counter[str]) -> dict[int, Path]:
     found = dict[int, Path]()
     paths = clip_images(folder) if folder.is_dir() else []
     for path in sorted(paths, key=lambda path: path.suffix.lower() != ".png"):
-        if not re.fullmatch("[0-9]+", path.stem):
+        if not re.fullmatch("0*[0-9]{1,18}", path.stem):
             left_out["images whose names are no numbers"] += 1
         elif int(path.stem) in found:
             left_out["second images of a frame"] += 1
@@ -131,7 +136,7 @@ def _prepare_drive(job: tuple[Path, Path, str, dict[int, Path], PrepareConfig]) 
     for number, image in images.items():
         name = f"{number:010d}"
         write_frame(image, segment / "rgb", name + image.suffix.lower(), config, size)
-        scan = drive / "velodyne_points/data" / f"{name}.bin"
+        scan = drive / SCANS / f"{name}.bin"
         depth = segment / "depth" / f"{name}.npy"
         if config.points and scan.is_file() and not depth.is_file():
             write_points(depth, _scan_depths(scan, projection @ to_camera, image))
@@ -166,7 +171,9 @@ def _oxts(path: Path, index: int) -> np.ndarray:
         values = np.array(read_text(path).split()[:6], np.float64)
     except ValueError:
         values = np.empty(0)
-    if len(values) < 6 or not np.isfinite(values).all() or abs(values[0]) >= 90:
+    # Angles beyond a turn would be degrees.
+    highest = np.array([89.999, 360, np.inf, *[2 * np.pi] * 3])
+    if len(values) < 6 or not np.isfinite(values).all() or (np.abs(values) > highest).any():
         raise InputError(f"{path}: does not begin with a place and three angles; {DOWNLOAD}")
     return values
 
@@ -177,10 +184,7 @@ def _scan_depths(scan: Path, projection: np.ndarray, image: Path) -> np.ndarray:
     The published evaluation reads the distance ahead of the scanner, a hand's breadth off the
     camera's.
     """
-    raw = np.fromfile(scan, np.float32)
-    if raw.size % 4:
-        raise InputError(f"{scan}: is no list of four numbers a point; {DOWNLOAD}")
-    points = raw.reshape(-1, 4).astype(np.float64)
+    points = read_scan(scan, 4, DOWNLOAD)
     points = points[points[:, 0] >= 0]
     ahead = points[:, 0]
     seen = np.column_stack([points[:, :3], np.ones(len(points))]) @ projection.T
@@ -267,12 +271,13 @@ def _tracking(
     """A sequence's images are those on disk and those that have labels."""
     for path in progress(files, desc="KITTI", unit="sequence"):
         folder = f"training/image_02/{path.stem}"
+        images = clip_images(source / folder) if (source / folder).is_dir() else []
         frames: dict[int, list[TrueObject]] = {
-            int(image.stem): [] for image in (source / folder).glob("[0-9]*.png")
+            int(image.stem): [] for image in images if re.fullmatch("[0-9]{1,18}", image.stem)
         }
         for number, row in _rows(path):
             frame, _, *fields = row if len(row) > 2 else ("", "")
-            if not frame.isdecimal():
+            if not re.fullmatch("[0-9]{1,18}", frame):
                 raise _broken(path, number)
             found = _object(path, number, fields, config)
             frames.setdefault(int(frame), []).extend([] if found is None else [found])
@@ -297,7 +302,8 @@ def _object(path: Path, number: int, fields: list[str], config: KittiTruth) -> T
         truncation, occlusion, _, left, top, right, bottom = (float(value) for value in rest[:7])
     except ValueError:
         raise _broken(path, number) from None
-    whole = all(math.isfinite(v) for v in (left, top, right, bottom)) and left <= right
+    told = (truncation, occlusion, left, top, right, bottom)
+    whole = all(map(math.isfinite, told)) and left <= right
     if not whole or top > bottom or name not in {*CATEGORIES, *REGIONS}:
         raise _broken(path, number)
     box = (left, top, right - left, bottom - top)
@@ -314,11 +320,12 @@ def _broken(path: Path, number: int) -> InputError:
 
 
 def _size(path: Path) -> Size | None:
-    """Height and width from the image's head; None where there is no image."""
-    if not path.is_file():
+    """Height and width from the image's head, also of one that was converted; None where there is none."""
+    paths = (path.with_suffix(suffix) for suffix in (path.suffix, *IMAGE_SUFFIXES))
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
         return None
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError):
-        raise InputError(f"{path}: is no image; {DOWNLOAD_LABELS}") from None
+    size = image_size(found)
+    if size is None:
+        raise InputError(f"{found}: is no image; {DOWNLOAD_LABELS}")
+    return size[1], size[0]

@@ -20,12 +20,14 @@ from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import decode_image, resize_image, write_image
 from moduv.frames.listing import say_left_out
-from moduv.frames.splits import read_split, write_split
+from moduv.frames.splits import is_nameable, read_split, write_split
 
 Job = tuple[Any, ...]
 Work = Callable[[Job], list[int]]
 MOVING_SPEED = 1.0
 """Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
+LARGEST_SCAN = 1 << 28
+"""Bytes that a scan may have, a hundred times those of the largest."""
 RECORD = "finished.json"
 """Beside a segment's frames: the numbers of them, written when the segment is whole."""
 
@@ -82,8 +84,15 @@ def prepare(
         neighbours: list the frames alone that have both neighbours, as stage 1 needs them.
 
     Raises:
-        InputError: when no segment has three frames in a row, where neighbours are needed.
+        InputError: when no segment has three frames in a row, where neighbours are needed, and for a segment
+            whose name leaves `out` or no split file can hold.
     """
+    for segment in segments:
+        if not is_nameable(segment):
+            raise InputError(
+                f"{out}: a segment would be called {segment!r:.200}, which no split file can name; rename its "
+                "folder or file without spaces."
+            )
     split = out / "splits" / "all_files.txt"
     records = [out / segment / RECORD for segment in segments]
 
@@ -149,6 +158,19 @@ def write_frame(
             temporary.write_bytes(content)
     if not small.is_file():
         write_image(small, resize_image(image, config.height, config.width))
+
+
+def read_scan(path: Path, columns: int, download: str) -> np.ndarray:
+    """The points (N, columns) float64 of a lidar scan, a list of float32; `download` is how errors end.
+
+    Raises InputError when it holds something else, or more than any scan.
+    """
+    content = path.read_bytes() if path.stat().st_size <= LARGEST_SCAN else b"\0"
+    width = 4 * columns
+    points = np.frombuffer(content[: len(content) // width * width], np.float32)
+    if len(content) % width or not np.isfinite(points).all():
+        raise InputError(f"{path}: is no list of {columns} finite numbers a point; {download}")
+    return points.reshape(-1, columns).astype(np.float64)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:

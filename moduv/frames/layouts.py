@@ -6,6 +6,7 @@ nuScenes and KITTI are read in place, so a folder prepared for the original work
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,7 +124,7 @@ def frame_numbers(root: str | Path, segment: str) -> list[int]:
     for folder in layout.images:
         path = Path(root) / segment / folder
         for file in path.iterdir() if path.is_dir() else ():
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.isdigit():
+            if file.suffix.lower() in IMAGE_SUFFIXES and re.fullmatch("[0-9]{1,18}", file.stem):
                 numbers.add(int(file.stem))
     return sorted(numbers)
 
@@ -193,7 +194,7 @@ def time_steps(root: str | Path, segment: str, index: int) -> tuple[float, float
 def _intervals(path: Path) -> tuple[float, ...]:
     values = read_json(path)
     good = isinstance(values, list) and all(
-        isinstance(value, (int, float)) and value > 0 for value in values
+        type(value) in (int, float) and 0 < value < float("inf") for value in values
     )
     if not good:
         raise InputError(f"{path}: is no list of milliseconds above 0; prepare the segment again.")
@@ -255,7 +256,8 @@ def camera_poses(root: str | Path, segment: str) -> np.ndarray | None:
     if not layout.poses or not path.is_file():
         return None
     try:
-        poses = np.loadtxt(path, dtype=np.float64, ndmin=2).reshape(-1, 4, 4)
+        poses = np.loadtxt(path, dtype=np.float64, ndmin=2)
+        poses = poses.reshape(len(poses), 4, 4)  # 16 numbers a line: 12 are KITTI's form
     except ValueError:
         poses = np.full((1, 4, 4), np.nan)
     if not np.isfinite(poses).all() or np.any(np.linalg.det(poses) == 0):
@@ -274,9 +276,12 @@ def _camera_on_vehicle(path: Path, camera: str) -> np.ndarray:
     content = read_json(path)
     try:
         if "extrinsic" in content:
-            return np.array(content["extrinsic"], np.float64).reshape(4, 4) @ WAYMO_AXES
+            pose = np.array(content["extrinsic"], np.float64).reshape(4, 4)
+            if not np.isfinite(pose).all():
+                raise ValueError("not finite")
+            return pose @ WAYMO_AXES
         return pose_of(content["rotation"], content["translation"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(
             f"{path}: lacks 'extrinsic' (4 x 4) or 'rotation' (w, x, y, z) and 'translation'; "
             "prepare the segment again."
@@ -284,8 +289,14 @@ def _camera_on_vehicle(path: Path, camera: str) -> np.ndarray:
 
 
 def pose_of(quaternion: Sequence[float], translation: Sequence[float]) -> np.ndarray:
-    """Build the pose (4, 4) of a rotation (w, x, y, z) and a translation (x, y, z)."""
+    """Build the pose (4, 4) of a rotation (w, x, y, z) and a translation (x, y, z).
+
+    Raises ValueError, TypeError or OverflowError when they are other than so many finite numbers.
+    """
+    turn, place = np.asarray(quaternion, np.float64), np.asarray(translation, np.float64)
+    if turn.shape != (4,) or place.shape != (3,) or not np.isfinite([*turn, *place]).all():
+        raise ValueError("no rotation and translation of four and three finite numbers")
     pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_quat(np.roll(quaternion, -1)).as_matrix()
-    pose[:3, 3] = translation
+    pose[:3, :3] = Rotation.from_quat(np.roll(turn, -1)).as_matrix()
+    pose[:3, 3] = place
     return pose

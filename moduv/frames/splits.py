@@ -60,6 +60,11 @@ def is_inside(segment: str) -> bool:
     return not path.anchor and ".." not in path.parts and "\\" not in segment
 
 
+def is_nameable(segment: str) -> bool:
+    """Whether a split file can name a segment: one word, below the folder that it is joined to."""
+    return segment.split() == [segment] and segment.isprintable() and is_inside(segment)
+
+
 def evenly(frames: Sequence[FrameRef], count: int) -> list[FrameRef]:
     """At most `count` of the frames at even distances, the first and the last among them."""
     positions = np.linspace(0, len(frames) - 1, min(len(frames), count))

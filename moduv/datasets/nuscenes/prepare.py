@@ -6,16 +6,30 @@ The tables are read as they are: plain JSON, linked by tokens. A devkit is not n
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from moduv.datasets.nuscenes.tables import (
+    ANY,
+    FLAG,
+    NUMBER,
+    PLACE,
+    TEXT,
+    TOKEN,
+    WHOLE,
+    Row,
+    Schema,
+    numbers,
+    read_table,
+)
 from moduv.datasets.prepare import (
     MOVING_SPEED,
     PrepareConfig,
     prepare,
+    read_scan,
     required,
     write_camera,
     write_frame,
@@ -23,7 +37,7 @@ from moduv.datasets.prepare import (
     write_poses,
 )
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, write_json, write_npz
+from moduv.engine.files import write_json, write_npz
 from moduv.frames.camera import Intrinsics
 from moduv.frames.layouts import BACKGROUND, MOVING, STATIC, pose_of
 
@@ -33,19 +47,24 @@ DOWNLOAD = (
     "download the metadata and the camera and lidar blobs of a version, e.g. v1.0-mini, from "
     "nuscenes.org (account, terms CC BY-NC-SA 4.0) and unpack them there."
 )
-POSE = ("token", "rotation", "translation")
-DATA = ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "filename")
-TABLES = {
-    "scene": ("token", "name", "first_sample_token"),
-    "sample": ("token", "timestamp"),
-    "sample_data": ("token", *DATA, "is_key_frame", "next", "width", "height"),
-    "calibrated_sensor": (*POSE, "sensor_token", "camera_intrinsic"),
-    "sensor": ("token", "channel"),
+POSE: Schema = {"token": TOKEN, "rotation": ANY, "translation": numbers(3)}
+TABLES: Mapping[str, Schema] = {
+    "scene": {"token": TOKEN, "name": TOKEN, "first_sample_token": TOKEN},
+    "sample": {"token": TOKEN, "timestamp": NUMBER},
+    "sample_data": {
+        **{"token": TOKEN, "sample_token": TOKEN, "ego_pose_token": TOKEN, "next": TEXT},
+        **{"calibrated_sensor_token": TOKEN, "timestamp": NUMBER, "filename": PLACE},
+        **{"is_key_frame": FLAG, "width": WHOLE, "height": WHOLE},
+    },
+    "calibrated_sensor": {**POSE, "sensor_token": TOKEN, "camera_intrinsic": ANY},
+    "sensor": {"token": TOKEN, "channel": TEXT},
     "ego_pose": POSE,
-    "sample_annotation": (*POSE, "sample_token", "size", "prev", "next"),
+    "sample_annotation": {
+        **POSE,
+        **{"sample_token": TOKEN, "size": numbers(3), "prev": TEXT, "next": TEXT},
+    },
 }
 """The tables that are read, and what their rows must have."""
-Row = dict[str, Any]
 
 
 def prepare_nuscenes(
@@ -63,7 +82,7 @@ def prepare_nuscenes(
         InputError: saying what to download when tables or files are missing.
     """
     tables = Tables(source / version)
-    scenes = sorted(tables.rows["scene"], key=lambda scene: str(scene["name"]))
+    scenes = sorted(tables.rows["scene"], key=lambda scene: scene["name"])
     segments = [f"scenes/{scene['name']}" for scene in scenes]
     jobs = [
         (source, out / s, _scene(tables, scene), config)
@@ -78,19 +97,21 @@ class Tables:
     def __init__(self, folder: Path) -> None:
         """Read them. Raises InputError naming a missing table or what a row lacks."""
         self.rows: dict[str, list[Row]] = {}
-        for name, keys in TABLES.items():
+        for name, schema in TABLES.items():
             path = required(folder / f"{name}.json", DOWNLOAD)
-            self.rows[name] = _checked(read_json(path), keys, path)
+            self.rows[name] = read_table(path, schema, DOWNLOAD)
         self._by_token = {
             name: {row["token"]: row for row in rows} for name, rows in self.rows.items()
         }
         self.of_sample: dict[str, list[Row]] = defaultdict(list)
         self.before: dict[str, Row] = {}
         for row in self.rows["sample_data"]:
+            self.get("sample", row["sample_token"])
             self.of_sample[row["sample_token"]].append(row)
             self.before[row["next"]] = row
         self.annotations: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows["sample_annotation"]:
+            self.get("sample", row["sample_token"])
             self.annotations[row["sample_token"]].append(row)
 
     def get(self, table: str, token: str) -> Row:
@@ -111,19 +132,6 @@ class Tables:
         """Return the poses (4, 4) of the sensor on the vehicle and of the vehicle in the world at a row's time."""
         sensor = self.get("calibrated_sensor", row["calibrated_sensor_token"])
         return _matrix(sensor), _matrix(self.get("ego_pose", row["ego_pose_token"]))
-
-
-def _checked(rows: Any, keys: tuple[str, ...], path: Path) -> list[Row]:
-    """The rows of a table. Raises InputError naming what a row lacks."""
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: is no list of rows; {DOWNLOAD}")
-    wanted = set(keys)
-    for number, row in enumerate(rows):
-        known = row.keys() if isinstance(row, dict) else set()
-        if not wanted <= known:
-            missing = next(key for key in keys if key not in known)
-            raise InputError(f"{path}: row {number} lacks {missing!r}; {DOWNLOAD}")
-    return rows
 
 
 @dataclass(frozen=True)
@@ -245,10 +253,8 @@ def _write_truth(
     """Depth points (column, row, metres) and whether each lies on a moving or a static object."""
     assert frame.camera_from_lidar is not None
     scan = required(source / frame.lidar, DOWNLOAD)
-    raw = np.fromfile(scan, np.float32)
-    if raw.size % 5:
-        raise InputError(f"{scan}: is no list of five numbers a point; {DOWNLOAD}")
-    points = np.column_stack([raw.reshape(-1, 5)[:, :3], np.ones(raw.size // 5)]).astype(np.float64)
+    found = read_scan(scan, 5, DOWNLOAD)
+    points = np.column_stack([found[:, :3], np.ones(len(found))])
     seen, inside = _project((points @ frame.camera_from_lidar.T)[:, :3], matrix, scene)
     labels = np.full(len(points), BACKGROUND, np.uint8)
     for box_from_lidar, half, moves in frame.boxes:
@@ -272,7 +278,7 @@ def _matrix(row: Row) -> np.ndarray:
     """The pose (4, 4) that a row describes."""
     try:
         return pose_of(row["rotation"], row["translation"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"row {row['token']!r}: 'rotation' and 'translation' are no pose; {DOWNLOAD}"
         ) from None

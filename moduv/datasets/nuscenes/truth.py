@@ -8,15 +8,25 @@ cones, debris, what is pushed or pulled) do not move by themselves and are not t
 from __future__ import annotations
 
 import base64
-import binascii
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from moduv.datasets.nuscenes.tables import (
+    ANY,
+    FLAG,
+    PLACE,
+    TOKEN,
+    WHOLE,
+    Row,
+    Schema,
+    numbers,
+    read_table,
+)
 from moduv.datasets.truth import (
     Selection,
+    Size,
     TrueImage,
     TrueObject,
     TruthConfig,
@@ -25,12 +35,21 @@ from moduv.datasets.truth import (
     write_truth,
 )
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json
 from moduv.engine.log import progress
 from moduv.instances import rle
 from moduv.instances.rle import Rle
 
-TABLES = ("sample_data", "category", "attribute", "object_ann")
+TABLES: Mapping[str, Schema] = {
+    "sample_data": {
+        **{"token": TOKEN, "filename": PLACE, "is_key_frame": FLAG},
+        **{"height": WHOLE, "width": WHOLE},
+    },
+    "category": {"token": TOKEN, "name": TOKEN},
+    "attribute": {"token": TOKEN, "name": TOKEN},
+    "object_ann": {"sample_data_token": TOKEN, "category_token": ANY, "attribute_tokens": ANY}
+    | {"bbox": ANY, "mask": ANY},
+}
+"""The tables that are read, and what their rows must have."""
 STATES = {
     "vehicle.moving": True,
     "vehicle.stopped": False,
@@ -40,11 +59,11 @@ STATES = {
     "pedestrian.sitting_lying_down": False,
 }
 """Attributes that tell whether an object moves; bicycles have none."""
+BOX = numbers(4)
 DOWNLOAD = (
     "download the metadata and samples of nuImages from nuscenes.org/nuimages (account, terms "
     "CC BY-NC-SA 4.0) and unpack them there."
 )
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,28 +99,25 @@ def convert_nuimages(
             damaged.
     """
     folder = source / version
-    tables = {name: _table(folder, name) for name in TABLES}
+    tables = {name: _table(folder, name, schema) for name, schema in TABLES.items()}
     selection = Selection(split)
     images = _images(folder, tables, config, selection)
     write_truth(out, images, config, selection, f"nuImages {version}")
 
 
-def _table(folder: Path, name: str) -> list[Row]:
+def _table(folder: Path, name: str, schema: Schema) -> list[Row]:
     path = folder / f"{name}.json"
     if not path.is_file():
         other = (folder / "sample_annotation.json").is_file()
         what = "these are the tables of nuScenes, which has boxes in space only; " if other else ""
         raise InputError(f"{path}: missing; {what}{DOWNLOAD}")
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: is no table of nuImages; {DOWNLOAD}")
-    return rows
+    return read_table(path, schema, DOWNLOAD)
 
 
 def _images(
     folder: Path, tables: dict[str, list[Row]], config: NuImagesTruth, selection: Selection
 ) -> Iterator[TrueImage]:
-    names = {row["token"]: str(row["name"]) for row in tables["category"]}
+    names = {row["token"]: row["name"] for row in tables["category"]}
     wanted_names = (*config.categories, *config.ignored)
     check_names(wanted_names, names.values(), str(folder / "category.json"))
     states = {row["token"]: STATES.get(row["name"]) for row in tables["attribute"]}
@@ -109,13 +125,13 @@ def _images(
     for row in tables["object_ann"]:
         of_image[row["sample_data_token"]].append(row)
     wanted = [row for row in tables["sample_data"] if _is_wanted(row, config, selection)]
-    wanted.sort(key=lambda row: str(row["filename"]))
+    wanted.sort(key=lambda row: row["filename"])
     for row in progress(wanted, desc="nuImages", unit="image"):
-        size = (int(row["height"]), int(row["width"]))
+        size = (row["height"], row["width"])
         entries = of_image[row["token"]]
         try:
-            found = [_object(e, names[e["category_token"]], states, config) for e in entries]
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            found = [_object(e, names[e["category_token"]], size, states, config) for e in entries]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{folder / 'object_ann.json'}: an object of {row['filename']} is damaged or refers to "
                 f"nothing ({error}); {DOWNLOAD}"
@@ -132,23 +148,31 @@ def _is_wanted(row: Row, config: NuImagesTruth, selection: Selection) -> bool:
 
 
 def _object(
-    entry: Row, name: str, states: dict[str, bool | None], config: NuImagesTruth
+    entry: Row, name: str, size: Size, states: dict[str, bool | None], config: NuImagesTruth
 ) -> TrueObject | None:
     mobile, ignored = (is_of_family(name, *f) for f in (config.categories, config.ignored))
     if not mobile and not ignored:
         return None
-    left, top, right, bottom = (float(value) for value in entry["bbox"])
+    if not BOX.holds(entry["bbox"]):
+        raise ValueError(f"its 'bbox' is no {BOX.words}")
+    left, top, right, bottom = map(float, entry["bbox"])
+    if left > right or top > bottom:
+        raise ValueError(f"its 'bbox' {entry['bbox']} is not left, top, right, bottom")
     told = [states[token] for token in entry["attribute_tokens"]]
     moving = next((state for state in told if state is not None), None)
-    mask = None if entry["mask"] is None else _decoded(entry["mask"])
+    mask = None if entry["mask"] is None else _decoded(entry["mask"], size)
     box = (left, top, right - left, bottom - top)
     return TrueObject(box, name, mask, ignore=ignored, moving=moving)
 
 
-def _decoded(mask: Row) -> Rle:
+def _decoded(mask: Row, size: Size) -> Rle:
     """COCO's compressed runs, which nuImages wraps in base64."""
     counts = base64.b64decode(mask["counts"], validate=True).decode("ascii")
     decoded = {"size": [int(side) for side in mask["size"]], "counts": counts}
     if not rle.is_whole(decoded):
         raise ValueError("its mask is cut")
+    if (*decoded["size"],) != size:
+        raise ValueError(
+            f"its mask is of {decoded['size']} and its image of {[*size]}, height and width"
+        )
     return decoded
