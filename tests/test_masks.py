@@ -30,6 +30,8 @@ def annotation(inner: Corners, box: list[float]) -> dict[str, object]:
 @given(corners(), st.tuples(*[st.floats(0, 3)] * 4))
 @example((1, 1, 28, 42), (0.03, 1.0, 2.4, 0.3))
 @example((0, 0, 40, 40), (0.0, 0.0, 2.9, 2.9))
+@example((0, 3, 6, 22), (0.0, 0.0, 0.0, 4.1))
+@example((0, 3, 6, 22), (-0.9, -0.1, 0.0, 4.1))
 def test_a_predicted_box_around_its_mask_contradicts_nothing(
     inner: Corners, wider: tuple[float, float, float, float]
 ) -> None:

@@ -120,7 +120,7 @@ def _fits(
     encloses &= predicted or (left >= x - slack_x and right <= x + w + slack_x)
     encloses &= predicted or (top >= y - slack_y and bottom <= y + h + slack_y)
     as_corners = max(abs(left - x), abs(top - y), abs(width - x - w), abs(height - y - h)) < 1.5
-    near = max(abs(right - x - w), abs(bottom - y - h)) <= 4
+    near = max(abs(right - x - w), abs(bottom - y - h)) <= 8  # in the image's corner both are alike
     return not w or (encloses and (near or not as_corners))
 
 
