@@ -79,11 +79,12 @@ def test_several_larger_masks_do_not_add_up() -> None:
 
 
 def test_only_predictions_must_fill_their_box() -> None:
-    car = box(20, 20, 40, 60) | box(
-        10, 30, 20, 50
-    )  # a body and a roof: a quarter of its box is empty
+    car = box(20, 20, 40, 60) | box(10, 30, 20, 50)  # a body and a roof
     assert len(distinct_masks(car[None])) == 1
-    assert not len(clean_masks(car[None], np.zeros(SIZE, bool)))
+    nothing = np.zeros(SIZE, bool)
+    assert not len(clean_masks(car[None], nothing))
+    assert not len(clean_masks(car[None], nothing, 0.19))
+    assert len(clean_masks(car[None], nothing, 0.21)) == 1, "its box is larger by a fifth"
 
 
 def test_masks_that_are_empty_or_all_of_the_image_are_no_error() -> None:

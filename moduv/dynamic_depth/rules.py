@@ -55,7 +55,7 @@ def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.n
     return _largest_first(np.array(objects).reshape(-1, *road.shape))
 
 
-def clean_masks(masks: np.ndarray, road: np.ndarray) -> np.ndarray:
+def clean_masks(masks: np.ndarray, road: np.ndarray, unlike_box: float = BOXLIKE) -> np.ndarray:
     """The predicted masks (M, H, W) bool, without road, that look like objects of their own, the largest first.
 
     Those go whose shape is unlike their box; of those that cover each other, one is left, see `distinct_masks`.
@@ -63,16 +63,18 @@ def clean_masks(masks: np.ndarray, road: np.ndarray) -> np.ndarray:
     Args:
         masks: (N, H, W) bool.
         road: (H, W) bool.
+        unlike_box: share of its own area by which a mask may differ from its box.
     """
-    likely = masks[np.array([_fills_its_box(mask) for mask in masks], bool)]
+    likely = masks[np.array([_unlike_box(mask) < unlike_box for mask in masks], bool)]
     free = distinct_masks(likely) & ~road
     return free[free.sum((1, 2)) > SMALLEST * road.size]
 
 
-def _fills_its_box(mask: np.ndarray) -> bool:
+def _unlike_box(mask: np.ndarray) -> float:
+    """By how much of its own area a mask differs from its box; of an empty one, by all."""
     left, top, right, bottom = rle.extent(mask)
     area = np.count_nonzero(mask)
-    return bool((right - left) * (bottom - top) - area < BOXLIKE * area)
+    return (right - left) * (bottom - top) / area - 1 if area else np.inf
 
 
 def distinct_masks(masks: np.ndarray) -> np.ndarray:

@@ -53,7 +53,8 @@ class PixelwiseConfig:
     """Length, batch size and learning rate of each phase: rigid, residual, joint."""
     height: int = 192
     width: int = 512
-    """Size of the networks' input in pixels: multiples of 32, at least 128."""
+    """Size of the networks' input in pixels: multiples of 32, at least 128, about of the frames' aspect, which labels
+    that are made from it must have."""
     hrnet_weights: str = ""
     """File of ImageNet's HRNet-W18, from which the depth encoder starts; empty: from scratch."""
     resnet_weights: str = ""
