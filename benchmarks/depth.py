@@ -42,7 +42,7 @@ from moduv.dynamic_depth.alignment import AlignmentConfig, alignment_losses, tra
 from moduv.dynamic_depth.mining import make_pseudo_depth
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
-from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, pixelwise_terms
+from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, pixelwise_terms
 from moduv.dynamic_depth.pseudo import PseudoDepth, object_depth, write_pseudo_depth
 from moduv.dynamic_depth.scales import ScaleConfig
 from moduv.engine.config import load_preset

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from moduv.dynamic_depth.candidates import CleanConfig, as_instances, clean_labels
-from moduv.dynamic_depth.masks import MasksConfig, import_masks
+from moduv.dynamic_depth.masks.candidates import CleanConfig, as_instances, clean_labels
+from moduv.dynamic_depth.masks.given import MasksConfig, import_masks
+from moduv.dynamic_depth.masks.rules import clean_masks, distinct_masks
 from moduv.dynamic_depth.mining import make_pseudo_depth
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects
 from moduv.dynamic_depth.outputs import (
@@ -20,15 +21,14 @@ from moduv.dynamic_depth.outputs import (
     read_moving,
     stacked,
 )
+from moduv.dynamic_depth.pixelwise.scenes import flow_colours
 from moduv.dynamic_depth.pseudo import (
     ObjectDepth,
     PseudoDepth,
     read_pseudo_depth,
     write_pseudo_depth,
 )
-from moduv.dynamic_depth.rules import clean_masks, distinct_masks
 from moduv.dynamic_depth.scales import ScaleConfig
-from moduv.dynamic_depth.scenes import flow_colours
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json, write_npz
 from moduv.engine.stages import fingerprint, read_manifest

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from moduv import geometry
 from moduv.dynamic_depth import losses
+from moduv.dynamic_depth.masks.slots import slot_losses
 from moduv.dynamic_depth.networks.slots import Slots
-from moduv.dynamic_depth.pixelwise import pseudo_depth_term
-from moduv.dynamic_depth.residual import euler_pose, residual_coordinates, sample
-from moduv.dynamic_depth.slots import slot_losses
+from moduv.dynamic_depth.pixelwise.model import pseudo_depth_term
+from moduv.dynamic_depth.pixelwise.residual import euler_pose, residual_coordinates, sample
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,22 @@ from torch import Tensor
 
 from moduv import geometry
 from moduv.dynamic_depth import alignment
-from moduv.dynamic_depth.ground import ground_losses
+from moduv.dynamic_depth.masks.ground import ground_losses
+from moduv.dynamic_depth.masks.rules import clean_masks, slot_labels
+from moduv.dynamic_depth.masks.slots import slot_losses
 from moduv.dynamic_depth.networks import build
 from moduv.dynamic_depth.networks.ground import ground_inputs
-from moduv.dynamic_depth.pixelwise import pseudo_depth_term, triplet_losses
-from moduv.dynamic_depth.residual import (
+from moduv.dynamic_depth.objects import is_ahead
+from moduv.dynamic_depth.pixelwise.model import pseudo_depth_term, triplet_losses
+from moduv.dynamic_depth.pixelwise.residual import (
     camera_poses,
     euler_pose,
     moving_pixels,
     object_flow,
     residual_flow,
 )
-from moduv.dynamic_depth.rules import clean_masks, is_ahead, slot_labels
 from moduv.dynamic_depth.schedules import warm_then_halved
 from moduv.dynamic_depth.shapes import ObjectNetworks, neighbour_masks, object_losses
-from moduv.dynamic_depth.slots import slot_losses
 from moduv.dynamic_depth.weights import own_names
 
 SIDES = (0, 1)

@@ -13,7 +13,7 @@ from motion_world import street  # noqa: F401 (a fixture)
 
 from moduv.detector.transforms import AugmentationConfig
 from moduv.dynamic_depth.alignment import AlignmentConfig, train_alignment
-from moduv.dynamic_depth.candidates import (
+from moduv.dynamic_depth.masks.candidates import (
     CandidatesConfig,
     CleanConfig,
     SlotsConfig,
@@ -22,28 +22,27 @@ from moduv.dynamic_depth.candidates import (
     slot_frames,
     train_slots,
 )
-from moduv.dynamic_depth.masks import MasksConfig, import_masks
-from moduv.dynamic_depth.mining import make_pseudo_depth
-from moduv.dynamic_depth.objects import ObjectsConfig, find_objects, movers
-from moduv.dynamic_depth.outputs import read_moving
-from moduv.dynamic_depth.road import (
+from moduv.dynamic_depth.masks.given import MasksConfig, import_masks
+from moduv.dynamic_depth.masks.road import (
     GroundConfig,
     RoadConfig,
     predict_road,
     train_ground,
 )
-from moduv.dynamic_depth.scales import ScaleConfig
-from moduv.dynamic_depth.scenes import ScenesConfig, predict_scenes
-from moduv.dynamic_depth.schedules import halvings, ramp
-from moduv.dynamic_depth.shapes import ObjectTriplets, ShapesConfig, neighbour_masks, train_shapes
-from moduv.dynamic_depth.train import (
+from moduv.dynamic_depth.mining import make_pseudo_depth
+from moduv.dynamic_depth.objects import ObjectsConfig, find_objects, movers
+from moduv.dynamic_depth.outputs import read_moving
+from moduv.dynamic_depth.pixelwise.final import FinalConfig, train_final
+from moduv.dynamic_depth.pixelwise.scenes import ScenesConfig, predict_scenes
+from moduv.dynamic_depth.pixelwise.train import (
     PHASES,
-    FinalConfig,
     PixelwiseConfig,
     TrainedPixelwise,
-    train_final,
     train_pixelwise,
 )
+from moduv.dynamic_depth.scales import ScaleConfig
+from moduv.dynamic_depth.schedules import halvings, ramp
+from moduv.dynamic_depth.shapes import ObjectTriplets, ShapesConfig, neighbour_masks, train_shapes
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json, write_npz
 from moduv.engine.loop import LoopConfig
@@ -105,7 +104,7 @@ def test_a_stage_that_was_interrupted_ends_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from moduv.dynamic_depth import train
+    from moduv.dynamic_depth.pixelwise import train
 
     calls, whole = [], train.pixelwise_terms
 

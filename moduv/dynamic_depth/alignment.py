@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
+from moduv.dynamic_depth.data import on_device
 from moduv.dynamic_depth.losses import masked_mean, scale_alignment
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
@@ -254,13 +255,13 @@ def _train(
     seen = None if shapes is None else load_shapes(shapes)
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
-        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
         return alignment_losses(net, with_shape(batch, seen), logarithm=config.logarithm)
 
     def rate(loop: LoopConfig, step: int) -> float:
         return learning_rate(loop, step) * halvings(config.halved, step, loop.steps)
 
-    fit(net, step, dataset, config.loop, out, label="alignment", rate=rate)
+    moved = on_device(step)
+    fit(net, moved, dataset, config.loop, out, label="alignment", rate=rate)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
     given = {"road": road is not None, "shapes": shapes is not None}

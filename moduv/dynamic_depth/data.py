@@ -1,17 +1,26 @@
-"""Triplets with the pseudo-depth of their centre frames."""
+"""Triplets with the pseudo-depth of their centre frames, and how batches and networks come to a device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from moduv.depth.triplets import Triplets
+from moduv.depth.triplets import Triplets, find_triplets
+from moduv.dynamic_depth.outputs import check_teacher
 from moduv.dynamic_depth.pseudo import read_pseudo_depth
+from moduv.engine import distributed
+from moduv.engine.batch_norm import share_batch_norm
+from moduv.engine.log import say
+from moduv.engine.loop import StepState
+from moduv.engine.stages import read_counts
 from moduv.frames.clip import FrameRef
+
+Batch = dict[str, Tensor]
 
 
 class MinedTriplets(Triplets):
@@ -41,6 +50,57 @@ class MinedTriplets(Triplets):
             return np.zeros(size, np.float32)
         # By the nearest pixel: between an object and what is behind it, there is nothing.
         return _nearest(read_pseudo_depth(path).rendered(), size)
+
+
+def find_mined_triplets(
+    data: Path,
+    split: Path,
+    pseudo: Path,
+    weights: Sequence[Path],
+    height: int,
+    width: int,
+    **more: Any,
+) -> tuple[MinedTriplets, int]:
+    """The triplets of a split with their pseudo-depth, and how many objects move.
+
+    Args:
+        data: folder of the segments.
+        split: frames; those without both neighbours are left out and counted.
+        pseudo: folder of `moduv depth pseudo`.
+        weights: what tells the stage 1 that is trained on, in whose scale pseudo-depth must be.
+        height, width: size of the networks' input in pixels.
+        more: options of `Triplets`.
+
+    Raises:
+        InputError: when no triplet is left, or pseudo-depth is not finished or of another stage 1.
+    """
+    frames, absent, edges = find_triplets(split, data)
+    (objects,) = read_counts(pseudo, "objects")
+    check_teacher(pseudo, weights)
+    say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
+    if not objects:
+        say("  no object moves: depth stays as it is")
+    return MinedTriplets(data, frames, height, width, pseudo, **more), objects
+
+
+def on_device(
+    step: Callable[[Batch, StepState], Batch],
+) -> Callable[[Batch, StepState], Batch]:
+    """A training step whose batch is brought to this process's device."""
+    device = distributed.device()
+
+    def moved(batch: Batch, state: StepState) -> Batch:
+        return step({k: x.to(device, non_blocking=True) for k, x in batch.items()}, state)
+
+    return moved
+
+
+def to_train(model: nn.Module) -> None:
+    """Bring networks to this process's device, with batch statistics of all processes on CPUs."""
+    device = distributed.device()
+    model.to(device)
+    if device.type == "cpu":
+        share_batch_norm(model)
 
 
 def _nearest(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from moduv.dynamic_depth.outputs import made_here, read_moving, read_road, with_road
-from moduv.dynamic_depth.rules import is_ahead
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
@@ -28,6 +27,8 @@ from moduv.instances.store import SUFFIX, is_labelled, labelled, read_labels, wr
 from moduv.instances.tracks import TrackConfig, Tracker
 
 NOTHING = Instances([], np.zeros((0, 4)))
+AHEAD = (19 / 40, 21 / 40)
+"""Shares of the width between which a car at our own speed drives, which no flow tells."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ def covered_shares(instances: Instances, moved: Instances) -> np.ndarray:
     masks = moved.resized(*instances.size).decode()  # (M, H, W)
     union = np.logical_or.reduce(masks)
     return np.array([union[mask].mean() if mask.any() else 0.0 for mask in instances.decode()])
+
+
+def is_ahead(mask: np.ndarray) -> bool:
+    """Whether an object (H, W) bool reaches into the middle of the image, where cars drive ahead."""
+    left, right = (round(share * mask.shape[1]) for share in AHEAD)
+    return bool(mask[:, left:right].any())
 
 
 def label_motion(

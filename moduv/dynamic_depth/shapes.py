@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from moduv import geometry
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.dynamic_depth import losses
+from moduv.dynamic_depth.data import Batch, on_device, to_train
 from moduv.dynamic_depth.networks.depth import DepthNet
 from moduv.dynamic_depth.networks.pose import PoseNet
 from moduv.dynamic_depth.outputs import made_here
-from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, explain, warp_neighbours
-from moduv.dynamic_depth.residual import camera_poses
-from moduv.dynamic_depth.train import WEIGHTS, TrainedPixelwise, by_network, on_device
+from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, explain, warp_neighbours
+from moduv.dynamic_depth.pixelwise.residual import camera_poses
+from moduv.dynamic_depth.pixelwise.train import WEIGHTS, TrainedPixelwise, by_network
 from moduv.dynamic_depth.weights import load_networks, save_networks
 from moduv.engine import distributed
-from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
@@ -35,7 +35,6 @@ from moduv.instances.store import SUFFIX, read_labels
 SMOOTHNESS = 0.02
 SMALLEST = 0.005
 """Share of the image that an object must exceed in all three frames."""
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -177,10 +176,9 @@ def _train(
     size = (trained.height, trained.width)
     triplets = ObjectTriplets(data, places, *size, objects, flip=config.flip, jitter=config.jitter)
     teacher = trained.load().requires_grad_(False)
-    model = ObjectNetworks().to(distributed.device())
+    model = ObjectNetworks()
     load_networks(model, weights / WEIGHTS)
-    if distributed.device().type == "cpu":
-        share_batch_norm(model)
+    to_train(model)
 
     def step(batch: Batch, state: StepState) -> Batch:
         masks = _seen_masks(teacher, batch)

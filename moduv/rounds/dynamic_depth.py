@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from moduv import geometry
-from moduv.depth.triplets import find_triplets
 from moduv.depth.weights import save_modules
-from moduv.dynamic_depth.data import MinedTriplets
+from moduv.dynamic_depth.data import (
+    Batch,
+    MinedTriplets,
+    find_mined_triplets,
+    on_device,
+    to_train,
+)
 from moduv.dynamic_depth.losses import masked_mean, pseudo_depth
-from moduv.dynamic_depth.outputs import check_teacher
 from moduv.engine import distributed
-from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.config import to_dict
-from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_counts
+from moduv.engine.stages import Stage
 from moduv.motion.fields import motion_fields
 from moduv.motion.losses import sum_losses
 from moduv.motion.networks import DynamoDepth
@@ -35,7 +37,6 @@ from moduv.motion.weights import TrainedMotion, find_trained
 
 PHASE = PHASES["disp_init"]
 """Depth and ego-motion are trained as where stage 1 begins: as if all that is left stood still."""
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,29 +89,24 @@ def _train(
     out: Path,
     config: DepthTrainingConfig,
 ) -> dict[str, Any]:
-    frames, absent, edges = find_triplets(split, data)
-    (objects,) = read_counts(pseudo, "objects")
-    check_teacher(pseudo, trained.identity)
-    say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
+    triplets, objects = find_mined_triplets(
+        data,
+        split,
+        pseudo,
+        trained.identity,
+        trained.height,
+        trained.width,
+        flip=config.flip,
+        jitter=config.jitter,
+        field_of_view=trained.field_of_view,
+        focal_factor=trained.focal_factor,
+    )
     model = trained.load()
     if objects:
-        triplets = MinedTriplets(
-            data,
-            frames,
-            trained.height,
-            trained.width,
-            pseudo,
-            flip=config.flip,
-            jitter=config.jitter,
-            field_of_view=trained.field_of_view,
-            focal_factor=trained.focal_factor,
-        )
         _fit(model, triplets, trained.losses, out, config)
-    else:
-        say("  no object moves: depth stays as it is")
     if distributed.is_main():
         save_modules(model, MODULES, out / WEIGHTS, trained.height, trained.width)
-    return {"triplets": len(frames), "objects": objects, "stage1": to_dict(trained.settings)}
+    return {"triplets": len(triplets), "objects": objects, "stage1": to_dict(trained.settings)}
 
 
 def _fit(
@@ -122,15 +118,12 @@ def _fit(
 ) -> None:
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     PHASE.freeze(model)
-    device = distributed.device()
-    if device.type == "cpu":
-        share_batch_norm(model)
+    to_train(model)
 
     def step(batch: Batch, state: StepState) -> Batch:
-        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         return mined_losses(model, teacher, batch, losses, config, state.generator)
 
-    fit(model, step, triplets, config.loop, out, label="depth")
+    fit(model, on_device(step), triplets, config.loop, out, label="depth")
 
 
 def mined_losses(

@@ -132,41 +132,43 @@ COMMANDS = {
         "moduv.rounds.dynamic_depth:train_depth", "depth", "train stage 1 on with pseudo-depth"
     ),
     "depth pixelwise": _shared(
-        "moduv.dynamic_depth.train:train_pixelwise",
+        "moduv.dynamic_depth.pixelwise.train:train_pixelwise",
         "depth_pixelwise",
         "published system, stage 1: depth, ego-motion, residual flow",
     ),
     "depth scenes": _shared(
-        "moduv.dynamic_depth.scenes:predict_scenes",
+        "moduv.dynamic_depth.pixelwise.scenes:predict_scenes",
         "depth_scenes",
         "its depth and what moves, frame by frame",
     ),
     "depth masks": _stage(
-        "moduv.dynamic_depth.masks:import_masks", "depth_masks", "given images of masks as labels"
+        "moduv.dynamic_depth.masks.given:import_masks",
+        "depth_masks",
+        "given images of masks as labels",
     ),
     "depth roadmasks": _stage(
-        "moduv.dynamic_depth.masks:import_masks",
+        "moduv.dynamic_depth.masks.given:import_masks",
         "depth_roadmasks",
         "given images of the road as labels",
     ),
     "depth ground": _shared(
-        "moduv.dynamic_depth.road:train_ground", "depth_ground", "learn where the ground is"
+        "moduv.dynamic_depth.masks.road:train_ground", "depth_ground", "learn where the ground is"
     ),
     "depth road": _shared(
-        "moduv.dynamic_depth.road:predict_road", "depth_road", "masks of the ground"
+        "moduv.dynamic_depth.masks.road:predict_road", "depth_road", "masks of the ground"
     ),
     "depth slots": _shared(
-        "moduv.dynamic_depth.candidates:train_slots",
+        "moduv.dynamic_depth.masks.candidates:train_slots",
         "depth_slots",
         "slots that explain flow and depth",
     ),
     "depth candidates": _shared(
-        "moduv.dynamic_depth.candidates:find_candidates",
+        "moduv.dynamic_depth.masks.candidates:find_candidates",
         "depth_candidates",
         "objects among the slots",
     ),
     "depth clean": _shared(
-        "moduv.dynamic_depth.candidates:clean_labels",
+        "moduv.dynamic_depth.masks.candidates:clean_labels",
         "depth_clean",
         "labels that look like objects, without road",
     ),
@@ -174,7 +176,7 @@ COMMANDS = {
         "moduv.dynamic_depth.shapes:train_shapes", "depth_shapes", "depth of single objects"
     ),
     "depth final": _shared(
-        "moduv.dynamic_depth.train:train_final",
+        "moduv.dynamic_depth.pixelwise.final:train_final",
         "depth_final",
         "published system, last stage: train on with pseudo-depth",
     ),

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
+from moduv.dynamic_depth.data import on_device
+from moduv.dynamic_depth.masks.rules import BOXLIKE, clean_masks, distinct_masks, slot_labels
+from moduv.dynamic_depth.masks.slots import slot_losses
 from moduv.dynamic_depth.networks.slots import SIDE, SLOTS, WIDTH, SlotAttentionNet
 from moduv.dynamic_depth.objects import NOTHING
 from moduv.dynamic_depth.outputs import (
@@ -23,9 +26,7 @@ from moduv.dynamic_depth.outputs import (
     read_road,
     with_road,
 )
-from moduv.dynamic_depth.rules import BOXLIKE, clean_masks, distinct_masks, slot_labels
 from moduv.dynamic_depth.schedules import ramp, warm_then_halved
-from moduv.dynamic_depth.slots import slot_losses
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import added, speed_only
 from moduv.engine.errors import InputError
@@ -140,7 +141,6 @@ def _train(split: Path, motion: Path, out: Path, config: SlotsConfig) -> dict[st
     net = SlotAttentionNet().to(distributed.device())
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
-        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
         device = batch["frames"].device
         shape = (len(batch["frames"]), SLOTS, WIDTH)
         noise = torch.randn(shape, generator=state.generator, device=device)
@@ -161,7 +161,8 @@ def _train(split: Path, motion: Path, out: Path, config: SlotsConfig) -> dict[st
     def rate(loop: LoopConfig, step: int) -> float:
         return loop.learning_rate * warm_then_halved(step, loop.steps)
 
-    fit(net, step, FlowFrames(motion, frames), config.loop, out, label="slots", rate=rate)
+    data, moved = FlowFrames(motion, frames), on_device(step)
+    fit(net, moved, data, config.loop, out, label="slots", rate=rate)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
     return {"frames": len(frames)}

@@ -1,4 +1,4 @@
-"""Training of depth, ego-motion and residual flow: stage 1, and the last stage (Nguyen et al. 2024, sections 3.1, 3.4)."""
+"""Training of depth, ego-motion and residual flow: stage 1 (Nguyen et al. 2024, section 3.1)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.depth.weights import load_resnet
-from moduv.dynamic_depth.data import MinedTriplets
-from moduv.dynamic_depth.outputs import check_teacher
-from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, pixelwise_terms, pseudo_depth_term
+from moduv.dynamic_depth.data import Batch, on_device, to_train
+from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, pixelwise_terms
 from moduv.dynamic_depth.weights import load_hrnet, load_networks, save_networks
 from moduv.engine import distributed
-from moduv.engine.batch_norm import share_batch_norm
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_counts, read_manifest
+from moduv.engine.stages import Stage, read_manifest
 
 WEIGHTS = "weights"
 """Folder of a finished training that holds one `.pth` a network."""
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,25 +71,6 @@ class PixelwiseConfig:
         return tuple(loop.batch_size for loop in self.loops.values())
 
 
-@dataclass(frozen=True)
-class FinalConfig:
-    """How the last stage is trained."""
-
-    loop: LoopConfig
-    weight: float = 0.1
-    """Of the difference to pseudo-depth."""
-    bilinear: bool = False
-    """Reduce pseudo-depth to smaller scales bilinearly, as published, which mixes objects with what is behind them;
-    otherwise by the nearest pixel, as their masks."""
-    flip: float = 0.5
-    jitter: float = 0.5
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
-
-
 def check_size(height: int, width: int) -> None:
     """Raise InputError for images that the networks do not take."""
     if height % 32 or width % 32 or min(height, width) < 128:
@@ -129,7 +107,7 @@ def _train(data: Path, split: Path, out: Path, config: PixelwiseConfig) -> dict[
     triplets = Triplets(
         data, frames, config.height, config.width, flip=config.flip, jitter=config.jitter
     )
-    _prepare(model)
+    to_train(model)
     for name, phase in PHASES.items():
         freeze_all_but(model, phase.trains)
         step = on_device(_phase_step(model, phase))
@@ -146,18 +124,6 @@ def _phase_step(model: PixelwiseNetworks, phase: Phase) -> Callable[[Batch, Step
     return step
 
 
-def on_device(
-    step: Callable[[Batch, StepState], Batch],
-) -> Callable[[Batch, StepState], Batch]:
-    """A training step whose batch is brought to this process's device."""
-    device = distributed.device()
-
-    def moved(batch: Batch, state: StepState) -> Batch:
-        return step({k: x.to(device, non_blocking=True) for k, x in batch.items()}, state)
-
-    return moved
-
-
 def freeze_all_but(model: nn.Module, names: tuple[str, ...]) -> None:
     """Train the children with these names only."""
     for name, network in model.named_children():
@@ -171,13 +137,6 @@ def by_network(model: nn.Module) -> list[dict[str, Any]]:
         for network in model.children()
     ]
     return [{"params": group} for group in groups if group]
-
-
-def _prepare(model: nn.Module) -> None:
-    device = distributed.device()
-    model.to(device)
-    if device.type == "cpu":
-        share_batch_norm(model)
 
 
 class TrainedPixelwise:
@@ -207,70 +166,3 @@ class TrainedPixelwise:
         model = PixelwiseNetworks()
         load_networks(model, self.folder / WEIGHTS)
         return model.to(distributed.device()).eval()
-
-
-def train_final(
-    data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: FinalConfig
-) -> None:
-    """The last stage: train stage 1 on, with pseudo-depth where objects move.
-
-    Args:
-        data: folder of the segments.
-        split: frames to train on; those without both neighbours are left out and counted.
-        weights: folder of `moduv depth pixelwise`.
-        pseudo: folder of `moduv depth pseudo`, made with that stage 1. Without any object in it, the weights are kept
-            as they are.
-        out: receives `weights/`.
-        config: schedule and weight.
-
-    Raises:
-        InputError: for missing or broken frames, weights and pseudo-depths, and pseudo-depths of another stage 1.
-    """
-    stage = Stage("depth final", out, config, (split, weights, pseudo), data)
-    stage.run(lambda: _train_final(data, split, weights, pseudo, out, config))
-
-
-def _train_final(
-    data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: FinalConfig
-) -> dict[str, Any]:
-    trained = TrainedPixelwise(weights)
-    frames, absent, edges = find_triplets(split, data)
-    (objects,) = read_counts(pseudo, "objects")
-    check_teacher(pseudo, [weights])
-    say(f"  {len(frames)} triplets, {objects} moving objects; left out: {edges + absent} frames")
-    model = trained.load()
-    if objects:
-        triplets = MinedTriplets(
-            data,
-            frames,
-            trained.height,
-            trained.width,
-            pseudo,
-            flip=config.flip,
-            jitter=config.jitter,
-        )
-        teacher = trained.load().depth_net.requires_grad_(False)
-        _prepare(model)
-
-        def step(batch: Batch, state: StepState) -> Batch:
-            terms, depths = pixelwise_terms(model, batch, residual=True, sparse=True)
-            targets = _targets(teacher, batch)
-            term = pseudo_depth_term(depths, *targets, bilinear=config.bilinear)
-            return {**terms, "loss": terms["loss"] + config.weight * term, "pseudo_depth": term}
-
-        moved = on_device(step)
-        fit(model, moved, triplets, config.loop, out, label="depth", groups=by_network)
-    else:
-        say("  no object moves: depth stays as it is")
-    if distributed.is_main():
-        save_networks(model, out / WEIGHTS)
-    size = [trained.height, trained.width]
-    return {"triplets": len(frames), "objects": objects, "size": size}
-
-
-@torch.no_grad()
-def _targets(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Complete pseudo-depths (B, 1, H, W) of a batch of `MinedTriplets`, and where objects move."""
-    moving = batch["pseudo_depth"] > 0
-    scene = teacher(batch["images"][:, 1])[0].float()
-    return torch.where(moving, batch["pseudo_depth"], scene), moving

@@ -11,14 +11,19 @@ from torch import Tensor, nn
 
 from moduv import geometry
 from moduv.dynamic_depth import losses
+from moduv.dynamic_depth.data import Batch
 from moduv.dynamic_depth.networks.depth import DepthNet
 from moduv.dynamic_depth.networks.pose import PoseNet
 from moduv.dynamic_depth.networks.residual import ResidualNet
-from moduv.dynamic_depth.residual import camera_poses, residual_coordinates, residual_flow, sample
+from moduv.dynamic_depth.pixelwise.residual import (
+    camera_poses,
+    residual_coordinates,
+    residual_flow,
+    sample,
+)
 
 SMOOTHNESS, SPARSITY = 0.002, 0.02
 """Weights beside the photometric error; that of the smoothness is halved from scale to scale."""
-Batch = dict[str, Tensor]
 
 
 class PixelwiseNetworks(nn.Module):

@@ -1,4 +1,4 @@
-"""Which masks are objects: of slots, of predictions, and which of them move (Nguyen et al. 2024, section 3.2).
+"""Which masks are objects: of slots, and of predictions (Nguyen et al. 2024, section 3.2).
 
 The paper says what for; the numbers are those of its authors' published system.
 """
@@ -23,8 +23,6 @@ BOXLIKE = 0.1
 """Share of its own area by which a predicted mask may differ from its box."""
 COVERED = 0.25
 """Share of a mask from which on a larger one that covers it replaces it."""
-AHEAD = (19 / 40, 21 / 40)
-"""Shares of the width between which a car at our own speed drives, which no flow tells."""
 
 
 def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.ndarray:
@@ -93,9 +91,3 @@ def distinct_masks(masks: np.ndarray) -> np.ndarray:
 
 def _largest_first(masks: np.ndarray) -> np.ndarray:
     return masks[np.argsort(masks.sum((1, 2)), kind="stable")[::-1]]
-
-
-def is_ahead(mask: np.ndarray) -> bool:
-    """Whether an object (H, W) bool reaches into the middle of the image, where cars drive ahead."""
-    left, right = (round(share * mask.shape[1]) for share in AHEAD)
-    return bool(mask[:, left:right].any())

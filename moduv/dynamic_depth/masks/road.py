@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from moduv import geometry
-from moduv.dynamic_depth.ground import CERTAIN, ground_losses
+from moduv.dynamic_depth.data import on_device
+from moduv.dynamic_depth.masks.ground import CERTAIN, ground_losses
 from moduv.dynamic_depth.networks.ground import GroundNet, ground_inputs
 from moduv.dynamic_depth.objects import NOTHING
 from moduv.dynamic_depth.outputs import frames_with, made_here, read_scene, stacked
@@ -124,7 +125,6 @@ def _train(
     net = GroundNet(height, width).to(distributed.device())
 
     def step(batch: dict[str, Tensor], state: StepState) -> dict[str, Tensor]:
-        batch = {key: value.to(distributed.device()) for key, value in batch.items()}
         _check_size(batch["inputs"], net, motion)
         own = config.own_weight * ramp(state.progress, config.own)
         noisy = 1 - (1 - config.noisy_weight) * ramp(state.progress, config.noisy)
@@ -133,7 +133,8 @@ def _train(
     def rate(loop: LoopConfig, step: int) -> float:
         return loop.learning_rate * halvings(HALVED, step, loop.steps)
 
-    fit(net, step, dataset, config.loop, out, label="ground", rate=rate)
+    moved = on_device(step)
+    fit(net, moved, dataset, config.loop, out, label="ground", rate=rate)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, net.state_dict())
     return {"frames": len(frames), "size": [height, width]}

@@ -15,9 +15,9 @@ from torchvision.utils import flow_to_image
 from moduv import geometry
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.dynamic_depth.networks.slots import SIDE
-from moduv.dynamic_depth.pixelwise import PixelwiseNetworks, explain
-from moduv.dynamic_depth.residual import moving_pixels, object_flow
-from moduv.dynamic_depth.train import TrainedPixelwise
+from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, explain
+from moduv.dynamic_depth.pixelwise.residual import moving_pixels, object_flow
+from moduv.dynamic_depth.pixelwise.train import TrainedPixelwise
 from moduv.engine import distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
