@@ -45,8 +45,9 @@ def feature(frame: int) -> Any:
     import torch
 
     scene = torch.randn(CHANNELS, *CELLS, generator=torch.Generator().manual_seed(0))
-    other = torch.randn(CHANNELS, *CELLS, generator=torch.Generator().manual_seed(frame + 1))
-    scene.add_(other, alpha=0.7)
+    random = torch.Generator().manual_seed(frame + 1)
+    for channel in scene:  # one by one, for what is in memory here counts for both sides
+        channel.add_(torch.randn(CELLS, generator=random), alpha=0.7)
     return scene.div_(scene.norm(dim=0))
 
 
@@ -61,14 +62,13 @@ def propagate_ours(store: Path, frames: int) -> Result:
     """Go through the frames, of which the last is timed; keeps all planes in `store`."""
     import torch
 
-    from moduv.correspondence.neighbours import most_similar
     from moduv.correspondence.propagation import Memory, PropagationConfig, first_planes
 
-    tiny = torch.ones(2, 2, 4)
-    for radius in (RADIUS, None):  # compiles
-        most_similar(tiny, tiny, 1, radius)
-    libraries = peak()
     config = PropagationConfig(CONTEXT, RADIUS, TOP_K, TEMPERATURE)
+    tiny = Memory(2, config)
+    for given in (torch.ones(2, 32, 32), None):  # compiles
+        tiny.advance(torch.ones(4, 16, 16), given)
+    libraries = peak()
     given = first_planes({0: mask()})
     memory = Memory(len(given[0]), config)
     planes = np.empty((frames, len(given[0]), *CELLS), np.float32)
@@ -78,6 +78,7 @@ def propagate_ours(store: Path, frames: int) -> Result:
         begin = time.process_time()
         planes[frame] = memory.advance(x, given.get(frame)).numpy()
         seconds = time.process_time() - begin
+        del x
     np.save(store, planes)
     return {"seconds": seconds, "MB": peak() - libraries}
 

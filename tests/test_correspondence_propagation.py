@@ -75,7 +75,7 @@ def test_windows_in_blocks_find_what_all_pixels_and_a_mask_find(
     missing = max(0, 10 - height * width)
     wanted = F.pad(cosines.sort(1, descending=True)[0][:, :10], (0, missing), value=-torch.inf)
     for search in (neighbours._search_blocks, neighbours._search_strips):
-        values, places = search(query.contiguous(), key.contiguous(), 10, radius)
+        values, places = search(query.contiguous(), [key.contiguous()], 10, radius)
         # Products of other shapes add in another order.
         torch.testing.assert_close(values.sort(1, descending=True)[0], wanted, atol=1e-6, rtol=0)
         found = cosines.gather(1, places)
@@ -83,16 +83,60 @@ def test_windows_in_blocks_find_what_all_pixels_and_a_mask_find(
         torch.testing.assert_close(values[finite], found[finite], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("radius", [2.5, None])
+def test_frames_searched_together_yield_the_best_of_all(radius: float | None) -> None:
+    query, *keys = features(4, 4, 7, 10).movedim(1, -1).contiguous()
+    alone = [neighbours.most_similar(query, [key], 6, radius) for key in keys]
+    cosines = torch.cat([one.cosines for one in alone], 1)
+    places = torch.cat([one.places + 70 * n for n, one in enumerate(alone)], 1)
+    wanted, chosen = cosines.topk(6)
+    for search in (neighbours._search_blocks, neighbours._search_strips):
+        values, found = search(query, keys, 6, radius)
+        order = values.argsort(1, descending=True)
+        torch.testing.assert_close(values.gather(1, order), wanted, atol=1e-6, rtol=0)
+        assert torch.equal(found.gather(1, order), places.gather(1, chosen))
+
+
+def rounded(feature: Tensor) -> neighbours.Rounded:
+    height, width, channels = feature.shape
+    kept = neighbours.Rounded(
+        torch.empty(height, width, channels, dtype=torch.int16), torch.empty(height, width, 1)
+    )
+    kept.fill(feature)
+    return kept
+
+
+def test_rounded_features_find_what_whole_ones_find_at_half_the_memory() -> None:
+    query, key = features(5, 2, 9, 11, channels=256).movedim(1, -1)
+    key[3, 4] = 0
+    kept = rounded(key)
+    assert kept.numbers.nbytes + kept.scale.nbytes < 0.51 * key.nbytes
+    torch.testing.assert_close(kept.restored().square().sum(-1)[:3], torch.ones(3, 11))
+    assert not kept.restored()[3, 4].any()
+    plain = neighbours.most_similar(query, [key], 10, 4)
+    found = neighbours.most_similar(rounded(query), [kept], 10, 4)
+    wanted, cosines = (one.cosines.sort(1)[0] for one in (plain, found))
+    torch.testing.assert_close(cosines, wanted, atol=2e-5, rtol=0)
+    same = (plain.places.sort(1)[0] == found.places.sort(1)[0]).all(1)
+    assert same.float().mean() > 0.95
+
+
+def test_frames_of_another_size_are_refused() -> None:
+    query, key = torch.ones(4, 6, 8), torch.ones(6, 4, 8)
+    with pytest.raises(InputError, match="give frames of one size"):
+        neighbours.most_similar(query, [query, key], 3, 2)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(1, 5), st.integers(1, 12))
 def test_the_size_of_blocks_changes_nothing(seed: int, block: int, radius: int, count: int) -> None:
     query, key = features(seed, 2, 11, 13).movedim(1, -1).contiguous()
-    wanted, _ = neighbours.most_similar(query, key, count, radius)
+    wanted = neighbours.most_similar(query, [key], count, radius).cosines
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK", block)
         patch.setattr(neighbours, "ROWS", block)
-        values, _ = neighbours.most_similar(query, key, count, radius)
-        whole, _ = neighbours.most_similar(query, key, count, None)
+        values = neighbours.most_similar(query, [key], count, radius).cosines
+        whole = neighbours.most_similar(query, [key], count, None).cosines
     torch.testing.assert_close(values.sort(1)[0], wanted.sort(1)[0], atol=1e-6, rtol=0)
     everywhere = (query.reshape(-1, 16) @ key.reshape(-1, 16).T).topk(count)[0]
     torch.testing.assert_close(whole.sort(1, descending=True)[0], everywhere, atol=1e-6, rtol=0)

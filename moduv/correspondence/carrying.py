@@ -30,9 +30,11 @@ class FeatureWay:
         first, second = (x.float().movedim(0, -1).contiguous() for x in (feature, other))
         forward, backward = (
             vote(
-                [most_similar(*pair, config.top_k, config.radius)], config.top_k, config.temperature
+                [most_similar(to, [source], config.top_k, config.radius)],
+                config.top_k,
+                config.temperature,
             )
-            for pair in ((second, first), (first, second))
+            for to, source in ((second, first), (first, second))
         )
         return cls(forward, backward, (first.shape[0], first.shape[1]))
 

@@ -6,37 +6,105 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from moduv.engine.errors import InputError
+
 BLOCK = 8
 """Side of a block of queries. Its windows are one matrix product: larger blocks multiply more that no window
 holds, smaller ones make products too small to be fast."""
-ROWS = 256
-"""Queries at once where the whole frame is searched."""
+ROWS = 512
+KEYS = 4096
+"""Queries and keys at once, in whole rows, where the whole frame is searched."""
+MOST = (1 << 15) - 1
+"""Largest number in 16 bits, with a sign."""
+LEAST = 1e-30
+"""What the largest number of a vector counts as at least: some are 0."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Features of a frame in half the memory: whole numbers of 16 bits, and what one of them is worth at each pixel.
+
+    Cosines are off by some 3e-6; those of half precision, which takes as much, would be by several times that.
+    """
+
+    numbers: Tensor
+    """(h, w, C) int16."""
+    scale: Tensor
+    """(h, w, 1) float32."""
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.numbers.shape
+
+    def __getitem__(self, rows: slice) -> Rounded:
+        """Some rows."""
+        return Rounded(self.numbers[rows], self.scale[rows])
+
+    def restored(self) -> Tensor:
+        """(h, w, C) float32."""
+        return self.numbers.float().mul_(self.scale)
+
+    def clone(self) -> Rounded:
+        return Rounded(self.numbers.clone(), self.scale.clone())
+
+    def fill(self, feature: Tensor) -> None:
+        """Take the place of other features; row by row, so that hardly any memory is needed beside it."""
+        for numbers, scale, row in zip(self.numbers, self.scale, feature, strict=True):
+            scale.copy_(row.abs().amax(-1, keepdim=True)).clamp_(min=LEAST).div_(MOST)
+            numbers.copy_((row / scale).round_())
+
+
+Feature = Tensor | Rounded
+"""Features (h, w, C) of a frame."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What looks most like each of h w pixels."""
+
+    cosines: Tensor
+    """(h w, k) in no order, -inf where there are fewer."""
+    places: Tensor
+    """(h w, k) int64, in the flat frames that were searched, one after the other."""
+    pixels: int
+    """Of these frames together."""
 
 
 def most_similar(
-    query: Tensor, key: Tensor, count: int, radius: float | None
-) -> tuple[Tensor, Tensor]:
-    """The `count` most similar pixels of `key` for each pixel of `query`.
+    query: Feature, keys: Sequence[Feature], count: int, radius: float | None
+) -> Found:
+    """The `count` most similar pixels of some frames together for each pixel of `query`.
 
     Args:
         query: (h, w, C) features of unit length.
-        key: (h, w, C), of another frame.
+        keys: the same of other frames.
         count: k.
         radius: only pixels nearer than this count, in pixels of the features; None: all.
 
-    Returns:
-        Cosines (h w, k) in no order, -inf where the window has fewer pixels, and places (h w, k) int64 in
-        the flat frame.
+    Raises:
+        InputError: for frames of several sizes.
     """
-    if query.device.type == "cpu":
-        return _search_blocks(query, key, count, radius)
-    return _search_strips(query, key, count, radius)
+    other = next((key.shape for key in keys if key.shape != query.shape), None)
+    if other is not None:
+        raise InputError(
+            f"features {tuple(other)} and {tuple(query.shape)} (height, width, channels) are compared; give frames "
+            "of one size."
+        )
+    device = query.numbers.device if isinstance(query, Rounded) else query.device
+    search = _search_blocks if device.type == "cpu" else _search_strips
+    height, width, _ = query.shape
+    return Found(*search(query, keys, count, radius), len(keys) * height * width)
+
+
+def _plain(feature: Feature) -> Tensor:
+    return feature.restored() if isinstance(feature, Rounded) else feature
 
 
 @dataclass(frozen=True)
@@ -53,44 +121,76 @@ class Votes:
         return (labels[:, self.places] * self.weights).sum(-1)
 
 
-def vote(found: Sequence[tuple[Tensor, Tensor]], count: int, temperature: float) -> Votes:
-    """The best of what `most_similar` has found in several frames, weighted by a softmax of their cosines.
+def vote(found: Sequence[Found], count: int, temperature: float) -> Votes:
+    """The best of what `most_similar` has found in several searches, weighted by a softmax of their cosines.
 
     Args:
-        found: cosines and places (h w, k) in each frame.
+        found: of each search.
         count: of the best in all frames together.
         temperature: by which cosines are divided.
     """
-    pixels = len(found[0][0])
-    cosines = torch.cat([values for values, _ in found], 1)
-    places = torch.cat([at + i * pixels for i, (_, at) in enumerate(found)], 1)
+    cosines = torch.cat([one.cosines for one in found], 1)
+    starts = accumulate((one.pixels for one in found), initial=0)
+    places = torch.cat([one.places + start for one, start in zip(found, starts, strict=False)], 1)
     best, chosen = cosines.topk(min(count, cosines.shape[1]), sorted=False)
     return Votes(places.gather(1, chosen), (best / temperature).softmax(1))
 
 
 def _search_blocks(
-    query: Tensor, key: Tensor, count: int, radius: float | None
+    query: Feature, keys: Sequence[Feature], count: int, radius: float | None
 ) -> tuple[Tensor, Tensor]:
     """By compiled selection: a product of each block of queries with what their windows cover."""
-    height, width, channels = query.shape
-    values = np.full((height * width, count), -np.inf, np.float32)
-    places = np.zeros((height * width, count), np.int64)
+    pixels = query.shape[0] * query.shape[1]
+    values = np.full((pixels, count), -np.inf, np.float32)
+    places = np.zeros((pixels, count), np.int64)
     if radius is None:
-        for start in range(0, height * width, ROWS):
-            rows = slice(start, start + ROWS)
-            products = query.reshape(-1, channels)[rows] @ key.reshape(-1, channels).T
-            _keep_best(products.numpy(), values[rows], places[rows])
-        return torch.from_numpy(values), torch.from_numpy(places)
+        for number, kept in enumerate(keys):
+            _search_whole(query, kept, number * pixels, values, places)
+    else:
+        for number, key in enumerate(keys):
+            _search_windows(query, key, radius, number * pixels, values, places)
+    return torch.from_numpy(values), torch.from_numpy(places)
+
+
+def _search_whole(
+    query: Feature, key: Feature, offset: int, values: np.ndarray, places: np.ndarray
+) -> None:
+    """Improve `values` and `places` by a frame, some rows of keys and of queries at once."""
+    height, width, channels = query.shape
+    few, many = max(1, ROWS // width), max(1, KEYS // width)
+    for first in range(0, height, many):
+        around = _plain(key[first : first + many]).reshape(-1, channels)
+        for top in range(0, height, few):
+            block = _plain(query[top : top + few]).reshape(-1, channels)
+            chosen = slice(top * width, top * width + len(block))
+            products = (block @ around.T).numpy()
+            _keep_best(products, offset + first * width, values[chosen], places[chosen])
+
+
+def _search_windows(
+    query: Feature,
+    key: Feature,
+    radius: float,
+    offset: int,
+    values: np.ndarray,
+    places: np.ndarray,
+) -> None:
+    """The same by what is within reach; of the frame, only the rows that are in use are restored."""
+    height, width, channels = query.shape
     reach, extents = _disk(radius)
+    strips: dict[int, Tensor] = {}
     for top in range(0, height, BLOCK):
+        first, last = max(0, top - reach), min(height, top + BLOCK + reach)
+        used = range(first - first % BLOCK, last, BLOCK)
+        strips = {at: strips[at] if at in strips else _plain(key[at : at + BLOCK]) for at in used}
+        rows = [strip[max(0, first - at) : last - at] for at, strip in strips.items()]
+        queries = _plain(query[top : top + BLOCK])
         for left in range(0, width, BLOCK):
-            block = query[top : top + BLOCK, left : left + BLOCK]
-            first, start = max(0, top - reach), max(0, left - reach)
-            around = key[first : top + BLOCK + reach, start : left + BLOCK + reach]
+            block, start = queries[:, left : left + BLOCK], max(0, left - reach)
+            around = torch.cat([row[:, start : left + BLOCK + reach] for row in rows])
             products = block.reshape(-1, channels) @ around.reshape(-1, channels).T
             shaped = products.view(*block.shape[:2], *around.shape[:2]).numpy()
-            _keep_best_near(shaped, top, left, first, start, extents, width, values, places)
-    return torch.from_numpy(values), torch.from_numpy(places)
+            _keep_best_near(shaped, top, left, first, start, extents, width, offset, values, places)
 
 
 @functools.lru_cache(maxsize=4)
@@ -102,14 +202,14 @@ def _disk(radius: float) -> tuple[int, np.ndarray]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _keep_best(products: np.ndarray, values: np.ndarray, places: np.ndarray) -> None:
+def _keep_best(products: np.ndarray, offset: int, values: np.ndarray, places: np.ndarray) -> None:
     """Replace the least of each row's `values` (N, k) by better ones of `products` (N, M)."""
     for row in range(products.shape[0]):
         lowest = np.argmin(values[row])
         for column in range(products.shape[1]):
             if products[row, column] > values[row, lowest]:
                 values[row, lowest] = products[row, column]
-                places[row, lowest] = column
+                places[row, lowest] = offset + column
                 lowest = np.argmin(values[row])
 
 
@@ -122,6 +222,7 @@ def _keep_best_near(
     start: int,
     extents: np.ndarray,
     width: int,
+    offset: int,
     values: np.ndarray,
     places: np.ndarray,
 ) -> None:
@@ -129,6 +230,7 @@ def _keep_best_near(
 
     products  (rows, columns, key rows, key columns)
     extents   of the disk by row offset
+    offset    of the frame's pixels among those of all frames
     """
     reach = len(extents) - 1
     for y in range(products.shape[0]):
@@ -147,14 +249,29 @@ def _keep_best_near(
                 ):
                     if products[y, x, row, column] > best[lowest]:
                         best[lowest] = products[y, x, row, column]
-                        best_places[lowest] = (first + row) * width + start + column
+                        best_places[lowest] = offset + (first + row) * width + start + column
                         lowest = np.argmin(best)
 
 
 def _search_strips(
-    query: Tensor, key: Tensor, count: int, radius: float | None
+    query: Feature, keys: Sequence[Feature], count: int, radius: float | None
 ) -> tuple[Tensor, Tensor]:
     """By the device's own selection: strips of whole rows with the rows that their windows cover."""
+    pixels = query.shape[0] * query.shape[1]
+    plain = _plain(query)
+    best = plain.new_full((pixels, count), -math.inf)
+    places = torch.zeros_like(best, dtype=torch.int64)
+    for number, key in enumerate(keys):
+        values, found = _search_strip_by_strip(plain, _plain(key), count, radius)
+        best, chosen = torch.cat([best, values], 1).topk(count, sorted=False)
+        places = torch.cat([places, found + number * pixels], 1).gather(1, chosen)
+    return best, places
+
+
+def _search_strip_by_strip(
+    query: Tensor, key: Tensor, count: int, radius: float | None
+) -> tuple[Tensor, Tensor]:
+    """The best in one frame."""
     height, width, channels = query.shape
     reach = height if radius is None else _disk(radius)[0]
     found = []

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moduv.correspondence.neighbours import most_similar, vote
+from moduv.correspondence.neighbours import Found, Rounded, most_similar, vote
 from moduv.engine.errors import InputError
 from moduv.instances.indexed import VOID
 
@@ -133,7 +133,7 @@ def _check_masks(first_masks: Mapping[int, Tensor], planes: int, size: tuple[int
 
 
 def first_planes(masks: Mapping[int, np.ndarray]) -> dict[int, Tensor]:
-    """What is new in each of some masks: planes (K, H, W) for `propagate`.
+    """What is new in each of some masks: planes (K, H, W) bool for `propagate`.
 
     Args:
         masks: by frame, object indices (H, W), 0 the background; void pixels (255) count as it. An index
@@ -147,7 +147,7 @@ def first_planes(masks: Mapping[int, np.ndarray]) -> dict[int, Tensor]:
         fresh = set(np.unique(mask).tolist()) - known
         known |= fresh
         if fresh:
-            planes[frame] = torch.zeros(count + 1, *mask.shape)
+            planes[frame] = torch.zeros(count + 1, *mask.shape, dtype=torch.bool)
         for index in fresh:
             planes[frame][index] = torch.from_numpy(mask == index)
     return planes
@@ -158,7 +158,7 @@ class _Seen:
     """A frame that was gone through."""
 
     frame: int
-    feature: Tensor
+    feature: Rounded
     """(h, w, C)."""
     planes: Tensor
     """(K, h, w), as carried: soft."""
@@ -180,76 +180,87 @@ class Memory:
         self.config = config
         self._planes = planes
         self._frame = 0
-        self._ring = torch.empty(0)
-        """Features (context + 1, h, w, C) of this frame and the latest; pieces would scatter in memory."""
+        self._ring: list[Rounded] = []
+        """Features of this frame and the latest, in one piece: several would scatter in memory."""
         self._recent: deque[_Seen] = deque(maxlen=config.context)
         self._starts: list[_Start] = []
 
     def advance(self, feature: Tensor, given: Tensor | None) -> Tensor:
         """Planes (K, h, w) of the next frame, of whose masks `given` (K, H, W) is new."""
-        feature = self._kept(feature)
-        planes = self._carried(feature)
+        kept = self._kept(feature)
+        planes = self._carried(kept)
         if given is not None and given.any():
-            given = given.to(planes)
-            new = _resized(given, feature.shape[:2])
+            new = _resized(given.to(planes), kept.shape[:2])
             if self._frame == 0:
                 planes, counted = new, new
             else:
                 covered = new.sum(0)
                 planes, counted = (1 - covered) * planes + covered * new, given
             present = counted.flatten(1).sum(1).nonzero()[:, 0]
-            self._starts.append(_Start(_Seen(self._frame, feature.clone(), planes), present))
-        self._recent.append(_Seen(self._frame, feature, planes))
+            self._starts.append(_Start(_Seen(self._frame, kept.clone(), planes), present))
+        self._recent.append(_Seen(self._frame, kept, planes))
         self._frame += 1
         return planes
 
-    def _kept(self, feature: Tensor) -> Tensor:
-        """Features (C, h, w) of the next frame as (h, w, C), in the place of those that are no longer needed."""
+    def _kept(self, feature: Tensor) -> Rounded:
+        """Features (C, h, w) of the next frame, in the place of those that are no longer needed."""
         feature = feature.movedim(0, -1)
         places = self.config.context + 1
         if not self._frame:
-            self._ring = feature.new_empty(places, *feature.shape, dtype=torch.float32)
-        if feature.shape != self._ring.shape[1:]:
+            numbers = feature.new_empty(places, *feature.shape, dtype=torch.int16)
+            scales = feature.new_empty(places, *feature.shape[:2], 1, dtype=torch.float32)
+            self._ring = [Rounded(*pair) for pair in zip(numbers, scales, strict=True)]
+        if feature.shape != self._ring[0].shape:
             raise InputError(
                 f"frame {self._frame} has features {tuple(feature.shape)} (height, width, channels) and those "
-                f"before {tuple(self._ring.shape[1:])}; give frames of one size."
+                f"before {tuple(self._ring[0].shape)}; give frames of one size."
             )
-        return self._ring[self._frame % places].copy_(feature)
+        kept = self._ring[self._frame % places]
+        kept.fill(feature)
+        return kept
 
-    def _carried(self, feature: Tensor) -> Tensor:
+    def _carried(self, feature: Rounded) -> Tensor:
         """The sum of what each start's context says, each of the objects that were given there."""
         height, width, _ = feature.shape
-        total = feature.new_zeros(self._planes, height, width)
+        total = feature.scale.new_zeros(self._planes, height, width)
         if not self._starts:
             return total
-        first = self._starts[0].seen.frame
-        recent = [seen for seen in self._recent if seen.frame >= first]
-        k, radius = self.config.top_k, self.config.radius
         # Starts share what nearby pixels of the latest frames say.
-        near = {s.frame: most_similar(feature, s.feature, k, radius) for s in recent}
+        near = self._near(feature)
         for start in self._starts:
             if len(start.present):
-                carried = self._from_start(feature, start, recent, near)
+                carried = self._from_start(feature, start, near)
                 total[start.present] += carried.view(-1, height, width)
         return total
 
+    def _near(self, feature: Rounded) -> list[tuple[list[_Seen], Found]]:
+        """What is nearby in the latest frames, from the first start on; those of starts are searched alone."""
+        begins = [start.seen.frame for start in self._starts]
+        parts: list[list[_Seen]] = []
+        for seen in self._recent:
+            if seen.frame < begins[0]:
+                continue
+            if not parts or seen.frame in begins or parts[-1][-1].frame in begins:
+                parts.append([])
+            parts[-1].append(seen)
+        k, radius = self.config.top_k, self.config.radius
+        return [(p, most_similar(feature, [s.feature for s in p], k, radius)) for p in parts]
+
     def _from_start(
-        self,
-        feature: Tensor,
-        start: _Start,
-        recent: list[_Seen],
-        near: dict[int, tuple[Tensor, Tensor]],
+        self, feature: Rounded, start: _Start, near: list[tuple[list[_Seen], Found]]
     ) -> Tensor:
         """Planes (K, h w) of the objects of one start: the best of all its frames, by their cosines."""
         k, begin = self.config.top_k, start.seen.frame
-        context = [start.seen, *(seen for seen in recent if seen.frame >= begin)]
-        found = [most_similar(feature, start.seen.feature, k, None)]
-        found += [near[seen.frame] for seen in context[1:]]
+        context, found = [start.seen], [most_similar(feature, [start.seen.feature], k, None)]
+        for part, best in near:
+            if part[0].frame >= begin:
+                context += part
+                found.append(best)
         # Frames before the start are replaced by it, so that it counts as often.
         replaced = begin - (self._frame - self.config.context)
         if replaced > 0:
             copies = min(replaced, k)
-            found += [near[begin]] * copies
+            found += [found[1]] * copies
             context += [start.seen] * copies
         labels = torch.cat([seen.planes[start.present].flatten(1) for seen in context], dim=1)
         return vote(found, k, self.config.temperature).taken(labels)

@@ -85,10 +85,8 @@ class MaskTracker:
         if not known:
             return [], feature.new_zeros(0, height * width)
         settings = self.config.propagation
-        found = [
-            most_similar(feature, seen.feature, settings.top_k, settings.radius)
-            for seen in self._recent
-        ]
+        frames = [seen.feature for seen in self._recent]
+        found = most_similar(feature, frames, settings.top_k, settings.radius)
         nowhere = feature.new_zeros(height * width)
         labels = torch.stack(
             [
@@ -96,7 +94,7 @@ class MaskTracker:
                 for identity in known
             ]
         )
-        return known, vote(found, settings.top_k, settings.temperature).taken(labels)
+        return known, vote([found], settings.top_k, settings.temperature).taken(labels)
 
     def _matches(self, expected: Tensor, cells: Tensor) -> list[tuple[int, int]]:
         """Pairs of a known object and a detection."""
