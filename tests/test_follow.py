@@ -189,6 +189,41 @@ def test_bad_input_is_one_sentence(
     assert not (tmp_path / "out/tracks.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["folder", "video", "mask"])
+def test_nothing_that_is_read_is_written_over(
+    kind: str, clip: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask, out = tmp_path / "mask.png", tmp_path
+    if kind == "video":
+        write_video(tmp_path / "film.mp4", [(None, frame(0))], Fraction(10))
+        clip = tmp_path / "film.mp4"
+    elif kind == "mask":
+        mask, out = tmp_path / "out/clip/00000.png", tmp_path / "out"
+    write_indices(mask, drawn())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = ["follow", clip, "--mask", mask, "--weights", weights, "--out", out]
+    with pytest.raises(SystemExit) as left:
+        main([*map(str, words)])
+    assert left.value.code == 2
+    assert "for --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_grey_masks_with_smooth_edges_or_losses_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.linspace(0, 255, 40 * 50).astype(np.uint8).reshape(40, 50)
+    Image.fromarray(ramp).save(tmp_path / "smooth.png")
+    with pytest.raises(InputError, match="254 grey values, and each is taken for an object"):
+        read_mask(tmp_path / "smooth.png")
+    Image.fromarray(255 * drawn()).save(tmp_path / "mask.jpg")
+    with pytest.raises(InputError, match="save the mask as a PNG"):
+        read_mask(tmp_path / "mask.jpg")
+    Image.fromarray(np.array([0, 128, 255], np.uint8)[drawn()]).save(tmp_path / "white.png")
+    assert set(np.unique(read_mask(tmp_path / "white.png"))) == {0, 128}
+    assert "255, white, are void" in capsys.readouterr().out
+
+
 def test_indices_become_instances_with_their_confidence() -> None:
     indices = np.array([[0, 3, 3], [0, 0, 7]], np.uint8)
     found = instances_of(indices, np.array([[1, 0.5, 0.25], [1, 1, 1.5]], np.float32))

@@ -25,7 +25,8 @@ from moduv.visual.drawing import draw_instances
 
 TRACKS = "tracks.json"
 MOST_COLOURS = 64
-"""Of a mask drawn in colours; more come from smooth edges."""
+"""Of a mask drawn in colours or greys; more come from smooth edges."""
+JPEG = (".jpg", ".jpeg")
 
 
 def follow(
@@ -60,20 +61,35 @@ def follow(
     (video,) = videos
     if not (video.is_dir() or (video.is_file() and is_video(video))):
         raise InputError(f"{video}: no such video or folder of frames; check the path.")
+    name = video.resolve().name if video.is_dir() else video.stem
+    film, folder = out / f"{name}.mp4", out / name
+    _check_kept(video, mask, film, folder)
     drawn = read_mask(mask)
     if frame < 0:
         raise InputError(f"frame is {frame}; frames count from 0.")
     config, place = PropagatedConfig(feature), choose_device(device)
     follower = Follower.load(weights, config, place, USUAL_SIDE)
-    followed = _Followed(follower, video, mask, drawn, frame, out / video.stem)
+    followed = _Followed(follower, video, mask, drawn, frame, folder)
     total = count_frames(video)
     frames = progress(followed.frames(), desc=video.name, total=total, unit="frame")
     rate = USUAL_RATE if video.is_dir() else frame_rate(video)
-    count = write_video(out / f"{video.stem}.mp4", frames, rate)
+    count = write_video(film, frames, rate)
     tracks = Detections()
     tracks.add_video(video, followed.found)
     write_json(out / TRACKS, tracks.content())
     say(f"{video}: {count} frames, {len(np.unique(drawn)) - 1} objects: {out}")
+
+
+def _check_kept(video: Path, mask: Path, film: Path, folder: Path) -> None:
+    """Raise InputError where what is written would take the place of what is read."""
+    made = {film.resolve(), folder.resolve()}
+    if video.resolve() in made:
+        raise InputError(f"{video}: would be written over; choose another folder for --out.")
+    if mask.resolve().parent == folder.resolve():
+        raise InputError(
+            f"{mask}: lies among the masks of an earlier run, which are written anew; copy it to another folder, or "
+            "choose another one for --out."
+        )
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -83,16 +99,23 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises InputError when the file is missing or broken, and for a mask without objects or with too many.
     """
+    if path.suffix.lower() in JPEG:
+        raise InputError(f"{path}: is a JPEG, whose colours are not exact; save the mask as a PNG.")
     kind, values = read_png(path)
-    indices = _by_index(values) if kind in INDEXED else _by_colour(path, kind, values)
+    indices = _by_index(path, kind, values) if kind in INDEXED else _by_colour(path, kind, values)
     if not indices.any():
         raise InputError(f"{path}: has no object; draw one in a colour that is not black.")
     return indices
 
 
-def _by_index(values: np.ndarray) -> np.ndarray:
-    if set(np.unique(values)) <= {0, VOID}:  # black and white
+def _by_index(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
+    present = set(np.unique(values).tolist())
+    if present <= {0, VOID}:  # black and white
         return (values != 0).astype(np.uint8)
+    if kind == "L":
+        _check_flat(path, len(present - {0, VOID}), "grey values")
+    if VOID in present:
+        say(f"{path}: pixels of 255, white, are void beside other values, and not followed")
     return np.where(values == VOID, 0, values).astype(np.uint8)
 
 
@@ -107,11 +130,7 @@ def _by_colour(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
     colours = np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.int64)
     codes = colours @ np.array([1 << 16, 1 << 8, 1])
     known, first, place = np.unique(codes, return_index=True, return_inverse=True)
-    if np.count_nonzero(known) > MOST_COLOURS:
-        raise InputError(
-            f"{path}: has {np.count_nonzero(known)} colours, and each is taken for an object; draw without "
-            "smooth edges, or save indices."
-        )
+    _check_flat(path, int(np.count_nonzero(known)), "colours")
     names = {code: index for index, code in enumerate(palette() @ np.array([1 << 16, 1 << 8, 1]))}
     if all(names.get(code, VOID) < VOID for code in known.tolist()):
         numbers = [names[code] for code in known.tolist()]
@@ -119,6 +138,15 @@ def _by_colour(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
         met = [code for code in known[np.argsort(first)].tolist() if code]
         numbers = [met.index(code) + 1 if code else 0 for code in known.tolist()]
     return np.array(numbers, np.uint8)[place.reshape(codes.shape)]
+
+
+def _check_flat(path: Path, count: int, what: str) -> None:
+    """Raise InputError for more values than a hand draws."""
+    if count > MOST_COLOURS:
+        raise InputError(
+            f"{path}: has {count} {what}, and each is taken for an object; draw without smooth edges, or save "
+            "indices with a palette."
+        )
 
 
 @dataclass
