@@ -405,6 +405,21 @@ def test_bad_input_is_one_sentence(
     assert "has no frame 99" in refused(source, tmp_path / "in", out)
     write_json(source, content["annotations"])
     assert "--truth" in refused(source, tmp_path / "in", out)
+    write_json(source, content)
+    for key, value, entries in (
+        ("track_id", [3], "annotations"),
+        ("frame_index", "one", "images"),
+        ("video_id", [1], "images"),
+    ):
+        broken = [{**entry, key: value} if key in entry else entry for entry in content[entries]]
+        write_json(source, {**content, entries: broken})
+        assert key in refused(source, tmp_path / "in", out)
+    write_json(source, content)
+    (tmp_path / "words.yaml").write_text(
+        f"names: {{red: , odd: {{like: '{out}/groups.json#group_01'}}}}"
+    )
+    assert "would write other groups there" in refused(source, tmp_path / "in", out)
+    (tmp_path / "words.yaml").write_text("names: {red: }")
     (tmp_path / "labels").mkdir()
     assert "--split" in refused(tmp_path / "labels", tmp_path / "in", out)
     (tmp_path / "words.yaml").write_text("names: {}")

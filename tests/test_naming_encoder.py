@@ -139,6 +139,19 @@ def test_captions_say_what_crops_show(tmp_path: Path) -> None:
     assert (captions[:, None] == captions).tolist() == same
 
 
+def test_objects_without_a_mask_are_no_background(tmp_path: Path) -> None:
+    content = read_json(write_truth(tmp_path))
+    whole = {"category_id": 1, "bbox": [0, 0, 80, 60]}
+    everywhere = [{**whole, "id": 100 + n, "image_id": n} for n in range(1, 5)]
+    write_json(
+        tmp_path / "boxes.json",
+        {**content, "annotations": [*content["annotations"], *everywhere]},
+    )
+    data = crops_of(tmp_path / "boxes.json", CaptionConfig(background_share=0.9))
+    assert len(data) == 8
+    assert not any(data[0, seed].caption.endswith("street") for seed in range(20))
+
+
 def test_a_truth_without_names_is_refused(tmp_path: Path) -> None:
     content = read_json(write_truth(tmp_path))
     for entry in content["annotations"]:

@@ -34,6 +34,7 @@ from moduv.naming.training.clips import (
 from moduv.naming.training.encoder import TINY
 from moduv.naming.training.patch_clip import PatchTrainingConfig, crop_box, train_patches
 from moduv.naming.training.slots import GroupingTrainingConfig, train_slots
+from moduv.naming.training.slots import rate as slots_rate
 from moduv.naming.training.videomae import PretrainingConfig, decay_groups, pretrain
 from moduv.naming.videomae import TransformerConfig, build_pretraining, normalise
 from moduv.naming.vocabulary import Vocabulary
@@ -216,6 +217,13 @@ def localiser_parts(folder: Path) -> tuple[Prompts, LocateConfig, torch.device]:
     return words, locate_config(), torch.device("cpu")
 
 
+def test_slots_learn_without_a_rise_or_a_decay() -> None:
+    plain = LoopConfig(10, 2, 3e-3)
+    assert [slots_rate(plain, step) for step in (0, 9)] == [3e-3, 3e-3]
+    assert slots_rate(replace(plain, warmup=4), 1) == pytest.approx(3e-3 / 4)
+    assert slots_rate(replace(plain, halve_every=5), 5) == pytest.approx(1.5e-3)
+
+
 def test_presets_fit_and_contradictions_are_refused(world: Path, tmp_path: Path) -> None:
     for preset in ("paper", "street"):
         load_preset(PretrainingConfig, preset, "name_pretrain")
@@ -227,6 +235,9 @@ def test_presets_fit_and_contradictions_are_refused(world: Path, tmp_path: Path)
         lambda: ClipConfig(2, (1,), 100),
         lambda: PretrainingConfig(hidden=1.0),
         lambda: GroupingTrainingConfig(clips=CLIPS),
+        lambda: GroupingConfig(slots=0),
+        lambda: TransformerConfig(768, 12, 7),
+        lambda: TowerConfig(patch=15),
     ):
         with pytest.raises(InputError):
             broken()

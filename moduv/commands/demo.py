@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from moduv.commands.detections import Detections
-from moduv.commands.name import CocoFile, Namer
+from moduv.commands.name import CocoFile, Namer, check_groups_kept
 from moduv.commands.overlays import draw_named
 from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
 from moduv.correspondence.propagation import PropagationConfig
@@ -97,9 +97,8 @@ def demo(
     """
     if bool(names) != bool(encoder):
         raise InputError("names need both --names and --encoder; give both, or none.")
-    naming = NamingConfig(score=vis_conf_thrd)
     # Before the detector has worked for nothing.
-    namer = Namer(Vocabulary.load(names), load_encoder(encoder, device), naming) if names else None
+    namer = _namer(names, encoder, out, vis_conf_thrd, device) if names else None
     tracks = TrackConfig(patience=patience)
     config = DemoConfig(vis_conf_thrd, batch_size, device, half, tracks, follow)
     run_demo(load_ckpt, input, out, config)
@@ -108,6 +107,12 @@ def demo(
         targets = output_names([*listing.images, *listing.videos], input, out)
         namer.name(CocoFile(out / DETECTIONS, Path()), out / DETECTIONS)
         draw_named(out / DETECTIONS, {str(path): to for path, to in targets.items()}, vis_conf_thrd)
+
+
+def _namer(names: str, encoder: str, out: Path, score: float, device: str) -> Namer:
+    words = Vocabulary.load(names)
+    check_groups_kept(words, out)
+    return Namer(words, load_encoder(encoder, device), NamingConfig(score=score))
 
 
 def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig) -> None:

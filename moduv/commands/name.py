@@ -69,9 +69,22 @@ def name_detections(
     source = detections[0]
     if (out / source.name).resolve() == source.resolve():
         raise InputError(f"{source}: its named form would replace it; choose another --out.")
-    namer = Namer(Vocabulary.load(vocabulary), load_encoder(encoder, device), config)
+    words = Vocabulary.load(vocabulary)
+    check_groups_kept(words, out)
+    namer = Namer(words, load_encoder(encoder, device), config)
     found = LabelSet(source, images, split) if source.is_dir() else CocoFile(source, images, truth)
     namer.name(found, out / source.name)
+
+
+def check_groups_kept(words: Vocabulary, out: Path) -> None:
+    """Raise InputError where a name is for a group in a file that naming into `out` would replace."""
+    own = (out / GROUPS).resolve()
+    used = (entry for entry in words.names if entry.like)
+    lost = next((e for e in used if Path(e.like.rpartition("#")[0]).resolve() == own), None)
+    if lost is not None:
+        raise InputError(
+            f"{lost.name!r} is for {lost.like}, and this naming would write other groups there; choose another --out."
+        )
 
 
 @dataclass
@@ -152,10 +165,30 @@ class CocoFile:
                     "give its 'segmentation'."
                 )
             box = rle.corners([entry.get("bbox") or rle.box(mask)])[0].tolist()
-            frame = image.entry.get("frame_index", 0)
-            track = _track(entry.get("track_id"), image.entry.get("video_id"), position)
+            frame, track = self._place(image), self._track(entry, image, position)
             seen.append(Seen(image.id, frame, track, mask, tuple(box)))
         return seen
+
+    def _place(self, image: Image) -> int:
+        """Where an image is in its video. Raises InputError when that is no number."""
+        index = image.entry.get("frame_index", 0)
+        if type(index) not in (int, float):
+            raise InputError(
+                f"{self.path}: 'frame_index' of image {image.id!r} is {index!r:.60}; give a whole number."
+            )
+        return int(index)
+
+    def _track(self, entry: dict[str, Any], image: Image, position: int) -> Hashable:
+        """What tells objects apart: identities within a video, if any; others are alone."""
+        track, video = entry.get("track_id"), image.entry.get("video_id")
+        if not (
+            isinstance(track, int | float | str | None) and isinstance(video, int | str | None)
+        ):
+            raise InputError(
+                f"{self.path}: annotation {position} has the track_id {track!r:.60} and its image the video_id "
+                f"{video!r:.60}; give numbers."
+            )
+        return ("alone", position) if track is None else (video, track)
 
     def frames(self, keys: list[Hashable], workers: int) -> Iterator[tuple[Hashable, np.ndarray]]:
         """Decode images and the frames of videos, each once."""
@@ -180,7 +213,7 @@ class CocoFile:
             zip(self.entries, self.data.annotations, strict=True)
         ):
             image = self.data.images[checked["image_id"]]
-            track = _track(checked.get("track_id"), image.entry.get("video_id"), position)
+            track = self._track(checked, image, position)
             # What an earlier naming has said is gone.
             plain = {key: value for key, value in entry.items() if key not in KEYS}
             named.append(plain | as_keys(naming.names.get(track)))
@@ -243,11 +276,6 @@ class LabelSet:
             write_json(ref.file(path, ".json"), {**content, **columns, "naming": naming.header})
 
 
-def _track(track: Any, video: Any, position: int) -> Hashable:
-    """What tells objects apart: identities within a video, if any; others are alone."""
-    return ("alone", position) if track is None else (video, track)
-
-
 def as_keys(one: TrackName | None) -> dict[str, Any]:
     """What is added to an annotation; nothing for objects that were not looked at."""
     if one is None:
@@ -297,7 +325,10 @@ def read_numbers(path: Path, numbers: set[int]) -> Iterator[tuple[int, np.ndarra
 
 
 def write_groups(out: Path, naming: Naming) -> None:
-    """Write the groups of unknown objects, with a strip of pictures of each."""
+    """Write the groups of unknown objects, with a strip of pictures of each, in the place of earlier ones."""
+    for old in (out / "groups").glob("group_*.png"):
+        if old.stem not in naming.pictures:
+            old.unlink()
     for group, crops in naming.pictures.items():
         write_image(out / "groups" / f"{group}.png", np.concatenate(crops, 1))
     content = {"encoder": naming.header["encoder"], "groups": naming.groups}

@@ -28,6 +28,14 @@ class TowerConfig:
     image: int = 224
     patch: int = 16
 
+    def __post_init__(self) -> None:
+        if min(vars(self).values()) < 1 or self.width % self.heads or self.image % self.patch:
+            raise InputError(
+                f"the tower has width {self.width}, {self.layers} layers, {self.heads} heads, images of {self.image} "
+                f"and patches of {self.patch} pixels; use 1 or more of each, heads that divide the width, and patches "
+                "that divide the image."
+            )
+
 
 def build_patch_clip(config: TowerConfig | None = None) -> PatchClip:
     """The tower with its new branch; keys of the published files, without their prefix `module.`."""

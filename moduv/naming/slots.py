@@ -34,6 +34,12 @@ class GroupingConfig:
     decoder_hidden: int = 1024
     encoder: TransformerConfig = ENCODER
 
+    def __post_init__(self) -> None:
+        counts = {k: v for k, v in vars(self).items() if k != "encoder"}
+        wrong = next((key for key, value in counts.items() if value < 1), None)
+        if wrong is not None:
+            raise InputError(f"{wrong} of the slots' network is {counts[wrong]}; use 1 or more.")
+
 
 def build_grouping(config: GroupingConfig | None = None) -> Grouping:
     """The network that groups a clip; keys and, by default, sizes of the published files."""
@@ -285,5 +291,6 @@ class Grouping(nn.Module):
 
 
 def schedule(step: int, warmup: int = 5_000, half_life: int = 50_000) -> float:
-    """The learning rate's factor at a step: a linear rise from 0, and a decay throughout."""
-    return min(1.0, step / warmup) * 0.5 ** (step / half_life)
+    """The learning rate's factor at a step: a linear rise from 0, and a decay throughout; 0: none of it."""
+    rise = min(1.0, step / warmup) if warmup else 1.0
+    return rise * (0.5 ** (step / half_life) if half_life else 1.0)

@@ -31,6 +31,13 @@ class TransformerConfig:
     depth: int
     heads: int
 
+    def __post_init__(self) -> None:
+        if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
+            raise InputError(
+                f"a transformer has width {self.dim}, {self.depth} blocks and {self.heads} heads; use 1 or more of "
+                "each, and a width that the heads divide."
+            )
+
 
 ENCODER = TransformerConfig(768, 12, 12)
 DECODER = TransformerConfig(384, 4, 6)

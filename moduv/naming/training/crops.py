@@ -133,8 +133,11 @@ class NamedCrops:
         """A piece of an object's frame as large as the object, with hardly any object in it."""
         entry = self.objects[number]
         image = self._image(self.images[entry["image_id"]])
-        others = [other["segmentation"] for other in self.by_image[entry["image_id"]]]
         height, width = image.shape[:2]
+        others = [
+            other.get("segmentation") or rle.from_box(other["bbox"], (height, width))
+            for other in self.by_image[entry["image_id"]]
+        ]
         w, h = (float(side) for side in entry["bbox"][2:])
         for _ in range(TRIES):
             box = [rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h)), w, h]
