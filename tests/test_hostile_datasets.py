@@ -30,6 +30,7 @@ from moduv.datasets.nuscenes.truth import TABLES as IMAGE_TABLES
 from moduv.datasets.nuscenes.truth import NuImagesTruth, convert_nuimages
 from moduv.datasets.prepare import PrepareConfig
 from moduv.engine.errors import InputError
+from moduv.frames import layouts
 
 CONFIG = PrepareConfig(32, 64, workers=1)
 few = settings(
@@ -316,3 +317,39 @@ def test_annotations_that_contradict_themselves(tmp_path: Path, old: str, new: s
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=r"000001\.xml: is no annotation"):
         convert_imagenet_vid(source, tmp_path / "t.json", VidTruth(size=32))
+
+
+@pytest.mark.parametrize(
+    "rotation", ["1 0 0 0 0 0 0 0 1", "9 9 9 9 9 9 9 9 9", "-1 0 0 0 1 0 0 0 1"]
+)
+@pytest.mark.parametrize("name", ["calib_velo_to_cam.txt", "calib_imu_to_velo.txt"])
+def test_calibrations_that_do_more_than_turn(tmp_path: Path, name: str, rotation: str) -> None:
+    source = raw.write_kitti(tmp_path / "source")
+    (source / DAY / name).write_text(f"R: {rotation}\nT: 0 0 0\n")
+    if name == "calib_velo_to_cam.txt":
+        with pytest.raises(InputError, match=r"velo_to_cam\.txt: 'R' is no rotation"):
+            prepare_kitti(source, tmp_path / "out", CONFIG)
+        return
+    prepare_kitti(source, tmp_path / "out", CONFIG)
+    with pytest.raises(InputError, match=r"imu_to_velo\.txt: 'R' is no rotation"):
+        layouts.camera_poses(tmp_path / "out", f"{DRIVE}/image_02")
+
+
+def test_poses_of_another_form_are_refused(tmp_path: Path) -> None:
+    """Four lines of twelve numbers would be three poses of sixteen."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n" * 4)
+    with pytest.raises(InputError, match="16 finite numbers a line"):
+        layouts.camera_poses(tmp_path, "a")
+
+
+def test_boxes_beyond_their_image_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = samples.write_kitti_objects(tmp_path / "source")
+    (source / "training/label_2/000001.txt").write_text("Car 0 0 0 10 10 5000 5000 1 1 1 1 1 1 1")
+    max((source / "training/image_2").iterdir()).unlink()
+    convert_kitti(source, tmp_path / "t.json", KittiTruth())
+    told = capsys.readouterr().out
+    assert "1 boxes reach beyond their image, first [10.0, 10.0, 4990.0, 4990.0]" in told
+    assert "1 images are not there" in told

@@ -174,12 +174,13 @@ def _import(
     aspect = _aspect(clips, sizes) if config.one_aspect else None
     strides = _strides(clips, config)
     frames: list[FrameRef] = []
+    taken = {f"clips/{name}" for name in named}
     for segment, clip in progress(clips.items(), desc="import", total=len(clips), unit="clip"):
         shape = _Shape(_known_camera(clip), aspect, config)
         chosen = _chosen(clip, strides[segment], config, counted)
         for scene, images in groupby(chosen, key=lambda item: item[0]):
-            name = segment + (f"-{scene}" if scene else "")
-            frames += _write_segment(out, f"clips/{name}", images, shape, counted)
+            name = _scene_name(f"clips/{segment}", scene, taken)
+            frames += _write_segment(out, name, images, shape, counted)
     if not frames:
         say_left_out(counted)
         raise InputError(
@@ -192,6 +193,15 @@ def _import(
     say_left_out(counted)
     counts = {"clips": len(clips), "segments": len(segments), "frames": len(frames)}
     return {**counts, "left_out": left_out, "counts_left_out": dict(counted)}
+
+
+def _scene_name(segment: str, scene: int, taken: set[str]) -> str:
+    """The segment of a clip's scene, which is not called like another clip; it is added to `taken`."""
+    name = segment + (f"-{scene}" if scene else "")
+    while scene and name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def clip_sizes(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:

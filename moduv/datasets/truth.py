@@ -189,6 +189,7 @@ def write_truth(
             f"{source}: no image has an object to be found; "
             "check the categories, the smallest size and the split file."
         )
+    _tell_doubts(kept, source)
     info = {"description": source, "moduv": __version__, "settings": to_dict(config)}
     content = {"info": info, "images": entries, "annotations": annotations}
     write_json(out, {**content, "categories": CATEGORIES})
@@ -198,6 +199,26 @@ def write_truth(
         f"in {len(entries)} images"
     )
     return [entry["file_name"] for entry in entries]
+
+
+def _tell_doubts(images: list[TrueImage], source: str) -> None:
+    """Say how many boxes reach beyond their image, and how many images have no known size."""
+    beyond = [
+        f"{list(item.box)} in {image.file_name}, {image.size[0]} x {image.size[1]}"
+        for image in images
+        for item in image.objects
+        if image.size is not None and _is_beyond(item.box, image.size)
+    ]
+    if beyond:
+        say(f"{source}: {len(beyond)} boxes reach beyond their image, first {beyond[0]}")
+    unknown = sum(image.size is None for image in images)
+    if unknown:
+        say(f"{source}: {unknown} images are not there, and their sizes are left out")
+
+
+def _is_beyond(box: Box, size: Size) -> bool:
+    left, top, width, height = box
+    return min(left, top) < -1 or left + width > size[1] + 1 or top + height > size[0] + 1
 
 
 def _coco(

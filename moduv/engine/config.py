@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_text, reason_of
 
 Config = TypeVar("Config")
+MERGE = "tag:yaml.org,2002:merge"
 LARGEST = 1 << 20
 """Characters that a preset may have, also where YAML's aliases repeat them."""
 
@@ -202,10 +204,25 @@ def difference(found: Any, expected: Any) -> str:
     return f"{found!r:.80} instead of {expected!r:.80}"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings have every key once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(
+            key.value
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE
+        )
+        for key, count in keys.items():
+            if count > 1:
+                raise ValueError(f"the key {key!r:.80} occurs twice")
+        return super().construct_mapping(node, deep)
+
+
 def _parse(text: str, source: str) -> dict[str, Any]:
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if _written_out(node, {}) > LARGEST:
             raise ValueError("its aliases repeat too much")

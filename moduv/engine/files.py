@@ -131,6 +131,15 @@ def json_list(path: str | Path) -> Iterator[Callable[[list[Any]], None]]:
         stream.write("]")
 
 
+def read_bytes(path: Path, largest: int = LARGEST_ARRAY) -> bytes:
+    """The content of a file. Raises ValueError when it has more than `largest` bytes."""
+    with path.open("rb") as stream:
+        content = stream.read(largest + 1 if os.fstat(stream.fileno()).st_size <= largest else 0)
+    if len(content) > largest or path.stat().st_size > largest:
+        raise ValueError(f"larger than the {largest >> 20} MiB that are read")
+    return content
+
+
 def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
     """Read a text file, in UTF-8 or with the mark that editors put before UTF-8, UTF-16 and UTF-32.
 
@@ -163,9 +172,19 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_json(text: str, source: str | Path) -> Any:
-    """The content of JSON. Raises InputError naming its source when it is broken."""
+    """The content of JSON. Raises InputError naming its source when it is broken, or says a key twice."""
     with _decoding(source, "JSON"):
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError when a key occurs twice, of which readers take either."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r:.80} occurs twice in one object")
+    return content
 
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:

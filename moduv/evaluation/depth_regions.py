@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from scipy.ndimage import label
 from moduv.datasets.truth import read_truth
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
-from moduv.engine.log import progress
+from moduv.engine.log import progress, say
 from moduv.evaluation.depth import (
     CAPPED,
     REGIONS,
@@ -127,10 +128,12 @@ def evaluate_depths(
     regions: list[dict[str, dict[str, float]]] = []
     objects: list[ObjectError] = []
     shares = []
+    left_out = Counter[str]()
     for frame in progress(frames, desc="depth", unit="frame"):
         depth = read_npz(frame.file(motion_root, ".npz"), ("depth",))["depth"].astype(np.float32)
         known = _true_depth(truth_root, frame)
         if known is None:
+            left_out["without true depth"] += 1
             continue
         truth, movers = known
         movers = large_movers(movers, protocol.smallest)
@@ -138,6 +141,7 @@ def evaluate_depths(
         try:
             counted = counted_pixels(truth, protocol.depths)
         except NoDepthPoints:
+            left_out["of which no depth counts"] += 1
             continue
         if not (np.isfinite(depth) & (depth > 0)).all():
             raise InputError(
@@ -147,6 +151,8 @@ def evaluate_depths(
         regions.append(image_errors(truth, prediction, dynamic, protocol.depths))
         objects += object_errors(truth, prediction, movers, protocol.depths)
         shares.append(np.mean(dynamic[counted]))
+    for why, count in left_out.items():
+        say(f"  depth: {count} of {len(frames)} frames {why}, left out")
     if not regions:
         raise InputError(
             f"{truth_root}: has no depth for these {len(frames)} frames; give the street world's truth "

@@ -55,12 +55,17 @@ def evaluate_motion_outputs(
     """
     truth_root = Path(truth_root)
     meter, depths = MotionMeter(), list[DepthErrors]()
+    unknown = 0
     skipped: list[str] = []  # of the frames of which no depth point counts, why
     for frame in progress(frames, desc="motion metrics", unit="frame"):
-        output = read_npz(frame.file(motion_root, ".npz"), ("depth",), ("mot_mask",))
+        path = frame.file(motion_root, ".npz")
+        output = read_npz(path, ("depth",), ("mot_mask",))
         truth = read_truth(truth_root, frame)
         if truth is None:
+            unknown += 1
             continue
+        if not (np.isfinite(output["depth"]) & (output["depth"] > 0)).all():
+            raise InputError(f"{path}: 'depth' is not positive and finite; predict it again.")
         if truth.labels is not None and "mot_mask" in output:
             size = (truth.width, truth.height)
             mask = cv2.resize(output["mot_mask"].astype(np.float32), size)
@@ -73,6 +78,8 @@ def evaluate_motion_outputs(
                 depths.append(depth_errors(disparity, *known, protocol, truth.labels))
             except NoDepthPoints as error:
                 skipped.append(str(error))
+    if 0 < unknown < len(frames):
+        say(f"  {unknown} of {len(frames)} frames have no truth, left out")
     if skipped:
         total = len(skipped) + len(depths)
         say(f"  depth: {len(skipped)} of {total} frames left out, {skipped[0]}")

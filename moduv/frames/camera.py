@@ -147,9 +147,12 @@ class Intrinsics:
 def _checked(content: Any, source: str, remedy: str) -> np.ndarray:
     """K as (3, 3) float64. Raises InputError when it is no pinhole camera's."""
     try:
-        matrix = np.asarray(content, np.float64)[:3, :3]
-    except (ValueError, IndexError, TypeError, OverflowError):
+        matrix = np.asarray(content, np.float64)
+    except (ValueError, TypeError, OverflowError):
         matrix = np.empty(0)
+    if matrix.shape == (4, 4) and np.array_equal(matrix[3], [0, 0, 0, 1]):
+        matrix = matrix[:3]
+    matrix = matrix[:, :3] if matrix.shape == (3, 4) else matrix
     usable = matrix.shape == (3, 3) and np.isfinite(matrix).all()
     if not usable or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
         raise InputError(

@@ -17,6 +17,24 @@ from moduv.engine.errors import InputError
 Timed = tuple[float | None, np.ndarray]
 """Seconds from the clip's start, where they are known, and the frame (H, W, 3) uint8 RGB; (h, w) uint8 where
 it is small and grey."""
+FORMATS = (
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "mpegvideo",
+        "asf",
+        "flv",
+        "ogg",
+        "mxf",
+        "h264",
+        "hevc",
+    ),
+    *("mjpeg", "m4v", "webm", "dv", "ivf", "obu", "rm", "nut", "gif"),
+)
+"""Containers that are read. Playlists and lists of files, which name other files, are none."""
 USUAL_RATE = Fraction(25)
 WIDEST_PIXEL = 4
 """Times as wide as high; what exceeds it, or its inverse, is an error of the file."""
@@ -44,7 +62,8 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     av = decoder(path)
     try:
         # Absolute, for 12:30.mp4 is no protocol; and a playlist must not fetch anything.
-        with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+        with av.open(str(path.absolute()), options=options) as container:
             yield container, _picture_stream(path, container)
     except av.FFmpegError as error:
         raise _broken(path, error) from None

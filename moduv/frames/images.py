@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, read_bytes
 from moduv.frames import jpeg
 
 REDUCED = {
@@ -24,6 +25,9 @@ Picture = str | Path | np.ndarray | Any
 """A path, an array (H, W, 3) uint8 RGB, or a PIL image."""
 
 
+TIFF = (b"II*\0", b"MM\0*")
+LARGEST_FILE = 1 << 30
+"""Bytes that a picture may have."""
 REMEDY = "replace the file or take it out of the split"
 
 
@@ -41,8 +45,12 @@ def read_image(path: str | Path, remedy: str = REMEDY, *, shortest: int = 0) -> 
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, ValueError):  # a name that no file can have
+        content = read_bytes(path, LARGEST_FILE) if "\0" not in str(path) else None
+    except ValueError as error:
+        raise InputError(f"{path}: is {error}; {remedy}.") from None
+    except FileNotFoundError:
+        content = None
+    if content is None:
         raise InputError(f"{path}: no such image; check the path and the split file.") from None
     return decode_image(content, str(path), remedy, shortest=shortest)
 
@@ -74,9 +82,22 @@ def _decode(content: bytes, shortest: int) -> tuple[np.ndarray | None, str]:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), _reduction(min(size), shortest))
     except cv2.error:
         image = None
+    if image is not None and content.startswith(TIFF) and not _is_whole_tiff(content):
+        return None, "damaged, a part of it does not decode"
     if image is not None and is_jpeg and jpeg.lacks_data(content, segments, image):
         return None, "damaged, a part of its data is missing"
     return image, "not readable as an image"
+
+
+def _is_whole_tiff(content: bytes) -> bool:
+    """Whether all strips of a TIFF decode; OpenCV fills those that do not, and says so on stderr only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(content)).load()
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError):
+        return False
+    return True
 
 
 def _reduction(side: int, shortest: int) -> int:

@@ -9,9 +9,13 @@ import numpy as np
 from PIL import Image
 
 START = b"\xff\xd8"
-CODED, PROGRESSIVE, TABLES, END, SCAN = 0x00, 0xC2, 0xC4, 0xD9, 0xDA
+CODED, PROGRESSIVE, TABLES, END, SCAN, INTERVAL = 0x00, 0xC2, 0xC4, 0xD9, 0xDA, 0xDD
+FRAMES = (0xC0, 0xC1, 0xC2)
+"""Markers of the picture's size."""
+BLOCK = 8
 AFTER_CODED = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 RESTART = re.compile(rb"(?=\xff[\xd0-\xd7])")
+RESTARTED = re.compile(rb"\xff([\xd0-\xd7])")
 FILLER = bytes(range(1, 65))
 """Behind data that are whole it is skipped; where some are missing it is decoded."""
 HOLE = bytes(64)
@@ -51,6 +55,8 @@ def lacks_data(content: bytes, segments: Segments, image: np.ndarray) -> bool:
         segments: of `content`.
         image: (H, W, 3) uint8, what a decoder made of it.
     """
+    if _lacks_restarts(content, segments):
+        return True
     hole = any(kind == CODED and content.find(HOLE, b, e) >= 0 for kind, b, e in segments)
     progressive = any(kind == PROGRESSIVE for kind, _, _ in segments)
     if hole and not progressive and not _zeros_are_flat(content, segments):
@@ -61,6 +67,37 @@ def lacks_data(content: bytes, segments: Segments, image: np.ndarray) -> bool:
         return not np.array_equal(_decoded(content), _decoded(_filled(content, segments)))
     except OSError:
         return True
+
+
+def _lacks_restarts(content: bytes, segments: Segments) -> bool:
+    """Whether restart markers, which divide the data, are out of turn or fewer than the picture's size asks for."""
+    interval, frame, units = 0, b"", 0
+    for kind, begin, end in segments:
+        if kind == INTERVAL:
+            interval = int.from_bytes(content[begin : begin + 2], "big")
+        elif kind in FRAMES:
+            frame = content[begin:end]
+        elif kind == SCAN:
+            units = _units(frame, content[begin:end])
+        elif kind == CODED and interval:
+            turns = [byte[0] & 7 for byte in RESTARTED.findall(content, begin, end)]
+            in_turn = all(turn == number % 8 for number, turn in enumerate(turns))
+            if not in_turn or (len(turns) + 1) * interval < units:
+                return True
+    return False
+
+
+def _units(frame: bytes, scan: bytes) -> int:
+    """How many units a scan has by the picture's size: blocks of one component, or groups of all; 0: unknown."""
+    sizes = {
+        frame[at]: (frame[at + 1] >> 4, frame[at + 1] & 15) for at in range(6, len(frame) - 2, 3)
+    }
+    if not scan or not sizes or not all(map(all, sizes.values())):
+        return 0
+    height, width = (int.from_bytes(frame[at : at + 2], "big") for at in (1, 3))
+    widest, highest = (max(sides) for sides in zip(*sizes.values(), strict=True))
+    across, down = sizes.get(scan[1], (1, 1)) if scan[0] == 1 else (1, 1)
+    return -(-width * across // (BLOCK * widest)) * -(-height * down // (BLOCK * highest))
 
 
 def _has_grey_block(image: np.ndarray) -> bool:

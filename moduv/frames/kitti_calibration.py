@@ -45,7 +45,7 @@ def camera_from_scanner(folder: Path, camera: str) -> tuple[np.ndarray, np.ndarr
     """
     try:
         rectification = np.eye(4)
-        rectification[:3, :3] = _values(folder / CAMERAS, "R_rect_00", 9).reshape(3, 3)
+        rectification[:3, :3] = _rotation(folder / CAMERAS, "R_rect_00")
         projection = _values(folder / CAMERAS, f"P_rect_{camera}", 12).reshape(3, 4)
         return projection, rectification @ _motion(folder / SCANNER)
     except KeyError as error:
@@ -73,8 +73,18 @@ def camera_on_vehicle(folder: Path, camera: str) -> np.ndarray:
 def _motion(path: Path) -> np.ndarray:
     """The rigid motion (4, 4) of a file's R and T."""
     motion = np.eye(4)
-    motion[:3] = np.column_stack([_values(path, "R", 9).reshape(3, 3), _values(path, "T", 3)])
+    motion[:3] = np.column_stack([_rotation(path, "R"), _values(path, "T", 3)])
     return motion
+
+
+def _rotation(path: Path, name: str) -> np.ndarray:
+    """The rotation (3, 3) behind a name. Raises InputError when it turns, but also stretches or mirrors."""
+    turn = _values(path, name, 9).reshape(3, 3)
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=0.01) or np.linalg.det(turn) < 0:
+        raise InputError(
+            f"{path}: {name!r} is no rotation; copy the drive's calibrations there again."
+        )
+    return turn
 
 
 def _values(path: Path, name: str, count: int) -> np.ndarray:
@@ -89,7 +99,10 @@ def _values(path: Path, name: str, count: int) -> np.ndarray:
             f"{path}: has {name!r} of several cameras; copy the drive's own there again."
         )
     try:
-        return np.array(found.pop(), np.float64)
+        values = np.array(found.pop(), np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("not finite")
+        return values
     except (KeyError, ValueError):
         raise KeyError(f"{path}: lacks {name!r} with {count} numbers") from None
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from moduv.engine.errors import InputError
 from moduv.engine.files import atomic_path, read_text
+from moduv.engine.log import say
 from moduv.frames.clip import FrameRef
 
 KITTI_CAMERAS = {"l": "image_02", "r": "image_03"}
@@ -40,6 +41,11 @@ def read_split(path: str | Path) -> list[FrameRef]:
             raise InputError(
                 f"{path}: line {number} is {line!r:.80}; write '<segment> <frame number>'."
             )
+        if fields[2:] and (len(fields) > 3 or fields[2] not in KITTI_CAMERAS):
+            raise InputError(
+                f"{path}: line {number} is {line!r:.80}, with more than a segment and a frame; write "
+                "segments without spaces, and behind a frame at most 'l' or 'r' for KITTI's cameras."
+            )
         if not is_inside(fields[0]):
             raise InputError(
                 f"{path}: line {number} leaves the data folder ({fields[0]!r:.80}); use a path relative to "
@@ -51,7 +57,10 @@ def read_split(path: str | Path) -> list[FrameRef]:
         raise InputError(
             f"{path}: the split is empty; write one line '<segment> <frame>' per frame."
         )
-    return frames
+    once = list(dict.fromkeys(frames))
+    if len(once) < len(frames):
+        say(f"{path}: names {len(frames) - len(once)} of its frames again, which count once")
+    return once
 
 
 def is_inside(segment: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, read_bytes
 
 VOID = 255
 """The index of pixels that do not count."""
@@ -49,9 +49,11 @@ def read_png(path: str | Path) -> tuple[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such mask; check the path.") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is {error}; replace the file.") from None
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return picture.mode, np.asarray(picture)

@@ -157,7 +157,12 @@ def _measure(
 
 def with_motion(motion: Path, split: Path) -> list[FrameRef]:
     """The frames of a split that have motion outputs. Raises InputError when none has."""
-    frames = [frame for frame in read_split(split) if frame.file(motion, ".npz").is_file()]
+    wanted = read_split(split)
+    frames = [frame for frame in wanted if frame.file(motion, ".npz").is_file()]
+    if 0 < len(frames) < len(wanted):
+        say(
+            f"{motion}: {len(wanted) - len(frames)} of {len(wanted)} frames have no output, left out"
+        )
     if not frames:
         raise InputError(
             f"{motion}: has no frame of {split}; predict motion on it first, or give the measured split."
