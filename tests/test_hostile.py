@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import sys
 import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ from moduv.datasets.clips import ImportConfig, import_folder
 from moduv.engine.config import load_preset, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import MEND, read_json, read_npy, read_npz, read_text
+from moduv.engine.log import say
 from moduv.engine.stages import Stage, fingerprint, read_counts
 from moduv.frames.camera import Intrinsics
 from moduv.frames.images import decode_image, read_image, write_image
@@ -573,3 +575,30 @@ def test_matrices_of_other_shapes_are_no_cameras(tmp_path: Path, matrix: object)
     path.write_text(json.dumps({"intrinsic_mat": matrix}))
     load = lambda: Intrinsics.from_cam_json(path, 100, 100)  # noqa: E731
     assert "is not a 3 x 3 camera matrix" in sentence(load, path)
+
+
+# --- where a command runs -----------------------------------------------------------------------------
+
+
+def test_a_reader_that_leaves_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `moduv … | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for _ in range(3):
+            say("a line")
+        monkeypatch.setattr(sys, "stdout", None)
+        say("nobody listens")
+
+
+def test_a_folder_that_was_deleted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--ground_truth", "t.json", "--predictions", "t.json"])
+    assert stopped.value.code == 2
+    assert "the folder in which this command runs was deleted" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from moduv.engine.config import load_preset, preset_names, to_dict
@@ -49,6 +50,7 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is first imported
     try:
+        _check_folder()
         with _group():
             work()
     except InputError as error:
@@ -69,6 +71,16 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
         if sentence is None:
             raise
         _leave(f"error: {sentence}", 2)
+
+
+def _check_folder() -> None:
+    """Raise InputError when the folder in which a command runs was deleted: libraries fail in odd ways then."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise InputError(
+            "the folder in which this command runs was deleted; change to another one."
+        ) from None
 
 
 def _leave(sentence: str, code: int) -> None:

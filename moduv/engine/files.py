@@ -131,12 +131,13 @@ def json_list(path: str | Path) -> Iterator[Callable[[list[Any]], None]]:
         stream.write("]")
 
 
-def read_bytes(path: Path, largest: int = LARGEST_ARRAY) -> bytes:
-    """The content of a file. Raises ValueError when it has more than `largest` bytes."""
+def read_bytes(path: Path, remedy: str, largest: int = LARGEST_ARRAY) -> bytes:
+    """The content of a file. Raises InputError ending in `remedy` when it has more than `largest` bytes."""
     with path.open("rb") as stream:
-        content = stream.read(largest + 1 if os.fstat(stream.fileno()).st_size <= largest else 0)
-    if len(content) > largest or path.stat().st_size > largest:
-        raise ValueError(f"larger than the {largest >> 20} MiB that are read")
+        small = os.fstat(stream.fileno()).st_size <= largest
+        content = stream.read(largest + 1) if small else b""
+    if not small or len(content) > largest:
+        raise InputError(f"{path}: is larger than the {largest >> 20} MiB that are read; {remedy}.")
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,12 +60,16 @@ def progress(
 
 def say(message: str) -> None:
     """Print a line for the user without tearing a progress bar, once whatever the number of processes."""
-    if not is_reporting():
+    if not is_reporting() or sys.stdout is None:
         return
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     # Names of files may hold what the terminal cannot show.
-    tqdm.write(message.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
-    sys.stdout.flush()
+    shown = message.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        tqdm.write(shown, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has left, as `head` does; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

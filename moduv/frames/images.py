@@ -45,12 +45,8 @@ def read_image(path: str | Path, remedy: str = REMEDY, *, shortest: int = 0) -> 
     """
     path = Path(path)
     try:
-        content = read_bytes(path, LARGEST_FILE) if "\0" not in str(path) else None
-    except ValueError as error:
-        raise InputError(f"{path}: is {error}; {remedy}.") from None
-    except FileNotFoundError:
-        content = None
-    if content is None:
+        content = read_bytes(path, remedy, LARGEST_FILE)
+    except (FileNotFoundError, ValueError):  # a name that no file can have
         raise InputError(f"{path}: no such image; check the path and the split file.") from None
     return decode_image(content, str(path), remedy, shortest=shortest)
 

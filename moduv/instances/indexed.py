@@ -49,11 +49,9 @@ def read_png(path: str | Path) -> tuple[str, np.ndarray]:
     """
     path = Path(path)
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, "replace the file")
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such mask; check the path.") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is {error}; replace the file.") from None
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return picture.mode, np.asarray(picture)
