@@ -187,6 +187,7 @@ BAD_LISTS = {
     "ytvos/train/JPEGImages/none": "where no frames are",
     "../aa/00000.jpg": "leaves the data folder",
     "/ytvos/train/JPEGImages/short/00000.jpg": "no video has the 3 frames",
+    "ytvos/train/JPEGImages/aa/00000.jpg\nytvos/train/JPEGImages/bb": "a frame and none",
 }
 
 
@@ -195,6 +196,23 @@ def test_bad_lists_are_one_sentence(layout: Path, line: str) -> None:
     (layout / "list.txt").write_text(line)
     with pytest.raises(InputError, match=BAD_LISTS[line]):
         training_videos(layout, layout / "out", CONFIG, layout / "list.txt")
+
+
+def test_what_a_list_says_twice_counts_once(
+    layout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = "ytvos/train/JPEGImages"
+    (layout / "list.txt").write_text(f"{folder}/aa\n/{folder}/bb/\n{folder}/aa/\n")
+    assert [len(video) for video in read_list(layout / "list.txt", layout)] == [4, 5]
+    assert "names 1 of its lines again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x85b", "\udcff", " a "])
+def test_names_that_no_list_can_hold_are_one_sentence(tmp_path: Path, name: str) -> None:
+    video = Video(tmp_path / "clip", np.array([f"{name}.jpg", f"0.jpg{name}"]))
+    with pytest.raises(InputError, match="is a name that no list can hold"):
+        write_list(tmp_path / "list.txt", [video], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_videos_shorter_than_a_clip_are_one_sentence_unless_frames_may_repeat(layout: Path) -> None:

@@ -228,6 +228,34 @@ def test_lists_that_do_not_fit_are_one_sentence(
         find_sequences(folder, "folder", tmp_path / "val.txt")
 
 
+@pytest.mark.parametrize("name", ["../../taken", "/taken", "bear\nbear"])
+def test_sequences_of_davis_stay_in_the_folder_of_results(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "DAVIS"
+    write_set(root, "JPEGImages/480p", "Annotations/480p")
+    write_set(tmp_path, "taken", "taken")
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/val.txt").write_text(f"{name}\n")
+    with pytest.raises(InputError, match=r"leaves the data folder|2 sequences are called 'bear'"):
+        find_sequences(root, "davis")
+
+
+def test_frames_whose_masks_would_be_one_file_are_refused(folder: Path) -> None:
+    write_image(folder / "JPEGImages/bear/00001.png", picture(0, 1))
+    with pytest.raises(InputError, match=r"00001\.jpg and of 00001\.png would be one file"):
+        find_sequences(folder, "folder")
+
+
+def test_masks_without_frames_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = folder / "Annotations"
+    (masks / "dogs/00002.png").rename(masks / "dogs/2.png")
+    (masks / "cats").mkdir()
+    (folder / "JPEGImages/.thumbnails").mkdir()
+    assert len(find_sequences(folder, "folder")) == 2
+    told = capsys.readouterr().out
+    assert "1 files are masks of no frame, left out, first 2.png" in told
+    assert "1 folders of masks have no frames, left out, first cats" in told
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [

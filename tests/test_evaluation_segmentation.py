@@ -198,6 +198,10 @@ def broken(davis: tuple[Path, Path], kind: str) -> None:
         shutil.rmtree(results / "dogs")
     elif kind == "list":
         (root / "ImageSets/2017/val.txt").write_text("cats\n")
+    elif kind == "list twice":
+        (root / "ImageSets/2017/val.txt").write_text("bear dogs bear\n")
+    elif kind == "list outside":
+        (root / "ImageSets/2017/val.txt").write_text("../480p/bear\n")
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,8 @@ def broken(davis: tuple[Path, Path], kind: str) -> None:
         ("no picture", "dogs/00002.png: is not readable as a PNG"),
         ("no sequence", "res4_vos: lacks 1 of 2 sequences, first 'dogs'"),
         ("list", "val.txt: names 'cats'"),
+        ("list twice", "val.txt: names 'bear' twice"),
+        ("list outside", "val.txt: names '../480p/bear' twice, or outside"),
     ],
 )
 def test_bad_files_are_one_sentence(
@@ -222,6 +228,22 @@ def test_bad_files_are_one_sentence(
     assert left.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not list(davis[1].glob("*.csv"))
+
+
+def test_results_stay_in_their_folder_and_what_does_not_count_is_told(
+    davis: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, results = davis
+    with pytest.raises(InputError, match=r"subset is '\.\./x'; give a name without folders"):
+        evaluate_vos(root, results, "../x", workers=1)
+    before = evaluate_vos(root, results, workers=1)
+    for name in ("bear/._00001.png", "bear/9.png", "cats/00001.png"):
+        (results / name).parent.mkdir(exist_ok=True)
+        (results / name).write_bytes(b"none")
+    (root / "Annotations/480p/bear/._00000.png").write_bytes(b"none")
+    capsys.readouterr()
+    assert evaluate_vos(root, results, workers=1) == before
+    assert "2 masks are of no frame of the truth, first bear/9.png" in capsys.readouterr().out
 
 
 def test_masks_on_disk_have_the_palette_of_davis(golden: Path, tmp_path: Path) -> None:

@@ -232,3 +232,28 @@ def test_indices_become_instances_with_their_confidence() -> None:
     assert found.scores.tolist() == [0.375, 1]
     assert found.boxes.tolist() == [[1, 0, 3, 1], [2, 1, 3, 2]]
     assert len(instances_of(0 * indices, indices)) == 0
+
+
+@pytest.mark.parametrize("background", ["black", "transparent"])
+def test_palettes_may_have_black_anywhere(
+    background: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, more = tmp_path / "mask.png", {}
+    picture = Image.fromarray(np.array([2, 0, 1], np.uint8)[drawn()])
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 0) if background == "black" else (255, 255, 255)]
+    picture.putpalette(np.array(colours, np.uint8).tobytes())
+    if background == "transparent":
+        more = {"transparency": 2}
+    picture.save(path, **more)
+    assert (read_mask(path) == drawn()).all()
+    assert "its index 0 is no black" in capsys.readouterr().out
+
+
+def test_masks_of_an_earlier_longer_run_are_told(
+    clip: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_indices(tmp_path / "mask.png", drawn())
+    write_indices(tmp_path / "out/clip/00099.png", drawn())
+    follow(clip, tmp_path / "mask.png", weights)
+    assert "1 more masks lie there" in capsys.readouterr().out
+    assert (tmp_path / "out/clip/00099.png").is_file()

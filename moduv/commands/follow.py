@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from moduv.commands.detections import Detections
 from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig, check_size
@@ -71,13 +72,22 @@ def follow(
     follower = Follower.load(weights, config, place, USUAL_SIDE)
     followed = _Followed(follower, video, mask, drawn, frame, folder)
     total = count_frames(video)
+    if video.is_dir() and frame >= total:
+        raise InputError(_beyond(video, total, frame))
     frames = progress(followed.frames(), desc=video.name, total=total, unit="frame")
     rate = USUAL_RATE if video.is_dir() else frame_rate(video)
     count = write_video(film, frames, rate)
     tracks = Detections()
     tracks.add_video(video, followed.found)
     write_json(out / TRACKS, tracks.content())
+    others = len(list(folder.glob("[!.]*.png"))) - count
+    if others:
+        say(f"{folder}: {others} more masks lie there, of other frames than these; move them away")
     say(f"{video}: {count} frames, {len(np.unique(drawn)) - 1} objects: {out}")
+
+
+def _beyond(video: Path, total: int, frame: int) -> str:
+    return f"{video}: has {total} frames, and the mask is of frame {frame}; frames count from 0."
 
 
 def _check_kept(video: Path, mask: Path, film: Path, folder: Path) -> None:
@@ -102,10 +112,28 @@ def read_mask(path: Path) -> np.ndarray:
     if path.suffix.lower() in JPEG:
         raise InputError(f"{path}: is a JPEG, whose colours are not exact; save the mask as a PNG.")
     kind, values = read_png(path)
+    if kind == "P" and _has_other_background(path, values):
+        say(
+            f"{path}: its index 0 is no black; objects are told by their colours, and black is background"
+        )
+        kind, values = "RGBA", _colours(path)
     indices = _by_index(path, kind, values) if kind in INDEXED else _by_colour(path, kind, values)
     if not indices.any():
         raise InputError(f"{path}: has no object; draw one in a colour that is not black.")
     return indices
+
+
+def _has_other_background(path: Path, indices: np.ndarray) -> bool:
+    """Whether black, or what is transparent, has other indices than 0, as where a program sorts its palette."""
+    colours = _colours(path)
+    background = (colours[..., 3] == 0) | ~colours[..., :3].any(-1)
+    return bool(background.any() and indices[background].all())
+
+
+def _colours(path: Path) -> np.ndarray:
+    """The colours (H, W, 4) uint8 RGBA of a picture with a palette."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGBA"))
 
 
 def _by_index(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
@@ -189,9 +217,7 @@ class _Followed:
         for image, indices, sure in self.follower.follow(images(), masks, self.drawn.shape):
             yield times[-1], image, indices, sure
         if not times:
-            raise InputError(
-                f"{self.video}: has {before} frames, and the mask is of frame {self.frame}; frames count from 0."
-            )
+            raise InputError(_beyond(self.video, before, self.frame))
 
 
 def instances_of(indices: np.ndarray, confidence: np.ndarray) -> Instances:

@@ -57,7 +57,18 @@ def read_list(path: Path, root: Path) -> list[Video]:
         raise InputError(
             f"{path}: {outside!r:.120} leaves the data folder; write paths below it, with / between folders."
         )
-    if Path(lines[0]).suffix.lower() not in IMAGE_SUFFIXES:
+    once = list(dict.fromkeys(line.rstrip("/") for line in lines))
+    if len(once) < len(lines):
+        say(f"  {path}: names {len(lines) - len(once)} of its lines again, which count once")
+    lines = once
+    kinds = [Path(line).suffix.lower() in IMAGE_SUFFIXES for line in lines]
+    if any(kinds) and not all(kinds):
+        odd = lines[kinds.index(not kinds[0])]
+        raise InputError(
+            f"{path}: names {lines[0]!r:.120} and {odd!r:.120}, a frame and none; name frames alone, or folders "
+            "alone."
+        )
+    if not kinds[0]:
         return [_listed_folder(root / line, path) for line in lines]
     parts = (line.rpartition("/") for line in lines)
     return [
@@ -90,7 +101,10 @@ def _listed_frames(folder: Path, names: list[str], source: Path) -> Video:
 def read_layout(folder: Path) -> list[Video]:
     """The videos of a data set whose folders of frames lie side by side; others do not count."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    return [video for video in map(_video, folders) if len(video)]
+    videos = [video for video in map(_video, folders) if len(video)]
+    if len(videos) < len(folders):
+        say(f"  {folder}: {len(folders) - len(videos)} folders hold no frames, left out")
+    return videos
 
 
 def find_videos(source: Path, unpacked: Path, side: int) -> list[Video]:
@@ -140,13 +154,26 @@ def _unpack(file: Path, target: Path, side: int) -> None:
 
 
 def write_list(path: Path, videos: Iterable[Video], root: Path) -> int:
-    """Write the authors' form of a list, a line for each frame below `root`; how many there are."""
+    """Write the authors' form of a list, a line for each frame below `root`; how many there are.
+
+    Raises InputError for a name that a list cannot hold.
+    """
     count = 0
-    with atomic_path(path) as temporary, temporary.open("w") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for line in _lines(videos, root):
+            if not _is_line(line):
+                raise InputError(
+                    f"{root}: {line!r:.200} is a name that no list can hold; rename the file or its folder."
+                )
             stream.write(line + "\n")
             count += 1
     return count
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text is read from a list as it was written."""
+    encoded = text.encode("utf-8", "ignore").decode()  # names that are no UTF-8 have no code
+    return text.splitlines() == [text.strip()] and encoded == text
 
 
 def _lines(videos: Iterable[Video], root: Path) -> Iterator[str]:

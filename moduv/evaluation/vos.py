@@ -13,6 +13,7 @@ from moduv.engine.files import atomic_path, read_text
 from moduv.engine.log import progress, say
 from moduv.engine.parallel import cores, process_map
 from moduv.evaluation.segmentation import ObjectScores, count_objects, measure_frame, summarise
+from moduv.frames.splits import is_inside
 from moduv.instances.indexed import DAVIS_LISTS, DAVIS_MASKS, read_indices
 
 MEASURES = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
@@ -36,6 +37,8 @@ def evaluate_vos(
         InputError: for sequences and frames that are missing, masks of another size, and indices that
             the truth does not have.
     """
+    if Path(subset).name != subset:
+        raise InputError(f"subset is {subset!r:.80}; give a name without folders, such as val.")
     folder, names = find_sequences(truth, subset)
     missing = [name for name in names if not (results / name).is_dir()]
     if missing:
@@ -43,6 +46,7 @@ def evaluate_vos(
             f"{results}: lacks {len(missing)} of {len(names)} sequences, first {missing[0]!r}; give the folder "
             "that holds a folder for each."
         )
+    _tell_others(folder, results, names)
     measure = functools.partial(_evaluate_folder, folder, results)
     measured = process_map(measure, names, workers or cores())
     found = list(progress(measured, desc="evaluate vos", total=len(names), unit="sequence"))
@@ -59,7 +63,7 @@ def find_sequences(truth: Path, subset: str) -> tuple[Path, list[str]]:
     """
     folder = truth / DAVIS_MASKS
     if not folder.is_dir():
-        names = sorted(path.name for path in truth.glob("*") if next(path.glob("*.png"), None))
+        names = sorted(path.name for path in truth.glob("[!.]*") if _masks(path))
         if not names:
             raise InputError(
                 f"{truth}: holds no folder of PNG files; give the folder of the true masks' folders, or DAVIS."
@@ -67,6 +71,11 @@ def find_sequences(truth: Path, subset: str) -> tuple[Path, list[str]]:
         return truth, names
     listed = truth / DAVIS_LISTS / f"{subset}.txt"
     names = read_text(listed).split()
+    odd = [name for name in names if not is_inside(name) or names.count(name) > 1]
+    if odd:
+        raise InputError(
+            f"{listed}: names {odd[0]!r:.80} twice, or outside of {folder}; name each sequence once."
+        )
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:
         raise InputError(
@@ -76,9 +85,23 @@ def find_sequences(truth: Path, subset: str) -> tuple[Path, list[str]]:
     return folder, names
 
 
+def _masks(folder: Path) -> list[Path]:
+    """The PNG files of a folder in order, without hidden ones, which macOS puts beside others."""
+    return sorted(folder.glob("[!.]*.png"))
+
+
+def _tell_others(truth: Path, results: Path, names: list[str]) -> None:
+    """Say how many results are of no sequence or of no frame that is measured, and do not count."""
+    known = {f"{name}/{path.name}" for name in names for path in _masks(truth / name)}
+    found = {f"{path.parent.name}/{path.name}" for path in results.glob("[!.]*/[!.]*.png")}
+    others = sorted(found - known)
+    if others:
+        say(f"  {results}: {len(others)} masks are of no frame of the truth, first {others[0]}")
+
+
 def _evaluate_folder(truth: Path, results: Path, name: str) -> list[ObjectScores]:
     """Scores of a sequence, frame by frame: memory does not grow with its length."""
-    files = sorted((truth / name).glob("*.png"))
+    files = _masks(truth / name)
     if len(files) < 3:
         raise InputError(
             f"{truth / name}: has {len(files)} frames, of which first and last do not count; leave it out."
