@@ -8,18 +8,15 @@
 `street` trains the stage 1 of a finished run on, as in the preset `street`, and prints abs_rel of all, static and moving
 pixels of the held-out frames under one scale an image:
 
-    before      stage 1 as it is
-    none        trained on as long, moving pixels left out, without pseudo-depth
-    below       with pseudo-depth from the pixels just below each object
-    road        with pseudo-depth from the plane of the road where each object stands
-    all         the same for all objects, also parked ones: an image does not tell them from those that move
-    aligned     with pseudo-depth from the alignment that parked objects teach
-    true        with the true masks and depths of what moves, in the scale of stage 1: the ceiling
-    longer      `none`, trained on once more
-    held        `none`, trained on with pseudo-depth from the road that it sees, static pixels held where they are
-    held_large  the same with objects from half a percent of the image on
-    held_all    the same with all objects
-    held_true   the same with true masks and depths
+    before   stage 1 as it is
+    none     trained on as long, moving pixels left out, without pseudo-depth
+    below    with pseudo-depth from the pixels just below each object
+    road     with pseudo-depth from the plane of the road where each object stands, as in the preset
+    free     the same, and static pixels are not held where they are
+    large    as `road`, with objects from half a percent of the image on
+    all      as `road`, for all objects, also parked ones: an image does not tell them from those that move
+    aligned  with pseudo-depth from the alignment that parked objects teach
+    true     with the true masks and depths of what moves, in the scale of stage 1: the ceiling
 
 Trainings are kept under `--out` and not repeated.
 """
@@ -29,7 +26,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,32 +50,7 @@ from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.rounds.dynamic_depth import DepthTrainingConfig, train_depth
 from moduv.runs.chains import folder
 
-
-@dataclass(frozen=True)
-class Row:
-    """A training of the table."""
-
-    pseudo: str = ""
-    """Where pseudo-depth comes from: below, road, large, all, aligned or true; empty: there is none."""
-    start: str = ""
-    """The row whose training is gone on with; empty: stage 1."""
-    hold: float = 0.0
-
-
-HOLD = 0.5
-ROWS = {
-    "none": Row(),
-    "below": Row("below"),
-    "road": Row("road"),
-    "all": Row("all"),
-    "aligned": Row("aligned"),
-    "true": Row("true"),
-    "longer": Row(start="none"),
-    "held": Row("road", "none", HOLD),
-    "held_large": Row("large", "none", HOLD),
-    "held_all": Row("all", "none", HOLD),
-    "held_true": Row("true", "none", HOLD),
-}
+ROWS = ("none", "below", "road", "free", "large", "all", "aligned", "true")
 METRICS = ("abs_rel_all", "abs_rel_static", "abs_rel_dynamic", "object_scale_error")
 
 
@@ -145,23 +117,17 @@ def measure(weights: Path, given: argparse.Namespace) -> dict[str, float]:
 
 def trained(name: str, seed: int, given: argparse.Namespace) -> Path:
     """The weights of a row, trained where they are missing."""
-    row, out = ROWS[name], given.out / f"{name}_{seed}"
-    split, start, outputs = (
-        given.data / "splits/train_files.txt",
-        folder(given.run, "motion"),
-        folder(given.run, "motion_outputs"),
-    )
-    if row.start:
-        start = trained(row.start, seed, given)
-        outputs = predicted(start, "train", given.out / f"train_{start.name}", given)
-    pseudo = given.out / f"pseudo_{row.pseudo or 'road'}_{outputs.name}"
-    prepare(row.pseudo or "road", outputs, pseudo, given)
+    source, out = {"none": "road", "free": "road"}.get(name, name), given.out / f"{name}_{seed}"
+    split = given.data / "splits/train_files.txt"
+    start, outputs = folder(given.run, "motion"), folder(given.run, "motion_outputs")
+    pseudo = given.out / f"pseudo_{source}"
+    prepare(source, outputs, pseudo, given)
     config = load_preset(DepthTrainingConfig, "street", "depth")
     changed = replace(
         config,
         loop=replace(config.loop, seed=seed),
-        weight=config.weight if row.pseudo else 0.0,
-        hold=row.hold,
+        weight=0.0 if name == "none" else config.weight,
+        hold=0.0 if name == "free" else config.hold,
     )
     train_depth(given.data, split, start, pseudo, out, changed)
     return out
@@ -308,7 +274,7 @@ def main() -> None:
     for name in ("run", "data"):
         table.add_argument(f"--{name}", type=Path, required=True)
     table.add_argument("--out", type=Path, help="by default depth_benchmark in the run")
-    table.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    table.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     table.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     table.set_defaults(function=street)
     for name, function in (("warp", warp), ("steps", steps)):
