@@ -87,7 +87,11 @@ def prepare(
         InputError: when no segment has three frames in a row, where neighbours are needed, and for a segment
             whose name leaves `out` or no split file can hold.
     """
-    for segment in segments:
+    for segment, count in Counter(segments).items():
+        if count > 1:
+            raise InputError(
+                f"{out}: {count} recordings would be called {segment!r:.200}; give one of them at a time."
+            )
         if not is_nameable(segment):
             raise InputError(
                 f"{out}: a segment would be called {segment!r:.200}, which no split file can name; rename its "

@@ -20,6 +20,20 @@ WIDEST = 1.5
 """Largest slope of a ray to the side; the lens model does not hold beyond."""
 
 
+def check_motion(matrix: np.ndarray, what: str) -> None:
+    """Raise ValueError unless a matrix is a rigid motion (4, 4)."""
+    turn = matrix[:3, :3]
+    rigid = (
+        matrix.shape == (4, 4)
+        and np.isfinite(matrix).all()
+        and np.allclose(turn @ turn.T, np.eye(3), atol=0.01)
+        and np.linalg.det(turn) > 0
+        and np.allclose(matrix[3], [0, 0, 0, 1])
+    )
+    if not rigid:
+        raise ValueError(f"{what} is no rigid motion")
+
+
 @dataclass(frozen=True)
 class Camera:
     """A camera on the vehicle. Its axes are x ahead, y left, z up."""
@@ -29,6 +43,21 @@ class Camera:
     vehicle_from_camera: np.ndarray
     width: int
     height: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that no camera has."""
+        usable = self.intrinsic.shape == (9,) and np.isfinite(self.intrinsic).all()
+        if not usable or (self.intrinsic[:2] <= 0).any() or min(self.width, self.height) < 1:
+            raise ValueError("the front camera's calibration is no camera's")
+        check_motion(self.vehicle_from_camera, "the front camera's place")
+
+    def fits(self, other: Camera) -> bool:
+        """Whether another is calibrated as this one is."""
+        return (
+            (self.width, self.height) == (other.width, other.height)
+            and np.array_equal(self.intrinsic, other.intrinsic)
+            and np.array_equal(self.vehicle_from_camera, other.vehicle_from_camera)
+        )
 
     def matrix(self) -> np.ndarray:
         """Return K, (3, 3)."""
@@ -96,6 +125,14 @@ class DriveFrame:
     """PNG of 16 bits: class x divisor + instance, 0 where there is no instance."""
     divisor: int = 1000
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a pose that is none, and for boxes without a place."""
+        check_motion(self.world_from_vehicle, "the vehicle's pose")
+        placed: list[tuple[float, ...]] = [box for _, box in self.boxes or ()]
+        placed += [(*solid.centre, *solid.size, solid.heading) for solid in self.solids or ()]
+        if not all(np.isfinite(numbers).all() for numbers in placed):
+            raise ValueError("a box is not finite")
+
 
 def motion_of_points(points: np.ndarray, boxes: Sequence[SolidBox]) -> np.ndarray:
     """Label points (N, 3), (N,) uint8: 0 background, 1 moving, 2 static, 3 speed unknown."""
@@ -119,6 +156,12 @@ class Lidar:
     """Of the rows from the lowest up, radians; empty: evenly spread over `limits`."""
     limits: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a place or rows that no lidar has."""
+        check_motion(self.vehicle_from_lidar, "the lidar's place")
+        if not np.isfinite([*self.inclinations, *self.limits]).all():
+            raise ValueError("the lidar's rows are not finite")
+
     def points(
         self, image: np.ndarray, poses: np.ndarray | None, world_from_vehicle: np.ndarray
     ) -> np.ndarray:
@@ -129,7 +172,16 @@ class Lidar:
             poses: (H, W, 6), roll, pitch, yaw, x, y, z of the vehicle in the world when each pixel was
                 measured; None: the vehicle stood still.
             world_from_vehicle: (4, 4) at the frame's time.
+
+        Raises ValueError when the shapes do not fit, or a number is not finite.
         """
+        rows = len(self.inclinations)
+        if image.ndim != 3 or rows not in {0, len(image)}:
+            raise ValueError(f"the range image is {image.shape}, and the lidar has {rows} rows")
+        if poses is not None and poses.shape != (*image.shape[:2], 6):
+            raise ValueError(f"poses are {poses.shape} and the range image {image.shape}")
+        if not all(np.isfinite(part).all() for part in (image[..., 0], poses) if part is not None):
+            raise ValueError("a range or a pose is not finite")
         distance = image[..., 0].astype(np.float64)
         hit = distance > 0
         points = self._directions(*distance.shape)[hit] * distance[hit][:, None]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moduv.engine.errors import InputError
+from moduv.engine.files import reason_of
 
 TIME = "key.frame_timestamp_micros"
 READ_AHEAD = 1 << 20
@@ -53,7 +54,8 @@ class LargeRows:
     def __init__(
         self, source: Path, component: str, segment: str, columns: list[str], sensor: Sensor
     ) -> None:
-        """Index the file by time. Raises KeyError naming a missing column."""
+        """Index the file by time. Raises KeyError naming a missing column, and ValueError for a time that is there
+        twice."""
         self._path, self._columns = _component(source, component, segment), columns
         with _reading(self._path):
             from pyarrow.parquet import ParquetFile
@@ -64,8 +66,11 @@ class LargeRows:
                     raise KeyError(column)
             keys = self._file.read(columns=[TIME, sensor[0]]).to_pydict()
         pairs = enumerate(zip(keys[TIME], keys[sensor[0]], strict=True))
-        # Row by time.
-        self.times = {time: row for row, (time, name) in pairs if name == sensor[1]}
+        rows = [(time, row) for row, (time, name) in pairs if name == sensor[1]]
+        self.times = dict(rows)
+        """Row by time."""
+        if len(self.times) < len(rows):
+            raise ValueError(f"{component} has a time twice")
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -104,13 +109,12 @@ def _component(source: Path, component: str, segment: str) -> Path:
 def _reading(path: Path) -> Iterator[None]:
     """Turn a missing pyarrow and a damaged file into InputErrors."""
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
     except ImportError:
         raise InputError(
             "Waymo's parquet files need pyarrow; install it with pip install 'moduv[waymo]'."
         ) from None
     try:
         yield
-    except (ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not readable ({reason}); download it again.") from None
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path}: not readable ({reason_of(error)}); download it again.") from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from moduv.datasets.prepare import (
     PrepareConfig,
@@ -53,14 +56,24 @@ def prepare_waymo(source: Path, out: Path, config: PrepareConfig, split: str = "
 def find_files(source: Path, component: str, components: str) -> list[Path]:
     """Return the files of the segments, tfrecords or else those of a component.
 
-    Raises InputError when there are none; `components` says which to download.
+    Raises InputError when there are none, where `components` says which to download, and when two are of one segment.
     """
-    files = sorted(source.glob(f"*{TFRECORD}")) or sorted((source / component).glob("*.parquet"))
+    records = sorted(source.glob(f"[!.]*{TFRECORD}"))
+    tables = sorted((source / component).glob("[!.]*.parquet"))
+    files = records or tables
+    if records and tables:
+        say(f"  {source}: has tfrecords; its {len(tables)} files of {component} are left out")
     if not files:
         raise InputError(
             f"{source}: has neither tfrecords nor {component}/*.parquet; download segments of the Waymo "
             "Open Dataset, perception, from waymo.com/open (accept its non-commercial licence): v1 "
             f"tfrecords, or the v2 components {components}."
+        )
+    name, count = Counter(map(segment_name, files)).most_common(1)[0]
+    if count > 1:
+        same = next(path for path in files if segment_name(path) == name)
+        raise InputError(
+            f"{source}: {count} files are of {name}, first {same.name}; move all but one of them away."
         )
     return files
 
@@ -81,14 +94,23 @@ def segment_name(path: Path) -> str:
 def _prepare_drive(job: tuple[Path, Path, PrepareConfig]) -> list[int]:
     """One segment; it is read again from its start after a kill, frames on disk are kept."""
     path, segment, config = job
-    front, poses = segment / "FRONT", []
+    front, poses = segment / "FRONT", list[np.ndarray]()
+    first: Camera | None = None
     parts = ("camera_image", "lidar") if config.points else ("camera_image",)
     for frame in read_drive(path, parts):
-        if not frame.index:
-            _write_camera(front / "rgb/cam.json", frame.camera)
+        camera = frame.camera
+        if first is None:
+            first = camera
+            _write_camera(front / "rgb/cam.json", camera)
+        if not first.fits(camera):
+            raise InputError(
+                f"{path}: the front camera of frame {frame.index} is calibrated otherwise than the first; download "
+                "the segment again."
+            )
         assert frame.image is not None
         name = f"{frame.index:06d}"
-        write_frame(frame.image, front / "rgb", f"{name}.jpg", config)
+        size = (camera.width, camera.height)
+        write_frame(frame.image, front / "rgb", f"{name}.jpg", config, size)
         _write_truth(front / f"depth/{name}.npy", front / f"mask/{name}.npz", frame)
         poses.append(frame.world_from_vehicle)
     write_poses(front / "odometry.txt", poses)

@@ -14,12 +14,14 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from moduv.datasets.prepare import LARGEST_SCAN
 from moduv.datasets.truth import Box
 from moduv.datasets.waymo.frame import FRONT, TOP, Camera, DriveFrame, Lidar, SolidBox
 from moduv.engine.errors import InputError
+from moduv.engine.files import reason_of
 
 SCHEMA = {
-    "Frame": "1 context:Context 3 pose:Transform 4 images:Image* 5 lasers:Laser* 6 laser_labels:Label* "
+    "Frame": "1 context:Context 2 time:int 3 pose:Transform 4 images:Image* 5 lasers:Laser* 6 laser_labels:Label* "
     "8 camera_labels:CameraLabels*",
     "Context": "2 cameras:Camera* 3 lasers:LaserCalibration*",
     "Transform": "1 transform:double*",
@@ -51,24 +53,35 @@ def read_records(path: Path, parts: Iterable[str]) -> Iterator[DriveFrame]:
         parts: `lidar`, where points and their boxes are wanted; the rest is there anyway.
 
     Raises:
-        InputError: when the file is cut, damaged, or no recording of Waymo's.
+        InputError: when the file is cut, damaged, or no recording of Waymo's, and when its frames are not in the
+            order of time.
     """
+    before = 0
     for number, record in enumerate(_contents(path)):
         try:
-            yield _frame(number, _message("Frame", record), points="lidar" in parts)
-        except (KeyError, ValueError, DecodeError, zlib.error):
+            message = _message("Frame", record)
+            frame = _frame(number, message, points="lidar" in parts)
+        except (KeyError, ValueError, IndexError, DecodeError, zlib.error) as error:
             raise InputError(
-                f"{path}: record {number} is no frame of Waymo Open perception v1 with a front camera; "
-                "download the segment again."
+                f"{path}: record {number} is no frame of Waymo Open perception v1 with a front camera "
+                f"({reason_of(error)}); download the segment again."
             ) from None
+        if 0 < message.time <= before:
+            raise InputError(
+                f"{path}: record {number} is of the time {message.time} and the one before of {before}; download "
+                "the segment again, whose frames are in the order of time."
+            )
+        before = message.time
+        yield frame
 
 
 def _contents(path: Path) -> Iterator[bytes]:
     """The contents of a tfrecord: length, checksum of the length, content, checksum of the content."""
+    most = path.stat().st_size
     with path.open("rb") as stream:
         while head := stream.read(12):
             size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
-            whole = len(head) == 12 and checksum(head[:8]) == head[8:]
+            whole = len(head) == 12 and size <= most and checksum(head[:8]) == head[8:]
             content = stream.read(size) if whole else b""
             if not whole or len(content) != size or checksum(content) != stream.read(4):
                 raise InputError(
@@ -154,6 +167,7 @@ def _solid(label: Any) -> SolidBox:
     known = motion.HasField("speed_x") and motion.HasField("speed_y")
     speed = float(np.linalg.norm([motion.speed_x, motion.speed_y, motion.speed_z]))
     size, centre = (box.length, box.width, box.height), (box.x, box.y, box.z)
+    known = known and np.isfinite(speed)
     return SolidBox(label.type, centre, size, box.heading, speed if known else None)
 
 
@@ -167,7 +181,11 @@ def _points(frame: Any, pose: np.ndarray) -> np.ndarray:
 
 
 def _matrix(compressed: bytes) -> np.ndarray:
-    message = _message("Matrix", zlib.decompress(compressed))
+    stream = zlib.decompressobj()
+    content = stream.decompress(compressed, LARGEST_SCAN)
+    if not stream.eof:
+        raise ValueError("a range image is cut, or larger than any")
+    message = _message("Matrix", content)
     return np.frombuffer(message.data, "<f4").reshape(list(message.shape.dims))
 
 
@@ -176,6 +194,8 @@ def _transform(message: Any) -> np.ndarray:
 
 
 def _named(messages: Iterable[Any], name: int) -> Any:
-    """The message of a sensor. Raises KeyError when there is none."""
-    found = {message.name: message for message in messages}
-    return found[name]
+    """The message of a sensor. Raises ValueError when there is none, or more than one."""
+    found = [message for message in messages if message.name == name]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} entries of a sensor instead of one")
+    return found[0]

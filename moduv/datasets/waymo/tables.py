@@ -12,6 +12,7 @@ from moduv.datasets.truth import Box
 from moduv.datasets.waymo.frame import FRONT, TOP, Camera, DriveFrame, Lidar, SolidBox
 from moduv.datasets.waymo.parquet import LargeRows, Row, Sensor, read_rows
 from moduv.engine.errors import InputError
+from moduv.engine.files import reason_of
 
 CAMERA, LASER = ("key.camera_name", FRONT), ("key.laser_name", TOP)
 IMAGE = "[CameraImageComponent].image"
@@ -42,10 +43,10 @@ def read_tables(source: Path, segment: str, parts: Sequence[str]) -> Iterator[Dr
         raise InputError(
             f"{source}: a component of segment {segment} lacks {error}; download perception v2 again."
         ) from None
-    except (IndexError, TypeError, ValueError):
+    except (IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"{source}: the components of segment {segment} do not fit each other; download perception v2 "
-            "again."
+            f"{source}: the components of segment {segment} do not fit each other ({reason_of(error)}); download "
+            "perception v2 again."
         ) from None
 
 
@@ -53,7 +54,7 @@ def _frames(source: Path, segment: str, parts: Sequence[str]) -> Iterator[DriveF
     def rows(component: str, sensor: Sensor | None = None) -> dict[int, list[Row]]:
         return read_rows(source, component, segment, sensor)
 
-    camera = _camera(rows("camera_calibration", CAMERA)[0][0])
+    camera = _camera(_only(rows("camera_calibration", CAMERA)[0]))
     poses = rows("vehicle_pose")
     images, clouds, solids, boxes = None, None, None, None
     if "camera_image" in parts:
@@ -67,8 +68,8 @@ def _frames(source: Path, segment: str, parts: Sequence[str]) -> Iterator[DriveF
     if not {*(images.times if images else ()), *(boxes or ()), *labels} <= poses.keys():
         raise ValueError("vehicle_pose lacks a frame")
     for index, time in enumerate(sorted(poses)):
-        pose = _transform(poses[time][0], "world_from_vehicle")
-        label = labels[time][0] if time in labels else {}
+        pose = _transform(_only(poses[time]), "world_from_vehicle")
+        label = _only(labels[time]) if time in labels else {}
         yield DriveFrame(
             index,
             camera,
@@ -80,6 +81,13 @@ def _frames(source: Path, segment: str, parts: Sequence[str]) -> Iterator[DriveF
             label.get("panoptic_label"),
             int(label.get("panoptic_label_divisor", 1)),
         )
+
+
+def _only(rows: Sequence[Row]) -> Row:
+    """The one row of a sensor or a time. Raises ValueError when there are more, or none."""
+    if len(rows) != 1:
+        raise ValueError(f"{len(rows)} rows where one is needed")
+    return rows[0]
 
 
 def _camera(row: Row) -> Camera:
@@ -101,7 +109,8 @@ def _solid(row: Row) -> SolidBox:
     x, y, z = (float(row[f"box.center.{axis}"]) for axis in "xyz")
     length, width, height = (float(row[f"box.size.{axis}"]) for axis in "xyz")
     speeds = [row[f"speed.{axis}"] for axis in "xyz"]
-    speed = None if None in speeds else float(np.linalg.norm(speeds))
+    known = None not in speeds and np.isfinite(speeds).all()
+    speed = float(np.linalg.norm(speeds)) if known else None
     size, heading = (length, width, height), float(row["box.heading"])
     return SolidBox(int(row["type"]), (x, y, z), size, heading, speed)
 
@@ -110,7 +119,7 @@ class _Clouds:
     """The roof's lidar of a segment, by time."""
 
     def __init__(self, source: Path, segment: str) -> None:
-        row = read_rows(source, "lidar_calibration", segment, LASER)[0][0]
+        row = _only(read_rows(source, "lidar_calibration", segment, LASER)[0])
         inclinations = np.array(row["beam_inclination.values"] or [], np.float64)
         limits = (float(row["beam_inclination.min"]), float(row["beam_inclination.max"]))
         self._lidar = Lidar(_transform(row, "extrinsic"), inclinations, limits)

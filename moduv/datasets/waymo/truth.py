@@ -8,6 +8,7 @@ vehicles, pedestrians and cyclists are taken, and unknown ones are not judged.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,8 +135,11 @@ def _true_boxes(
 
 
 def _true_masks(png: bytes, frame: DriveFrame, path: Path, *, undistort: bool) -> list[TrueObject]:
-    label = cv2.imdecode(np.frombuffer(png or b"no PNG", np.uint8), cv2.IMREAD_UNCHANGED)
     size = (frame.camera.height, frame.camera.width)
+    # The header's size comes first: a small file may claim any.
+    told = png[20:24] + png[16:20] == struct.pack(">II", *size)
+    content = np.frombuffer(png if told else b"no PNG", np.uint8)
+    label = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if label is None or label.dtype != np.uint16 or label.shape != size or frame.divisor < 1:
         raise InputError(
             f"{path}: the panoptic label of frame {frame.index} is no PNG of 16 bits and "
