@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from moduv.dynamic_depth.masks.candidates import CleanConfig, as_instances, clean_labels
 from moduv.dynamic_depth.masks.given import MasksConfig, import_masks
@@ -19,6 +20,7 @@ from moduv.dynamic_depth.outputs import (
     made_here,
     read_inverse_intrinsics,
     read_moving,
+    read_scene,
     stacked,
 )
 from moduv.dynamic_depth.pixelwise.scenes import flow_colours
@@ -168,6 +170,88 @@ def test_masks_that_show_nothing_are_refused(tmp_path: Path, split: Path) -> Non
     config = MasksConfig(str(tmp_path / "masks"))
     with pytest.raises(InputError, match="all masks of the 2 frames are empty"):
         import_masks(tmp_path / "data", split, tmp_path / "out", config)
+
+
+def write_masks(root: Path, name: str, image: np.ndarray) -> MasksConfig:
+    for frame in FRAMES:
+        write_image(frame.file(root / "data", ".jpg"), np.zeros((*SIZE, 3), np.uint8))
+        path = root / "masks" / frame.segment / f"{frame.index:06d}{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return MasksConfig(str(root / "masks"))
+
+
+@pytest.mark.parametrize("kind", ["blue", "16 bits", "jpg", "both"])
+def test_masks_that_would_be_misread_are_refused(kind: str, tmp_path: Path, split: Path) -> None:
+    shown = box(20, 20, 40, 40)
+    blue = np.zeros((*SIZE, 3), np.uint8)
+    blue[shown, 2] = 255
+    image = {"blue": blue, "16 bits": shown.astype(np.uint16)}.get(kind, 255 * shown.view(np.uint8))
+    name = {"jpg": "/0.jpg", "both": "/0.png"}.get(kind, ".png")
+    config = write_masks(tmp_path, name, image)
+    if kind == "both":
+        write_masks(tmp_path, ".png", image)
+    sentence = {"jpg": "0.jpg: is no PNG", "both": "are both masks of frame"}.get(
+        kind, "of 16 bits or in colours"
+    )
+    with pytest.raises(InputError, match=sentence):
+        import_masks(tmp_path / "data", split, tmp_path / "out", config)
+
+
+@pytest.mark.parametrize("form", ["grey", "RGB", "RGBA", "palette", "bits"])
+def test_masks_of_any_grey_form_are_the_same(
+    form: str, tmp_path: Path, split: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = box(20, 20, 40, 40)
+    grey = Image.fromarray(255 * shown.view(np.uint8))
+    kinds = {"grey": "L", "palette": "P", "bits": "1"}
+    config = write_masks(tmp_path, "/0.png", np.asarray(grey.convert(kinds.get(form, form))))
+    write_masks(tmp_path, "/1.png", np.zeros(SIZE, np.uint8))
+    if form == "palette":
+        for frame in FRAMES:
+            path = tmp_path / "masks" / frame.segment / f"{frame.index:06d}/0.png"
+            grey.convert("RGB").quantize(4).save(path)
+    import_masks(tmp_path / "data", split, tmp_path / "out", config)
+    assert np.array_equal(read_labels(tmp_path / "out", FRAMES[0]).decode(), shown[None])
+    assert "2 masks; left out: 2 without a pixel" in capsys.readouterr().out
+
+
+def test_what_moves_in_no_frame_is_another_folder(
+    tmp_path: Path, split: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = write_all(tmp_path / "labels", box(20, 20, 60, 60))
+    with pytest.raises(InputError, match="has neither labels nor motion outputs of the 2 frames"):
+        find_objects(split, labels, tmp_path / "none", tmp_path / "o", ObjectsConfig())
+    moved = write_all(tmp_path / "moved", box(20, 20, 60, 60), frames=FRAMES[:1])
+    find_objects(split, labels, moved, tmp_path / "objects", ObjectsConfig())
+    assert "1 frames without a file in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("inv_K", np.zeros((4, 4)), "cannot be inverted"),
+        ("depth", np.full(SIZE[::-1], 9.0), "of another aspect"),
+        ("depth", -np.ones(SIZE), "not positive and finite"),
+    ],
+)
+def test_depths_and_cameras_that_are_none_are_named(
+    key: str, value: np.ndarray, sentence: str, tmp_path: Path
+) -> None:
+    write_image(FRAMES[0].file(tmp_path, ".jpg"), np.zeros((*SIZE, 3), np.uint8))
+    whole = {"depth": np.full(SIZE, 9.0), "inv_K": np.eye(4)}
+    write_npz(FRAMES[0].file(tmp_path / "motion", ".npz"), **whole)
+    assert read_scene(FRAMES[0], tmp_path, tmp_path / "motion")[1].shape == (1, *SIZE)
+    write_npz(FRAMES[0].file(tmp_path / "motion", ".npz"), **{**whole, key: value})
+    with pytest.raises(InputError, match=sentence):
+        read_scene(FRAMES[0], tmp_path, tmp_path / "motion")
+
+
+@pytest.mark.parametrize("value", [5.0, -5.0, np.nan, np.inf])
+def test_motion_masks_lie_between_0_and_1(value: float, tmp_path: Path) -> None:
+    write_npz(FRAMES[0].file(tmp_path, ".npz"), mot_mask=np.full(SIZE, value))
+    with pytest.raises(InputError, match="numbers beyond 0 and 1"):
+        read_moving(FRAMES[0], tmp_path)
 
 
 # --- pseudo-depth -------------------------------------------------------------------------------------

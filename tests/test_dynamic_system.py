@@ -326,7 +326,7 @@ def test_what_does_not_fit_is_named(street: Path, tmp_path: Path) -> None:  # no
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no image")
     config = MasksConfig(str(tmp_path / "masks"))
-    with pytest.raises(InputError, match=r"\.png: is not readable as an image"):
+    with pytest.raises(InputError, match=r"\.png: is not readable as a PNG"):
         import_masks(street, split, tmp_path / "out", config)
     cv2.imwrite(str(path), np.full((96, 400), 255, np.uint8))
     with pytest.raises(InputError, match="another aspect"):

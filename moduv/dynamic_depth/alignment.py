@@ -23,6 +23,7 @@ from moduv.dynamic_depth.losses import masked_mean, scale_alignment
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
 from moduv.dynamic_depth.outputs import (
+    check_aspect,
     frames_of,
     made_here,
     read_depth,
@@ -99,8 +100,9 @@ class Scene:
             ground = road_mask(depth, read_inverse_intrinsics(path))
         else:
             ground = read_road(road, frame, (depth.shape[0], depth.shape[1]))
-        image = resize_image(read_image(frame.image_path(data)), *depth.shape)
-        return cls(image, depth, ground)
+        image = read_image(frame.image_path(data))
+        check_aspect(depth.shape, image.shape, path)
+        return cls(resize_image(image, *depth.shape), depth, ground)
 
     def inputs(self, mask: np.ndarray, *, flat: bool) -> dict[str, Tensor]:
         """What the network sees of an object (H, W) bool: image, mask, depth of the road, shape; (C, H, W) each."""

@@ -135,13 +135,14 @@ def find_objects(
         split: frames; those without labels, or without road where one is given, are left out and counted.
         labels: label root of all objects, moving and parked: L1, L2 or what a detector finds.
         moved: label root of what moves, such as L0, or folder of motion outputs with a motion mask; a frame without
-            such a file has nothing that moves.
+            such a file has nothing that moves, and is counted.
         out: label root; receives the objects with the columns `track` and `moving`, finished files are kept.
         config: sizes and thresholds.
         road: label root of the road, which is no part of an object.
 
     Raises:
-        InputError: when no frame has labels, or a file is broken or of another aspect than the labels.
+        InputError: when no frame has labels, or none has what moves, or a file is broken or of another aspect than
+            the labels.
     """
     makers = made_here(labels, moved, road)
     stage = Stage("depth objects", out, config, (split, *makers))
@@ -154,6 +155,7 @@ def _find(
     frames = labelled(labels, read_split(split))
     if road is not None:
         frames = with_road(frames, road)
+    _tell_unknown(frames, moved)
     segments: dict[str, list[FrameRef]] = defaultdict(list)
     for frame in sorted(frames):
         segments[frame.segment].append(frame)
@@ -176,6 +178,21 @@ def _find(
     if not results["moving"]:
         say(f"  nothing moves: no object is covered by {moved}, so depth will be left as it is")
     return {"frames": len(frames), **results}
+
+
+def _tell_unknown(frames: Sequence[FrameRef], moved: Path) -> None:
+    """Say how many frames have no file of what moves. Raises InputError when none has."""
+    known = sum(
+        frame.file(moved, SUFFIX).is_file() or frame.file(moved, ".npz").is_file()
+        for frame in frames
+    )
+    if not known:
+        raise InputError(
+            f"{moved}: has neither labels nor motion outputs of the {len(frames)} frames; give the folder that tells "
+            "what moves in them."
+        )
+    if known < len(frames):
+        say(f"  {len(frames) - known} frames without a file in {moved}: nothing moves there")
 
 
 def _moved(root: Path, frame: FrameRef, objects: Instances) -> Instances:

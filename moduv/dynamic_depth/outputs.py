@@ -12,11 +12,13 @@ from torch import Tensor
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import say
-from moduv.engine.stages import fingerprint, is_interrupted, made_by_stages, read_manifest
+from moduv.engine.stages import fingerprint, made_by_stages, read_manifest
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import read_split
+from moduv.instances.instances import ASPECT_TOLERANCE
 from moduv.instances.store import SUFFIX, read_labels
+from moduv.labels.initial import LEAST_SINGULAR
 
 MOVING = 0.5
 """Motion mask from which on a pixel moves."""
@@ -27,13 +29,7 @@ def made_here(*folders: Path | None) -> tuple[Path, ...]:
 
     Raises InputError for a folder whose stage was interrupted.
     """
-    given = [folder for folder in folders if folder]
-    for folder in given:
-        if is_interrupted(folder):
-            raise InputError(
-                f"{folder}: is not finished; run the command that makes it again, which continues where it was."
-            )
-    return made_by_stages(*given)
+    return made_by_stages(*(folder for folder in folders if folder))
 
 
 def teachers(motion: Path) -> list[str]:
@@ -66,15 +62,20 @@ def frames_with(split: Path, motion: Path) -> list[FrameRef]:
 
 def frames_of(split: Path, motion: Path, objects: Path) -> list[FrameRef]:
     """The frames of a split that have objects and motion outputs. Raises InputError when none has both."""
+    listed = read_split(split)
     frames = [
         frame
-        for frame in read_split(split)
+        for frame in listed
         if frame.file(objects, SUFFIX).is_file() and frame.file(motion, ".npz").is_file()
     ]
     if not frames:
         raise InputError(
             f"{objects}: has no frame of {split} that {motion} has, too; predict motion and find objects on "
             "this split first."
+        )
+    if len(frames) < len(listed):
+        say(
+            f"  {len(listed) - len(frames)} of {len(listed)} frames lack objects or motion output, left out"
         )
     return frames
 
@@ -99,11 +100,22 @@ def read_depth(path: Path) -> np.ndarray:
     return depth
 
 
+def check_aspect(depth: Sequence[int], image: Sequence[int], path: Path) -> None:
+    """Raise InputError, naming the depth's file, where it (height, width) has another aspect than its image."""
+    if abs((depth[0] * image[1]) / (depth[1] * image[0]) - 1) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{path}: 'depth' is {depth[0]} x {depth[1]} and its image {image[0]} x {image[1]}, of another aspect; "
+            "predict it again from these frames."
+        )
+
+
 def read_inverse_intrinsics(path: Path) -> np.ndarray:
-    """The inverse intrinsics (4, 4) float32 of a motion output. Raises InputError when they are not finite."""
+    """The inverse intrinsics (4, 4) float32 of a motion output. Raises InputError when they are none."""
     inv_K = read_npz(path, ("inv_K",))["inv_K"].astype(np.float32)
     if inv_K.shape != (4, 4) or not np.isfinite(inv_K).all():
         raise InputError(f"{path}: 'inv_K' is no finite matrix of 4 x 4; predict it again.")
+    if np.linalg.cond(inv_K.astype(np.float64)) > LEAST_SINGULAR:
+        raise InputError(f"{path}: 'inv_K' cannot be inverted; predict it again.")
     return inv_K
 
 
@@ -123,12 +135,14 @@ def stacked(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Image (3, H, W) in [0, 1], depth (1, H, W) and inverse intrinsics (4, 4) of a frame, at its depth's size.
 
-    Raises InputError when a file is missing or broken.
+    Raises InputError when a file is missing or broken, or the image of another aspect.
     """
     path = frame.file(motion, ".npz")
     depth = read_depth(path)
     inv_K = read_inverse_intrinsics(path)
-    image = resize_image(read_image(frame.image_path(data)), *depth.shape)
+    image = read_image(frame.image_path(data))
+    check_aspect(depth.shape, image.shape, path)
+    image = resize_image(image, *depth.shape)
     pixels = torch.from_numpy(image).movedim(-1, 0).float() / 255
     return pixels, torch.from_numpy(depth)[None], torch.from_numpy(inv_K)
 
@@ -144,6 +158,8 @@ def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
         raise InputError(
             f"{path}: 'mot_mask' has the shape {mask.shape}, no image's; predict it again."
         )
+    if not ((mask >= 0) & (mask <= 1)).all():
+        raise InputError(f"{path}: 'mot_mask' has numbers beyond 0 and 1; predict it again.")
     return np.asarray(mask >= MOVING)
 
 

@@ -133,7 +133,7 @@ class Stage:
         for number, path in enumerate(self.inputs, 1):
             name = path.name if path.name not in inputs else f"{path.name} {number}"
             inputs[name] = fingerprint(path)
-        if self.data is not None and (self.data / MANIFEST).is_file():
+        if self.data is not None and made_by_stages(self.data):
             inputs["frames"] = fingerprint(self.data)
         return {
             "stage": self.name,
@@ -177,7 +177,15 @@ def fingerprint(path: Path) -> str:
 
 
 def made_by_stages(*folders: Path) -> tuple[Path, ...]:
-    """The folders that a stage has made, which are inputs of the next; others are the user's, who is trusted."""
+    """The folders that a stage has made, which are inputs of the next; others are the user's, who is trusted.
+
+    Raises InputError for a folder whose stage was interrupted.
+    """
+    for folder in folders:
+        if is_interrupted(folder):
+            raise InputError(
+                f"{folder}: is not finished; run the command that makes it again, which continues where it was."
+            )
     return tuple(folder for folder in folders if (folder / MANIFEST).is_file())
 
 

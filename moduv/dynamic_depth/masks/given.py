@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from moduv.datasets.cityscapes import original_frame
 from moduv.dynamic_depth.objects import NOTHING
@@ -17,7 +17,9 @@ from moduv.engine.log import progress, say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import image_size
+from moduv.frames.layouts import IMAGE_SUFFIXES
 from moduv.frames.splits import read_split
+from moduv.instances.indexed import read_png
 from moduv.instances.instances import Instances
 from moduv.instances.store import is_labelled, read_labels, write_labels
 
@@ -64,31 +66,58 @@ def _import(data: Path, split: Path, out: Path, config: MasksConfig) -> dict[str
             write_labels(out, frame, _read_masks(found[frame], size, config))
     distributed.barrier()
     count = sum(len(read_labels(out, frame)) for frame in found)
+    empty = sum(map(len, found.values())) - count
     if not count:
         raise InputError(
             f"{masks}: all masks of the {len(found)} frames are empty; masks are images of one object each, "
             f"white where it is; mend them, and move {out} away to read them again."
         )
-    say(f"  {count} masks")
+    say(f"  {count} masks" + (f"; left out: {empty} without a pixel" if empty else ""))
     return {"frames": len(found), "without": len(frames) - len(found), "masks": count}
 
 
 def _mask_files(root: Path, frame: FrameRef) -> list[Path] | None:
-    """The images of a frame's masks; None where there is neither a folder nor a file of that name."""
-    for name in (f"{frame.segment}/{frame.index:06d}", original_frame(frame)):
-        if name and (root / name).is_dir():
-            return sorted((root / name).glob("*.png"), key=lambda path: (len(path.stem), path.stem))
-        if name and (root / f"{name}.png").is_file():
-            return [root / f"{name}.png"]
-    return None
+    """The images of a frame's masks; None where there is neither a folder nor a file of that name.
+
+    Raises InputError where there is more than one of them, and for other images in such a folder.
+    """
+    names = [name for name in (f"{frame.segment}/{frame.index:06d}", original_frame(frame)) if name]
+    places = [root / place for name in dict.fromkeys(names) for place in (name, f"{name}.png")]
+    found = [path for path in places if path.exists()]
+    if len(found) > 1:
+        raise InputError(
+            f"{found[0]}: and {found[1]} are both masks of frame {frame.line()}; move one of them away."
+        )
+    if not found or found[0].is_file():
+        return found or None
+    images = [p for p in found[0].glob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES]
+    other = next((path for path in images if path.suffix.lower() != ".png"), None)
+    if other is not None:
+        raise InputError(f"{other}: is no PNG; save masks as PNG files, which lose nothing.")
+    return sorted(images, key=lambda path: (len(path.stem), path.stem))
+
+
+def _read_levels(path: Path) -> np.ndarray:
+    """The grey levels (H, W) uint8 of a mask. Raises InputError when it is broken, in colours, or of 16 bits."""
+    kind, values = read_png(path)
+    if kind == "P":
+        with Image.open(path) as picture:
+            values = np.asarray(picture.convert("RGB"))
+    if values.dtype == bool:
+        return 255 * values.astype(np.uint8)
+    levels = values if values.ndim == 2 else values[..., 0]
+    colours = values[..., :3] if values.ndim == 3 and values.shape[-1] > 2 else levels[..., None]
+    if values.dtype != np.uint8 or (colours != levels[..., None]).any():
+        raise InputError(
+            f"{path}: is a picture of kind {kind}, of 16 bits or in colours; save each object as black and white."
+        )
+    return levels
 
 
 def _read_masks(paths: list[Path], size: tuple[int, int] | None, config: MasksConfig) -> Instances:
     masks = []
     for path in paths:
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise InputError(f"{path}: is not readable as an image; make it again.")
+        mask = _read_levels(path)
         # Masks of 0 and 1 are as common as those of 0 and 255.
         masks.append(mask >= (config.certain if mask.max(initial=0) > 1 else 1))
         if masks[-1].shape != masks[0].shape:
