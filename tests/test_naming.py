@@ -87,6 +87,10 @@ def test_the_vocabulary_of_the_documentation_loads(tmp_path: Path) -> None:
         ("names: {7: }", "write a word"),
         ("names: {'': }", "empty word"),
         ("names: {car: }\ntemplates: [a photo]", r"one \{\} each"),
+        ("names: {car: }\ntemplates: ['a {} of {name}']", r"one \{\} each"),
+        ("names: {car: }\ntemplates: ['a } {}']", r"one \{\} each"),
+        ("names: {car: , Car: }", "'Car' stands for 'car' and for 'Car'"),
+        ("names: {caf\u00e9: , cafe\u0301: }", "stands for"),
         ("names: {car: }\nkinds: 3", "unknown key 'kinds'"),
         ("names: {car: &a [x], bus: *a}", "aliases"),
         ("names: {car", "not valid YAML"),
@@ -98,6 +102,12 @@ def test_broken_vocabularies_are_one_sentence(text: str, sentence: str, tmp_path
     with pytest.raises(InputError, match=sentence) as error:
         Vocabulary.load(path)
     assert str(path) in str(error.value)
+
+
+def test_a_long_vocabulary_is_read_at_once_under_any_suffix(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(20_000)]
+    (tmp_path / "words.YAML").write_text("names: {" + ": , ".join(names) + ": }")
+    assert len(Vocabulary.load(tmp_path / "words.YAML").names) == len(names)
 
 
 def test_a_name_is_as_likely_as_its_likeliest_word_and_templates_are_averaged() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,40 @@ def test_weights_of_another_architecture_are_refused(model: Path, tmp_path: Path
     write_json(tmp_path / CONFIG, {"model_cfg": {**TINY.model, "colour": 3}})
     with pytest.raises(InputError, match="cannot build it"):
         Description.of_file(tmp_path / CONFIG).build()
+    both = {**checkpoint.load_weights(model / "weights.pth"), "module.logit_scale": torch.zeros(())}
+    checkpoint.save(tmp_path / "both.pt", both)
+    with pytest.raises(InputError, match=r"holds both 'logit_scale' and the same with 'module\.'"):
+        OpenClipEncoder(TINY, tmp_path / "both.pt", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("model_cfg", "images", "sentence"),
+    [
+        ({"text_cfg": []}, {}, "lacks 'model_cfg' with vision_cfg and text_cfg"),
+        ({"vision_cfg": None}, {}, "lacks 'model_cfg' with vision_cfg and text_cfg"),
+        ({"vision_cfg": {"layers": -1, "width": 1 << 40}}, {}, "cannot build it"),
+        ({}, {"mean": 3}, "not three numbers"),
+        ({}, {"mean": [0.5, float("nan"), 0.5]}, "not three numbers"),
+        ({}, {"std": [0.5, 0.0, 0.5]}, "'std' above 0"),
+    ],
+)
+def test_descriptions_that_are_none_are_one_sentence(
+    model_cfg: dict, images: dict, sentence: str, tmp_path: Path
+) -> None:
+    content = {"model_cfg": {**TINY.model, **model_cfg}, "preprocess_cfg": images}
+    (tmp_path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=sentence):
+        Description.of_file(tmp_path / CONFIG).build()
+
+
+def test_of_several_weights_it_is_said_which_are_taken(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("weights.pth", CONFIG):
+        (tmp_path / name).write_bytes((model / name).read_bytes())
+    checkpoint.save(tmp_path / "open_clip_pytorch_model.bin", TINY.build().state_dict())
+    load_encoder(f"open_clip:{tmp_path}", "cpu")
+    assert "open_clip_pytorch_model.bin is taken, not weights.pth" in capsys.readouterr().out
 
 
 # Training

@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     feature = content.get("feature", PUBLISHED_FEATURE)
     if feature not in FEATURES:
         raise InputError(f"{path}: 'feature' is {feature!r:.80}; use one of {', '.join(FEATURES)}.")
-    plain = {key.removeprefix(WRAPPER): value for key, value in state.items()}
+    plain = checkpoint.without_prefix(state, WRAPPER, path)
     return Checkpoint(plain, network, feature, *_record(content))
 
 

@@ -53,7 +53,7 @@ def load_networks(model: nn.Module, folder: Path) -> None:
         raise InputError(f"{folder}: no such folder of weights; train the stage before first.")
     for name, network in model.named_children():
         path = folder / f"{name}.pth"
-        checkpoint.load_strict(network, own_names(checkpoint.load_weights(path)), path)
+        checkpoint.load_strict(network, own_names(checkpoint.load_weights(path), path), path)
 
 
 def save_networks(model: nn.Module, folder: Path) -> None:
@@ -62,9 +62,9 @@ def save_networks(model: nn.Module, folder: Path) -> None:
         checkpoint.save_weights(folder / f"{name}.pth", network.state_dict())
 
 
-def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names of the networks here."""
-    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+def own_names(state: dict[str, Tensor], source: str | Path = "the weights") -> dict[str, Tensor]:
+    """A state dict under the names of the networks here. Raises InputError where two keys become one."""
+    state = checkpoint.without_prefix(state, PREFIX, source)
     if RAFT_MARK not in state:
         return state
     return {f"raft.{_renamed(key)}": value for key, value in state.items() if RAFT_TWICE not in key}

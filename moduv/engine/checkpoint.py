@@ -93,6 +93,19 @@ def as_state(content: Any, source: str | Path) -> dict[str, Tensor]:
     return content
 
 
+def without_prefix(
+    state: Mapping[str, Tensor], prefix: str, source: str | Path
+) -> dict[str, Tensor]:
+    """A state dict whose keys have lost a prefix. Raises InputError where two keys become one."""
+    plain = {key.removeprefix(prefix): value for key, value in state.items()}
+    if len(plain) < len(state):
+        twice = next(key for key in state if f"{prefix}{key}" in state)
+        raise InputError(
+            f"{source}: holds both {twice!r:.80} and the same with {prefix!r}; give the weights of one network."
+        )
+    return plain
+
+
 def _is_dense(value: Any) -> bool:
     """Whether a value is a tensor with a place in memory for every number."""
     return (
@@ -148,10 +161,11 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str
             "give the checkpoint of this network or choose the preset it was trained with."
         )
     broken = [key for key in shared if not given[key].to(own[key].dtype).isfinite().all()]
+    broken += [key for key in shared if key.endswith("running_var") and (given[key] < 0).any()]
     if broken:
         raise InputError(
-            f"{source}: holds numbers that are not finite ({_summary('tensors', broken)}); give another "
-            "checkpoint or train it again."
+            f"{source}: holds numbers that are not finite, or variances below 0 "
+            f"({_summary('tensors', broken)}); give another checkpoint or train it again."
         )
     counters = {
         key: value

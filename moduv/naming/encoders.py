@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from torch import Tensor, nn
 
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
-from moduv.engine.files import read_json, sha256
+from moduv.engine.files import read_json, reason_of, sha256
 from moduv.engine.hardware import choose_device
+from moduv.engine.log import say
 
 CONFIG = "open_clip_config.json"
 """What open_clip calls the description of a model in a folder."""
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "weights.pth")
 """Weights beside it: as on model hubs, and ours."""
+PARTS = ("vision_cfg", "text_cfg")
+"""What a description must hold."""
 WRAPPER = "module."
 """Prefix that parallel training puts before every key."""
 BATCH = 32
@@ -85,6 +89,9 @@ def _from_folder(folder: Path, device: torch.device) -> OpenClipEncoder:
             f"{folder}: lacks {CONFIG} or weights ({', '.join(WEIGHTS)}); "
             "download the model whole or train it again."
         )
+    if len(files) > 1:
+        others = ", ".join(path.name for path in files[1:])
+        say(f"{folder}: has several weights; {files[0].name} is taken, not {others}")
     return OpenClipEncoder(Description.of_file(folder / CONFIG), files[0], device)
 
 
@@ -121,11 +128,19 @@ class Description:
         content = read_json(path)
         model = content.get("model_cfg") if isinstance(content, dict) else None
         images = content.get("preprocess_cfg", {}) if isinstance(content, dict) else None
-        if not isinstance(model, dict) or not isinstance(images, dict):
-            raise InputError(f"{path}: lacks 'model_cfg'; download or train the model again.")
+        if (
+            not isinstance(model, dict)
+            or not isinstance(images, dict)
+            or not all(isinstance(model.get(key), dict) for key in PARTS)
+        ):
+            raise InputError(
+                f"{path}: lacks 'model_cfg' with {' and '.join(PARTS)}; download or train the model again."
+            )
         norms = images.get("mean", CLIP_MEAN), images.get("std", CLIP_STD)
-        if any(len(n) != 3 or not all(isinstance(v, int | float) for v in n) for n in norms):
-            raise InputError(f"{path}: 'mean' and 'std' are not three numbers; correct them.")
+        if not all(map(_is_colour, norms)) or min(norms[1]) <= 0:
+            raise InputError(
+                f"{path}: 'mean' and 'std' are not three numbers, 'std' above 0; correct them."
+            )
         return cls(path.parent.name, model, tuple(norms[0]), tuple(norms[1]))
 
     def build(self) -> nn.Module:
@@ -145,10 +160,19 @@ class Description:
         kind = clip.CustomTextCLIP if self.model.get("custom_text") else clip.CLIP
         try:
             return kind(**options)
-        except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        except Exception as error:  # whatever numbers from elsewhere lead to
             raise InputError(
-                f"{self.name}: open_clip cannot build it ({error!s:.120}); check its description."
+                f"{self.name}: open_clip cannot build it ({reason_of(error)}); check its description."
             ) from None
+
+
+def _is_colour(numbers: Any) -> bool:
+    """Whether something is three finite numbers."""
+    return (
+        isinstance(numbers, list | tuple)
+        and len(numbers) == 3
+        and all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
+    )
 
 
 @functools.cache
@@ -228,8 +252,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     content = checkpoint.load(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    state = checkpoint.as_state(content, path)
-    return {key.removeprefix(WRAPPER): value for key, value in state.items()}
+    return checkpoint.without_prefix(checkpoint.as_state(content, path), WRAPPER, path)
 
 
 def _joined(parts: list[Tensor], model: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib import resources
@@ -50,18 +51,21 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.names:
             raise InputError("the vocabulary is empty; write at least one name.")
-        if not self.templates or any(t.count("{}") != 1 for t in self.templates):
+        if not self.templates or any(
+            [t.count(mark) for mark in ("{}", "{", "}")] != [1, 1, 1] for t in self.templates
+        ):
             raise InputError("'templates' are sentences with one {} each; correct them.")
         seen: dict[str, str] = {}
         for entry in self.names:
             for word in map(spoken, entry.words):
                 if not word:
                     raise InputError(f"{entry.name!r} has an empty word; remove it.")
-                if word in seen:
+                same = unicodedata.normalize("NFKC", word).casefold()  # as encoders read it
+                if same in seen:
                     raise InputError(
-                        f"{word!r} stands for {seen[word]!r} and for {entry.name!r}; keep it once."
+                        f"{word!r} stands for {seen[same]!r} and for {entry.name!r}; keep it once."
                     )
-                seen[word] = entry.name
+                seen[same] = entry.name
             if entry.kind not in KINDS:
                 raise InputError(
                     f"{entry.name!r} has the kind {entry.kind!r:.40}; use one of {', '.join(KINDS)}."
@@ -79,7 +83,7 @@ class Vocabulary:
                 twice.
         """
         path = Path(source)
-        if path.suffix in {".yaml", ".yml"}:
+        if path.suffix.lower() in {".yaml", ".yml"}:
             text = read_text(path, largest=LARGEST)
         elif str(source) in vocabulary_names():
             text = (_folder() / f"{source}.yaml").read_text()
@@ -158,10 +162,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for n, key in enumerate(keys) if key in keys[:n]), None)
-        if twice is not None:
-            raise ValueError(f"{twice!r:.80} occurs twice")
+        seen = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if key in seen:
+                raise ValueError(f"{key!r:.80} occurs twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -74,8 +74,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     for key in KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    state = checkpoint.as_state(content, path)
-    return {key.removeprefix(WRAPPER): value for key, value in state.items()}
+    return checkpoint.without_prefix(checkpoint.as_state(content, path), WRAPPER, path)
 
 
 def _known() -> list[type]:
