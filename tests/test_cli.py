@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +57,88 @@ def test_a_command_says_whether_it_resumes(
             main(command.split())
         assert stopped.value.code == 130
         assert ("continues from here" in capsys.readouterr().err) == promised
+
+
+POOL = """
+import os, time
+from pathlib import Path
+from moduv.commands.cli import with_exit_codes
+from moduv.engine.files import atomic_path
+from moduv.engine.parallel import process_map
+
+def write(number):
+    with atomic_path(Path(f"{number}.txt")) as temporary:
+        temporary.write_text("half")
+        Path(f"{os.getpid()}.worker").touch()
+        time.sleep(60)
+
+def work():
+    list(process_map(write, range(8), 2))
+
+if __name__ == "__main__":
+    with_exit_codes(work, resumes=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+@pytest.mark.parametrize(
+    ("number", "group", "code"),
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+def test_processes_end_with_the_one_that_is_ended(
+    number: signal.Signals, group: bool, code: int, tmp_path: Path
+) -> None:
+    """A terminal interrupts the whole group, a system ends the first process."""
+    (tmp_path / "pool.py").write_text(POOL)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.Popen(
+        [sys.executable, "pool.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list(tmp_path.glob("*.worker"))) < 2:
+        assert child.poll() is None
+        time.sleep(0.1)
+    (os.killpg if group else os.kill)(child.pid, number)
+    told = child.communicate()[1]  # ends with the last process that holds the pipe
+    assert child.returncode == code
+    if code > 0:
+        word = {130: "interrupted", 143: "ended"}[code]
+        assert told == f"moduv: {word}; the same command continues from here.\n"
+    assert not list(tmp_path.glob(".moduv-partial*"))
+    assert not list(tmp_path.glob("*.txt"))
+
+
+def options_of(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[object, str]:
+    """Exit code, and what a command would do."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["labels", "initial", *map(str, words), "--print_config"])
+    told = capsys.readouterr()
+    return stopped.value.code, told.out + told.err
+
+
+def test_files_of_options_do_not_contradict_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text("out: a\nout: b\n")
+    assert options_of(capsys, "--cfg", path)[0] == 2
+    code, told = options_of(capsys, f"--cfg={path}")
+    assert (code, f"{path}: is not valid YAML (the key 'out' occurs twice)" in told) == (2, True)
+    path.write_text("preset: street\n")
+    code, by_file = options_of(capsys, "--cfg", path)
+    assert code == 0
+    assert by_file == options_of(capsys, "--preset", "street")[1]
+    assert by_file != options_of(capsys, "--preset", "paper")[1].replace("paper", "street")
+    code, told = options_of(capsys, "--preset", "street", "--preset=paper")
+    assert (code, "--preset is given as paper and as street; give one" in told) == (2, True)
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below/deeper"])

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from moduv.engine.config import load_preset, preset_names, to_dict
+from moduv.engine.config import load_preset, preset_names, read_mapping, to_dict
 from moduv.engine.cores import SPINS, load_function
 from moduv.engine.errors import InputError, is_lost, refusal
 from moduv.engine.files import reason_of
-from moduv.engine.launch import processes
+from moduv.engine.launch import is_launched, processes
 from moduv.engine.pipeline import config_class
 from moduv.runs.catalogue import COMMANDS
 
@@ -45,13 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
 def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
     """Run `work`; turn errors that the user can fix into one sentence and exit code 2.
 
-    An interrupt becomes exit code 130; `resumes` says whether `work` then goes on where it was when
-    it is run again.
+    An interrupt becomes exit code 130, and SIGTERM 143; `resumes` says whether `work` then goes on where it
+    was when it is run again.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is first imported
     try:
         _check_folder()
-        with _group():
+        with _terminable(), _group():
             work()
     except InputError as error:
         _leave(f"error: {error}", 2)
@@ -63,14 +66,39 @@ def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
             "pip install -e . and see what moduv doctor says.",
             2,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         more = "; the same command continues from here" if resumes else ""
-        _leave(f"interrupted{more}.", 130)
+        ended, code = ("ended", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        _leave(f"{ended}{more}.", code)
     except OSError as error:
         sentence = refusal(error)
         if sentence is None:
             raise
         _leave(f"error: {sentence}", 2)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, by which systems end what runs too long."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the work as an interrupt does, which leaves no temporary files and no other processes.
+
+    torchrun ends its processes by it and speaks for them.
+    """
+    if is_launched() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_folder() -> None:
@@ -144,7 +172,9 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
         parser.add_argument(
             "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
         )
-        preset = load_preset(config_class(command), _preset_of(arguments), command.section)
+        told = [_preset_of(arguments), *(file.get("preset") for file in _files(arguments))]
+        chosen = next((preset for preset in told if isinstance(preset, str)), "paper")
+        preset = load_preset(config_class(command), chosen, command.section)
         parser.set_defaults({"config": to_dict(preset)})
     try:
         values = parser.parse_args(arguments)
@@ -185,13 +215,24 @@ def normalised(arguments: list[str], function: Callable[..., Any], words: str = 
     return result
 
 
-def _preset_of(arguments: list[str]) -> str:
-    for position, word in enumerate(arguments):
-        if word == "--preset" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if word.startswith("--preset="):
-            return word.removeprefix("--preset=")
-    return "paper"
+def _preset_of(arguments: list[str]) -> str | None:
+    """The preset that a command line names. Raises InputError when it names two."""
+    presets = set(_values_of("--preset", arguments))
+    if len(presets) > 1:
+        raise InputError(f"--preset is given as {' and as '.join(sorted(presets))}; give one.")
+    return next(iter(presets), None)
+
+
+def _files(arguments: list[str]) -> list[dict[str, Any]]:
+    """What files of options say, the last first. Raises InputError where one names a key twice."""
+    paths = [Path(value) for value in _values_of("--cfg", arguments)]
+    return [read_mapping(path) for path in reversed(paths) if path.is_file()]
+
+
+def _values_of(option: str, arguments: list[str]) -> list[str]:
+    values = [value for word, value in itertools.pairwise(arguments) if word == option]
+    start = f"{option}="
+    return values + [w.removeprefix(start) for w in arguments if w.startswith(start)]
 
 
 if __name__ == "__main__":

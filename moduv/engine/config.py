@@ -219,7 +219,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of keys and values. Raises InputError when it is something else, or names a key twice."""
+    content = _load(read_text(path, largest=LARGEST), str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no options; write a key and its value on each line.")
+    return content
+
+
+def _load(text: str, source: str) -> Any:
     loader = None
     try:
         loader = _Loader(text)
@@ -232,6 +240,11 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise InputError(
             f"{source}: is not valid YAML ({reason_of(error)}); correct the file."
         ) from None
+    return content
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    content = _load(text, source)
     if not isinstance(content, dict):
         raise InputError(
             f"{source}: holds no sections; see the presets in moduv/presets for the form."

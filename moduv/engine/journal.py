@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import atomic_path
+from moduv.engine.files import atomic_path, reason_of
 from moduv.engine.log import read_log
 
 
@@ -71,16 +71,27 @@ def _wandb_run(run_dir: Path, label: str, config: dict[str, Any]) -> Any:
     project = os.environ.get("MODUV_WANDB")
     if not project:
         return None
-    import wandb  # slow to import, and most runs do without it
-
-    return wandb.init(
-        project=project,
-        name=label,
-        dir=str(run_dir),
-        config=config,
-        mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
-        resume="allow",
-    )
+    try:
+        import wandb  # slow to import, and most runs do without it
+    except ModuleNotFoundError:
+        raise InputError(
+            "MODUV_WANDB is set, and the package 'wandb' is missing; install it with pip install wandb, or unset "
+            "MODUV_WANDB."
+        ) from None
+    try:
+        return wandb.init(
+            project=project,
+            name=label,
+            dir=str(run_dir),
+            config=config,
+            mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
+            resume="allow",
+        )
+    except (wandb.errors.Error, ValueError, TypeError) as error:
+        raise InputError(
+            f"MODUV_WANDB is {project!r:.80}, and wandb cannot record there ({reason_of(error)}); name a project, "
+            "or unset it."
+        ) from None
 
 
 class Tally:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from moduv.engine.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+LEAVING = 30
+"""Tenths of a second for which a process may tidy up."""
 
 
 def cores() -> int:
@@ -41,13 +49,31 @@ def bounded_map(
             yield waiting.popleft().result()
 
 
+def _end_with(parent: Connection) -> None:
+    """Let this process end, without words, when its parent closes a connection or is gone."""
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            parent.recv_bytes()
+        # Files that are being written are taken away first; a job that is ended lets the next one begin.
+        for _ in range(LEAVING):
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.1)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def process_map(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int = 1
 ) -> Iterator[Result]:
     """`map` in processes, results in the order of the items; one worker is this process.
 
     The others start afresh instead of as copies of this one: what a decoder or a network has left in
-    memory may need threads that a copy does not have, and would wait for them for ever.
+    memory may need threads that a copy does not have, and would wait for them for ever. They end when this
+    one does, whatever ended it, and when it is interrupted.
 
     Args:
         function: importable, as are its results and the items.
@@ -61,9 +87,15 @@ def process_map(
         yield from map(function, items)
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    theirs, ours = context.Pipe(duplex=False)
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
-            yield from pool.map(function, items, chunksize=chunk)
+        with theirs, ours, ProcessPoolExecutor(workers, context, _end_with, (theirs,)) as pool:
+            try:
+                yield from pool.map(function, items, chunksize=chunk)
+            except KeyboardInterrupt:
+                ours.close()
+                raise
     except BrokenProcessPool:
         raise InputError(
             "a process was ended, perhaps because memory ran out; use fewer workers, and the same command "
