@@ -47,10 +47,12 @@ def parse() -> argparse.Namespace:
 def train(options: argparse.Namespace) -> None:
     """Translate the options into a recipe and train."""
     from moduv.detector.transforms import AugmentationConfig
-    from moduv.engine.config import load_preset
+    from moduv.engine.config import at_least, load_preset
     from moduv.frames.splits import read_split
     from moduv.rounds.recipe import RoundConfig, train_round
 
+    at_least(1, options, "epochs", "batch_size", "grad_agg", "scheduler_step_size")
+    at_least(0, options, "epoch_size")
     base = load_preset(RoundConfig, options.preset, "final")
     frames = options.epoch_size or len(read_split(options.train_files))
     steps_per_epoch = max(1, frames // (options.batch_size * options.grad_agg))

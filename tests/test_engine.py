@@ -588,6 +588,18 @@ def test_bars_tell_where_in_the_run_they_are(capsys: pytest.CaptureFixture[str])
     assert "[2/13]" not in str(progress_bar(range(4), desc="alone"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("steps", 0), ("batch_size", 0), ("accumulate", 0), ("log_every", 0), ("save_every", -1)),
+        *(("workers", -1), ("seed", -1), ("learning_rate", -0.1), ("weight_decay", -1.0)),
+    ],
+)
+def test_trainings_that_cannot_be_are_one_sentence(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^{name} is {value}; use [01] or more\.$"):
+        LoopConfig(**{"steps": 1, "batch_size": 1, "learning_rate": 0.1, name: value})
+
+
 MARK = ["as imported"]
 
 

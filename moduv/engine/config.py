@@ -96,6 +96,13 @@ def load_preset(config_class: type[Config], preset: str, section: str, **overrid
     return build(config_class, values, f"preset {preset!r}, {section}")
 
 
+def at_least(least: float, config: Any, *names: str) -> None:
+    """Raise InputError naming the first of some settings that is smaller."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise InputError(f"{name} is {getattr(config, name)}; use {least} or more.")
+
+
 def speed_only(default: Any) -> Any:
     """A field of a configuration that decides how fast a result is made or how often it is logged.
 

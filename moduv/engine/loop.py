@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from moduv.engine import checkpoint, distributed
-from moduv.engine.config import decisive, difference, of_this_version, speed_only, to_dict
+from moduv.engine.config import at_least, decisive, difference, of_this_version, speed_only, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.journal import Journal, Tally, Watch
 from moduv.engine.loading import ErrorsAsSamples, raise_errors
 from moduv.engine.log import progress_bar, say
+from moduv.engine.resuming import state_problem
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class LoopConfig:
     save_every: int = speed_only(500)
     log_every: int = speed_only(50)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "steps", "batch_size", "accumulate", "save_every", "log_every")
+        at_least(0, self, "epoch", "halve_every", "warmup", "workers", "seed")
+        at_least(0, self, "learning_rate", "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -168,11 +174,6 @@ def make_optimizer(
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
     raise InputError(f"optimizer {config.optimizer!r} is unknown; choose adam, adamw or sgd.")
-
-
-ADAM = {"step", "exp_avg", "exp_avg_sq"}
-MOMENTS = {"adam": ADAM, "adamw": ADAM, "sgd": {"momentum_buffer"}}
-"""What the optimisers keep of every parameter."""
 
 
 def fit(
@@ -349,7 +350,7 @@ def _resume(
             "which also depend on the number of processes; continue as it was begun, or move "
             f"{run_dir} away to begin again."
         )
-    problem = _state_problem(state, optimizer, config)
+    problem = state_problem(state, optimizer, config.optimizer, config.steps)
     if problem:
         raise InputError(
             f"{path}: is no whole state of this training, {problem}; move {run_dir} away to begin again."
@@ -364,34 +365,3 @@ def _resume(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     return state["step"], state["sums"]
-
-
-def _state_problem(
-    state: dict[str, Any], optimizer: torch.optim.Optimizer, config: LoopConfig
-) -> str | None:
-    """Why a training cannot go on from a state, in words; None where it can."""
-    missing = sorted({"step", "modules", "optimizer", "sums"} - state.keys())
-    if missing:
-        return f"it lacks {missing[0]!r}"
-    step, sums = state["step"], state["sums"]
-    if type(step) is not int or not 0 < step <= config.steps:
-        return f"its step is {step!r:.80} of {config.steps}"
-    if not isinstance(sums, dict) or not all(
-        isinstance(name, str) and isinstance(value, float) and math.isfinite(value)
-        for name, value in sums.items()
-    ):
-        return "its 'sums' are no finite numbers"
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    content = state["optimizer"]
-    moments = content.get("state") if isinstance(content, dict) else None
-    if not moments or not isinstance(moments, dict):
-        return "its 'optimizer' is empty"
-    for number, tensors in moments.items():
-        known = type(number) is int and 0 <= number < len(parameters) and isinstance(tensors, dict)
-        if not known or tensors.keys() != MOMENTS[config.optimizer]:
-            return "its 'optimizer' is another one's"
-        for name, value in checkpoint.as_state(tensors, "the optimizer").items():
-            shape = torch.Size() if name == "step" else parameters[number].shape
-            if value.shape != shape or not value.is_floating_point() or not value.isfinite().all():
-                return f"{name!r} in its 'optimizer' is another network's or not finite"
-    return None
