@@ -21,7 +21,7 @@ WORLD = StreetConfig(train_clips=5, val_clips=2, frames_per_clip=4, supersamplin
 SMALL = CorrespondenceConfig(
     folder="train",
     clips=ClipConfig(frames=3, gap=1, views=ViewConfig(smallest=(48, 56), crop=48)),
-    network=NetworkConfig(width=4, stride=4),
+    network=NetworkConfig(width=8, stride=4),
     losses=LossConfig(anchors=4, contrastive=3),
     schedule=ScheduleConfig(
         epochs=3, batch_size=2, learning_rate=1e-3, decay_every=2, save_every=2, log_every=1

@@ -20,7 +20,7 @@ from moduv.correspondence.weights import (
 )
 from moduv.engine.errors import InputError
 
-SMALL = NetworkConfig(width=4, stride=4)
+SMALL = NetworkConfig(width=8, stride=4)
 
 
 def test_state_dict_is_the_official_one(shared: Path) -> None:
@@ -42,7 +42,7 @@ def test_features_are_the_references(shared: Path) -> None:
 @pytest.mark.parametrize("stride", [8, 4])
 @pytest.mark.parametrize("size", [(64, 96), (61, 99)])
 def test_cells_are_as_large_as_the_stride(stride: int, size: tuple[int, int]) -> None:
-    features = CorrespondenceNet(NetworkConfig(4, stride)).eval()(torch.rand(1, 3, *size))
+    features = CorrespondenceNet(NetworkConfig(8, stride)).eval()(torch.rand(1, 3, *size))
     assert [x.shape[1] for x in features] == [16, 32, 8]
     assert {x.shape[2:] for x in features} == {tuple(-(-side // stride) for side in size)}
 
@@ -87,9 +87,9 @@ def write_bad(kind: str, path: Path) -> None:
     if kind == "another network":
         torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, path)
     elif kind == "another width":
-        save(path, NetworkConfig(8, 4))
+        save(path, NetworkConfig(16, 4))
     elif kind == "another stride":
-        save(path, NetworkConfig(4, 8))
+        save(path, NetworkConfig(8, 8))
     elif kind == "a missing key":
         state.pop("fast_net.emb_q.conv2.bias")
         torch.save({"model": state}, path)
@@ -115,7 +115,7 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(tmp_path: Path, kind: str)
 def test_unknown_features_and_networks_of_files_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "odd.pth"
     model = CorrespondenceNet(SMALL).state_dict()
-    for beside in ({"feature": "res5"}, {"network": {"width": -1}}, {"network": {"depth": 3}}):
+    for beside in ({"feature": "res5"}, {"network": {"width": 4}}, {"network": {"depth": 3}}):
         torch.save({"model": model, "network": asdict(SMALL), **beside}, path)
         with pytest.raises(InputError, match=r"odd\.pth"):
             read_network(path)

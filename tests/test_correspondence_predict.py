@@ -33,7 +33,7 @@ from moduv.instances.indexed import read_indices, write_indices
 
 SIZE = (40, 56)
 FEW = PropagatedConfig(propagation=PropagationConfig(context=3, radius=3, top_k=4))
-TINY = NetworkConfig(width=4, stride=8)
+TINY = NetworkConfig(width=8, stride=8)
 
 
 @pytest.fixture(scope="module")

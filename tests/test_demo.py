@@ -111,7 +111,7 @@ def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
 
 
 def test_identities_by_propagated_masks_last_until_a_cut(weights: Path, tmp_path: Path) -> None:
-    small, network = NetworkConfig(width=4, stride=8), tmp_path / "network.pth"
+    small, network = NetworkConfig(width=8, stride=8), tmp_path / "network.pth"
     state = CorrespondenceNet(small).state_dict()
     write_checkpoint(network, Checkpoint(state, small, "res3"))
     write_frames(tmp_path / "cut.mp4", [street()] * 3 + [255 - street()] * 2)

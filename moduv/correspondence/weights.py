@@ -24,7 +24,8 @@ PUBLISHED_FEATURE = "res4"
 """The feature that did best on all four data sets."""
 STRIDES = (8, 4)
 """Pixels a cell that the network can have; 8 is the published number."""
-WIDEST = 1024
+NARROWEST, WIDEST = 8, 1024
+"""Channels of the first stage. With AVX2, convolutions of torch 2.14 (oneDNN 3.12) write beyond the gradient of fewer."""
 WRAPPER = "module."
 """Prefix that parallel training puts before every key."""
 NUMPY_SCALAR = (
@@ -48,10 +49,10 @@ class NetworkConfig:
     """Pixels a cell of the features: 8, or 4 for small frames, at four times the cost."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.width <= WIDEST or self.stride not in STRIDES:
+        if not NARROWEST <= self.width <= WIDEST or self.stride not in STRIDES:
             raise InputError(
-                f"the correspondence network has width {self.width} and stride {self.stride}; use a width of 1 "
-                f"to {WIDEST} and one of the strides {STRIDES}."
+                f"the correspondence network has width {self.width} and stride {self.stride}; use a width of "
+                f"{NARROWEST} to {WIDEST} and one of the strides {STRIDES}."
             )
 
 
