@@ -43,7 +43,7 @@ def test_features_are_the_references(shared: Path) -> None:
 @pytest.mark.parametrize("size", [(64, 96), (61, 99)])
 def test_cells_are_as_large_as_the_stride(stride: int, size: tuple[int, int]) -> None:
     features = CorrespondenceNet(NetworkConfig(8, stride)).eval()(torch.rand(1, 3, *size))
-    assert [x.shape[1] for x in features] == [16, 32, 8]
+    assert [x.shape[1] for x in features] == [32, 64, 16]
     assert {x.shape[2:] for x in features} == {tuple(-(-side // stride) for side in size)}
 
 
