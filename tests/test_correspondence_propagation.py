@@ -56,7 +56,7 @@ def test_indices_are_the_references(name: str, shared: Path) -> None:
     best = likeliest(feats, first, size, told)
     clear = (best[:, 0] - best[:, 1] > MARGIN).numpy()
     assert (indices.numpy() == arrays["ids"])[clear].all()
-    assert (indices.numpy() == arrays["ids"]).mean() > 0.9999
+    assert (indices.numpy() == arrays["ids"]).mean() > 0.9995  # the context is rounded to 16 bits
     # The reference's confidence is stored in half precision.
     assert np.abs(confidence.numpy() - arrays["confidence"].astype(np.float32)).max() < 2e-3
 
