@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torchvision.models.detection import MaskRCNN
@@ -16,9 +18,10 @@ from moduv.detector.predictor import Detector
 from moduv.detector.weights import ARCHITECTURE, WEIGHTS
 from moduv.engine import checkpoint
 from moduv.engine.config import to_dict
-from moduv.engine.files import write_json
+from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
+from moduv.frames.video_writer import write_video
 from moduv.instances import rle
 from moduv.instances.instances import Instances, Predictions
 from moduv.instances.store import write_labels
@@ -70,6 +73,14 @@ def predict(
     yield from ((ref, one) for ref, (_, one) in zip(refs, found, strict=True))
 
 
+def write_weights(folder: Path, seed: int = 0) -> Path:
+    """Weights of an untrained street detector: it finds something everywhere, with spread scores."""
+    torch.manual_seed(seed)
+    path = folder / WEIGHTS
+    checkpoint.save_weights(path, build_detector("street").state_dict())
+    return path
+
+
 def write_detectors(root: Path, *names: str) -> None:
     """Folders of rounds below `root` with untrained detectors, which find something everywhere."""
     torch.manual_seed(0)
@@ -80,3 +91,30 @@ def write_detectors(root: Path, *names: str) -> None:
             root / name / "manifest.json",
             {"stage": "round", "config": {}, "inputs": {}, "results": {}},
         )
+
+
+def street(seed: int = 0) -> np.ndarray:
+    """A smooth picture (H, W, 3)."""
+    noise = np.random.default_rng(seed).integers(0, 255, (12, 20, 3)).astype(np.uint8)
+    return cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+
+
+def write_frames(path: Path, images: list[np.ndarray]) -> None:
+    """A video at 10 frames a second."""
+    write_video(path, [(0.1 * t, image) for t, image in enumerate(images)], Fraction(10))
+
+
+def detections(out: Path) -> dict[str, Any]:
+    return read_json(out / "detections.json")
+
+
+def shown(content: dict[str, Any], threshold: float = 0.5) -> list[list[dict[str, Any]]]:
+    """Annotations above the threshold, frame by frame."""
+    return [
+        [
+            item
+            for item in content["annotations"]
+            if item["image_id"] == image["id"] and item["score"] > threshold
+        ]
+        for image in content["images"]
+    ]

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
+from ingest_world import encode, imported, kept_frames, street_frames, write_clip, write_noise
 
 from moduv.datasets.clips import ImportConfig, import_folder, name_clips
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.frames.camera import Intrinsics
-from moduv.frames.clip import FrameRef
-from moduv.frames.images import read_image, resize_image, small_grey, write_image
+from moduv.frames.images import read_image, resize_image, write_image
 from moduv.frames.splits import read_split
 from moduv.frames.video import count_frames, read_clip
-
-
-def write_clip(folder: Path, count: int) -> None:
-    for index in range(count):
-        write_image(folder / f"frame{index:03d}.png", np.full((40, 60, 3), 20 * index, np.uint8))
 
 
 def test_clips_become_segments_in_order(tmp_path: Path) -> None:
@@ -121,14 +112,6 @@ def test_a_file_that_is_no_clip_is_told_apart_from_a_missing_one(
 # --- clips of several cameras -----------------------------------------------------------------------
 
 
-def write_noise(folder: Path, width: int, height: int, count: int = 3) -> list[np.ndarray]:
-    rng = np.random.default_rng(width * height)
-    images = [rng.integers(0, 255, (height, width, 3)).astype(np.uint8) for _ in range(count)]
-    for index, image in enumerate(images):
-        write_image(folder / f"{index}.png", cv2.blur(image, (9, 9)))
-    return [cv2.blur(image, (9, 9)) for image in images]
-
-
 def test_clips_get_the_aspect_of_most_frames(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,174 +161,6 @@ def test_another_size_inside_of_a_clip_is_a_cut(tmp_path: Path) -> None:
     assert [frame.line() for frame in frames] == ["clips/one 1", "clips/one-1 1"]
 
 
-# --- videos -----------------------------------------------------------------------------------------
-
-
-def street_frames(count: int, seed: int = 0, step: int = 3) -> list[np.ndarray]:
-    """Smooth pictures that shift by `step` pixels of 160 a frame."""
-    noise = np.random.default_rng(seed).integers(0, 255, (12, 60, 3)).astype(np.uint8)
-    wide = cv2.resize(noise, (800, 96), interpolation=cv2.INTER_CUBIC)
-    return [wide[:, step * index : step * index + 160] for index in range(count)]
-
-
-def write_video(
-    path: Path, frames: list[np.ndarray], times: list[int] | None = None, codec: str = "mpeg4"
-) -> None:
-    """A video with the given times in units of 1/100 s."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.pix_fmt = "rgb24" if codec == "png" else "yuv420p"
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.time_base = Fraction(1, 100)
-        stream.bit_rate = 4_000_000
-        for index, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = times[index] if times else 4 * index
-            frame.time_base = Fraction(1, 100)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def imported(tmp_path: Path, **settings: object) -> list[FrameRef]:
-    config = ImportConfig(field_of_view=60, **settings)  # type: ignore[arg-type]
-    import_folder(tmp_path / "in", tmp_path / "out", config)
-    return read_split(tmp_path / "out/splits/train_files.txt")
-
-
-def test_a_video_becomes_a_segment_with_times(tmp_path: Path) -> None:
-    frames = street_frames(6)
-    write_video(tmp_path / "in/drive.mp4", frames, times=[0, 4, 8, 20, 24, 28])
-    assert [f.line() for f in imported(tmp_path)] == [f"clips/drive {i}" for i in range(1, 5)]
-    image = read_image(FrameRef("clips/drive", 3).image_path(tmp_path / "out"))
-    assert np.abs(image.astype(int) - frames[3]).mean() < 8
-    times = read_json(tmp_path / "out/clips/drive/times.json")
-    assert times == pytest.approx([0, 0.04, 0.08, 0.2, 0.24, 0.28])
-
-
-def test_cuts_end_a_segment_and_stills_are_left_out(tmp_path: Path) -> None:
-    first, second = street_frames(5), [255 - image for image in street_frames(4, seed=1)]
-    still = [first[-1]] * 3
-    write_video(tmp_path / "in/drive.mp4", [*first, *still, *second])
-    segments = {frame.segment for frame in imported(tmp_path)}
-    assert segments == {"clips/drive", "clips/drive-1"}
-    kept = len(list((tmp_path / "out/clips/drive").glob("*.jpg")))
-    assert 5 <= kept <= 6  # compression may tell the first repetition from its original
-
-
-def test_the_frame_rate_follows_the_motion(tmp_path: Path) -> None:
-    write_video(tmp_path / "in/slow.mp4", street_frames(30, step=1))
-    write_video(tmp_path / "in/fast.mp4", street_frames(30, step=6))
-    imported(tmp_path, every=0, motion=0.03)  # 4.8 of 160 pixels
-    slow, fast = (len(list((tmp_path / "out/clips" / n).glob("*.jpg"))) for n in ("slow", "fast"))
-    assert fast == 30
-    assert 5 <= slow <= 9
-
-
-def kept_frames(tmp_path: Path) -> int:
-    return len(list((tmp_path / "out/clips/drive").glob("*.jpg")))
-
-
-def slow_frames(count: int, step: float, start: float = 0.0) -> list[np.ndarray]:
-    """Pictures that shift by parts of a pixel."""
-    noise = np.random.default_rng(3).integers(0, 255, (12, 60, 3)).astype(np.uint8)
-    wide = cv2.resize(noise, (800, 96), interpolation=cv2.INTER_CUBIC)
-    moves = [np.float64([[1, 0, -start - step * index], [0, 1, 0]]) for index in range(count)]
-    return [cv2.warpAffine(wide, move, (800, 96))[:, 400:560] for move in moves]
-
-
-def test_a_slow_camera_is_told_from_one_that_stands(tmp_path: Path) -> None:
-    write_video(tmp_path / "in/drive.mp4", slow_frames(120, 0.0009 * 160))
-    write_video(tmp_path / "in/fast.mp4", street_frames(30, step=6))
-    imported(tmp_path, every=0)
-    assert 12 <= kept_frames(tmp_path) <= 14  # one in ten, or nine
-    assert len(list((tmp_path / "out/clips/fast").glob("*.jpg"))) == 30
-
-
-def test_short_clips_are_not_thinned_away(tmp_path: Path) -> None:
-    write_video(tmp_path / "in/drive.mp4", slow_frames(12, 0.0009 * 160))
-    imported(tmp_path, every=0, keep_stills=True)
-    assert kept_frames(tmp_path) == 6  # one in two: one in ten would leave two
-    write_video(tmp_path / "short/drive.mp4", slow_frames(4, 0.0009 * 160))
-    import_folder(tmp_path / "short", tmp_path / "all", ImportConfig(70, every=0, keep_stills=True))
-    assert len(list((tmp_path / "all/clips/drive").glob("*.jpg"))) == 4
-
-
-def test_clips_of_a_standing_camera_go_by_the_others(tmp_path: Path) -> None:
-    # A hundredth of a pixel a frame, as codecs make it: ten frames later there is nothing to see either.
-    write_video(tmp_path / "in/drive.mp4", slow_frames(60, 0.01))
-    for name in ("fast", "faster"):
-        write_video(tmp_path / f"in/{name}.mp4", street_frames(30, step=2))
-    imported(tmp_path, every=0, motion=0.025, keep_stills=True)
-    assert kept_frames(tmp_path) == 30
-
-
-def test_the_motion_of_the_whole_clip_counts(tmp_path: Path) -> None:
-    slow = slow_frames(50, 0.4)
-    write_video(tmp_path / "in/drive.mp4", slow + slow_frames(110, 3.2, start=0.4 * 50))
-    imported(tmp_path, every=0, motion=0.02)
-    assert kept_frames(tmp_path) == 160
-
-
-def test_a_pause_does_not_count(tmp_path: Path) -> None:
-    moving = street_frames(40, step=4)
-    jitter = [np.clip(moving[-1].astype(int) + 3 * (i % 2), 0, 255) for i in range(60)]
-    write_video(tmp_path / "in/drive.mp4", moving + [image.astype(np.uint8) for image in jitter])
-    imported(tmp_path, every=0, motion=0.05, keep_stills=True)
-    assert kept_frames(tmp_path) == 50
-
-
-def test_wide_videos_are_shrunk(tmp_path: Path) -> None:
-    write_video(tmp_path / "in/drive.mp4", street_frames(4))
-    (frame, *_) = imported(tmp_path, max_width=80)
-    assert read_image(frame.image_path(tmp_path / "out")).shape == (48, 80, 3)
-
-
-def test_clips_that_do_not_decode_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_video(tmp_path / "in/drive.mp4", street_frames(5))
-    (tmp_path / "in/broken.mp4").write_bytes(b"no video" * 100)
-    (tmp_path / "in/notes").mkdir()
-    (tmp_path / "in/notes/scan.png").write_bytes(b"no image")
-    frames = imported(tmp_path)
-    assert {frame.segment for frame in frames} == {"clips/drive"}
-    told = capsys.readouterr().out
-    assert told.count("left out: ") == 2
-    left_out = read_json(tmp_path / "out/manifest.json")["results"]["left_out"]
-    assert set(left_out) == {"broken", "notes"}
-    assert "broken.mp4: does not decode" in left_out["broken"]
-    assert left_out["notes"] in told
-
-
-def test_where_nothing_decodes_the_first_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        (tmp_path / "in" / name).write_bytes(b"no video" * 100)
-    with pytest.raises(InputError, match=r"a\.mp4: does not decode.*\(and 1 more\)"):
-        imported(tmp_path)
-    with pytest.raises(InputError, match=r"b\.mp4: does not decode"):
-        list(read_clip(tmp_path / "in/b.mp4"))
-
-
-def test_packets_that_do_not_decode_are_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    frames = street_frames(8)
-    write_video(tmp_path / "in/drive.avi", frames, codec="png")
-    content = (tmp_path / "in/drive.avi").read_bytes()
-    begin, *packets = content.split(b"IHDR")
-    damaged = [b"none" if index in (0, 4) else b"IHDR" for index in range(8)]
-    whole = (mark + packet for mark, packet in zip(damaged, packets, strict=True))
-    (tmp_path / "in/drive.avi").write_bytes(begin + b"".join(whole))
-    imported(tmp_path, every=0)
-    assert capsys.readouterr().out.count("drive.avi: 2 packets do not decode; left out") == 1
-    kept = [read_image(path) for path in sorted((tmp_path / "out/clips/drive").glob("*.jpg"))]
-    assert len(kept) == 6
-    for image, index in zip(kept, (1, 2, 3, 5, 6, 7), strict=True):
-        assert np.abs(image.astype(int) - frames[index]).mean() < 5
-
-
 def test_images_that_do_not_decode_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -354,180 +169,6 @@ def test_images_that_do_not_decode_are_left_out(
     imported(tmp_path)
     assert "one: 1 images do not decode; left out" in capsys.readouterr().out
     assert len(list((tmp_path / "out/clips/one").glob("*.jpg"))) == 4
-
-
-# --- what players show --------------------------------------------------------------------------------
-
-
-def corners(width: int = 160, height: int = 96) -> np.ndarray:
-    """A grey picture with a red corner top left, a green one top right and a blue one bottom right."""
-    image = np.full((height, width, 3), 90, np.uint8)
-    image[: height // 3, : width // 3] = 255, 0, 0
-    image[: height // 3, -width // 3 :] = 0, 255, 0
-    image[-height // 3 :, -width // 3 :] = 0, 0, 255
-    return image
-
-
-def set_display_matrix(path: Path, *turn: int) -> None:
-    """Set a, b, c, d of the matrix of an mp4's track: (x, y) is shown at (a x + c y, b x + d y)."""
-    content = bytearray(path.read_bytes())
-    at = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
-    a, b, c, d = (number << 16 for number in turn)
-    matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
-    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize(
-    ("turn", "shown"),
-    [
-        ((1, 0, 0, 1), lambda image: image),
-        ((-1, 0, 0, 1), np.fliplr),
-        ((1, 0, 0, -1), np.flipud),
-        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
-        ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
-        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
-        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
-        ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
-    ],
-)
-@pytest.mark.parametrize("grey_width", [0, 48])
-def test_videos_are_turned_and_mirrored_as_they_say(
-    tmp_path: Path, turn: tuple[int, ...], shown: Any, grey_width: int
-) -> None:
-    write_video(tmp_path / "a.mp4", [corners()] * 3)
-    set_display_matrix(tmp_path / "a.mp4", *turn)
-    ((_, image), *_) = read_clip(tmp_path / "a.mp4", grey_width=grey_width)
-    expected = np.ascontiguousarray(shown(corners()))
-    if grey_width:
-        expected = small_grey(expected, grey_width)
-    assert image.shape == expected.shape
-    assert np.abs(image.astype(int) - expected).mean() < 12
-
-
-def encode(path: Path, frames: list[np.ndarray], codec: str = "libx264", **settings: Any) -> None:
-    """A video at 10 frames a second; B-frames where the codec likes them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        add_stream(container, frames, codec, **settings)
-
-
-def add_stream(container: Any, frames: list[np.ndarray], codec: str, **settings: Any) -> None:
-    stream = container.add_stream(codec, rate=10)
-    stream.pix_fmt = "yuv420p"
-    stream.height, stream.width = frames[0].shape[:2]
-    for name, value in settings.items():
-        setattr(stream.codec_context, name, value)
-    for index, image in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts, frame.time_base = index, Fraction(1, 10)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-
-
-@pytest.mark.parametrize(
-    "name", ["a.avi", "a.mp4", "a.mkv", "a.TS", "a.m2ts", "a.mts", "a.mov", "a.flv", "a.asf"]
-)
-def test_times_grow_in_every_container(tmp_path: Path, name: str) -> None:
-    encode(tmp_path / f"in/{name}", street_frames(12))
-    (clip,) = name_clips([tmp_path / "in"]).values()
-    frames = list(read_clip(clip))
-    assert [time for time, _ in frames] == pytest.approx([0.1 * i for i in range(12)], abs=2e-3)
-    for (_, image), expected in zip(frames, street_frames(12), strict=True):
-        assert np.abs(image.astype(int) - expected).mean() < 8
-
-
-def test_repeated_times_are_replaced(tmp_path: Path) -> None:
-    packets: list[Any] = []
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("mjpeg", rate=10)
-        stream.pix_fmt, stream.height, stream.width = "yuvj420p", 96, 160
-        for image in street_frames(6):
-            packets += stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24"))
-        for packet, time in zip(packets, [0, 100, 100, 300, 300, 500], strict=True):
-            packet.pts = packet.dts = time
-            packet.time_base = Fraction(1, 1000)
-            container.mux_one(packet)
-    times = [time for time, _ in read_clip(tmp_path / "a.mkv")]
-    assert len(times) == 6
-    assert np.diff(times).min() > 0
-
-
-@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(8, 9)])
-def test_pixels_become_square(
-    tmp_path: Path, aspect: Fraction, capsys: pytest.CaptureFixture[str]
-) -> None:
-    encode(tmp_path / "in/a.mp4", street_frames(4), sample_aspect_ratio=aspect)
-    width = round(160 * aspect)
-    (frame, *_) = imported(tmp_path)
-    image = read_image(frame.image_path(tmp_path / "out"))
-    assert image.shape == (96, width, 3)
-    expected = resize_image(street_frames(4)[1], 96, width)
-    assert np.abs(image.astype(int) - expected).mean() < 8
-    told = capsys.readouterr().out
-    assert told.count("are made square") == 1
-    camera = Intrinsics.from_cam_json(tmp_path / "out/clips/a/cam.json", width, 96)
-    assert camera.fx == pytest.approx(camera.fy)
-
-
-def test_absurd_pixels_and_files_without_picture_are_named(tmp_path: Path) -> None:
-    encode(tmp_path / "a.mp4", street_frames(4), sample_aspect_ratio=Fraction(1, 100))
-    with pytest.raises(InputError, match=r"a\.mp4: has pixels of 1:100"):
-        list(read_clip(tmp_path / "a.mp4"))
-    with av.open(str(tmp_path / "b.mkv"), "w") as container:
-        audio = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 8000
-        container.mux(audio.encode(frame))
-        container.mux(audio.encode())
-    with pytest.raises(InputError, match=r"b\.mkv: has no video stream"):
-        list(read_clip(tmp_path / "b.mkv"))
-
-
-@pytest.mark.parametrize("first", ["preview", "film"])
-def test_the_stream_of_the_most_pixels_is_read(
-    tmp_path: Path, first: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    film = street_frames(8)
-    small = [resize_image(image, 48, 80) for image in film]
-    with av.open(str(tmp_path / "a.mkv"), "w") as container:
-        streams = []
-        for frames in (small, film) if first == "preview" else (film, small):
-            stream = container.add_stream("mpeg4", rate=10)
-            stream.pix_fmt = "yuv420p"
-            stream.height, stream.width = frames[0].shape[:2]
-            streams.append((stream, frames))
-        for index in range(8):
-            for stream, frames in streams:
-                container.mux(
-                    stream.encode(av.VideoFrame.from_ndarray(frames[index], format="rgb24"))
-                )
-        for stream, _ in streams:
-            container.mux(stream.encode())
-    assert {image.shape for _, image in read_clip(tmp_path / "a.mkv")} == {(96, 160, 3)}
-    assert "has 2 video streams" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", ["12:30:05.mp4", "file:a.mp4", "-a.mp4", "%03d.mp4", "a\nb c.mp4"])
-def test_names_of_videos_are_names(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode(tmp_path / "a.mp4", street_frames(4))
-    (tmp_path / "a.mp4").rename(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    import_folder(Path(name), Path("out"), ImportConfig(field_of_view=60))
-    assert len(read_split(Path("out/splits/train_files.txt"))) == 2
-
-
-@pytest.mark.parametrize("name", [b"night\xff.mp4", b"a\\b.mp4", b"\x1c\xc2\x85.mp4"])
-def test_names_that_are_no_text_become_segments(tmp_path: Path, name: bytes) -> None:
-    encode(tmp_path / "a.mp4", street_frames(4))
-    (tmp_path / "in").mkdir()
-    (tmp_path / "a.mp4").rename(tmp_path / "in" / os.fsdecode(name))
-    (tmp_path / "in" / os.fsdecode(name + b".txt")).write_text("left out, and told")
-    frames = imported(tmp_path)
-    assert len(frames) == 2
-    assert frames[0].image_path(tmp_path / "out").is_file()
 
 
 @pytest.mark.parametrize("levels", [(2, 11), (1, 6), (0, 3)])

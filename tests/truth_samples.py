@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import raw_samples as raw
 from pycocotools import mask as coco
+
+from moduv.commands.cli import main
 
 HEIGHT, WIDTH = raw.HEIGHT, raw.WIDTH
 SEGMENT = "val/segment-123"
@@ -292,3 +295,62 @@ def write_waymo_tables(root: Path) -> Path:
         (root / component).mkdir()
         write_table(pa.Table.from_pylist(found), root / component / "123.parquet")
     return root
+
+
+@dataclass(frozen=True)
+class Form:
+    """A data set's form: how the scene is written in it, the command's words, what comes out."""
+
+    write: Callable[[Path], Path]
+    words: tuple[str, ...]
+    image: str
+    """Image name by frame number."""
+    masks: bool
+    images: int = len(SCENE)
+    source: str = "--source"
+
+
+FORMS = {
+    "coco": Form(write_coco, ("truth", "coco"), "{:012d}.jpg", True, source="--annotations"),
+    "kitti": Form(write_kitti_objects, ("truth", "kitti"), "training/image_2/{:06d}.png", False),
+    "kitti tracking": Form(
+        write_kitti_tracking,
+        ("truth", "kitti", "--labels", "label_02"),
+        "training/image_02/0007/{:06d}.png",
+        False,
+        images=raw.FRAMES,
+    ),
+    "nuimages": Form(write_nuimages, ("truth", "nuscenes"), "samples/CAM_FRONT/n003__{}.jpg", True),
+    "waymo v1 masks": Form(write_waymo_records, ("truth", "waymo"), SEGMENT + "/{:06d}.jpg", True),
+    "waymo v1 boxes": Form(
+        write_waymo_records,
+        ("truth", "waymo", "--labels", "boxes"),
+        SEGMENT + "/{:06d}.jpg",
+        False,
+    ),
+    "waymo v2 masks": Form(write_waymo_tables, ("truth", "waymo"), SEGMENT + "/{:06d}.jpg", True),
+    "waymo v2 boxes": Form(
+        write_waymo_tables,
+        ("truth", "waymo", "--labels", "boxes"),
+        SEGMENT + "/{:06d}.jpg",
+        False,
+        images=raw.FRAMES,
+    ),
+}
+
+
+def scores(form: Form, truth: Path, *detections: dict[str, Any]) -> dict[str, float]:
+    """What `moduv evaluate` says of detections that are exported as a COCO data set."""
+    frames = sorted({found["image_id"] for found in detections})
+    images = [{"id": n, "file_name": form.image.format(n)} for n in frames]
+    annotations = [dict(found) for found in detections]
+    if not form.masks:
+        annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in annotations]
+    found, out = truth.with_name("found.json"), truth.with_name("metrics.json")
+    found.write_text(json.dumps({"images": images, "annotations": annotations}))
+    main(["evaluate", "--ground_truth", str(truth), "--predictions", str(found), "--out", str(out)])
+    return json.loads(out.read_text())
+
+
+def perfect() -> list[dict[str, Any]]:
+    return [detection(frame, thing) for frame, thing in objects()]
