@@ -12,8 +12,9 @@ from torch import Tensor
 from moduv.correspondence.augmentation import ViewConfig
 from moduv.correspondence.data import ClipConfig
 from moduv.correspondence.losses import LossConfig
+from moduv.correspondence.network import CorrespondenceNet
 from moduv.correspondence.train import CorrespondenceConfig, ScheduleConfig
-from moduv.correspondence.weights import NetworkConfig
+from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
 from moduv.street.dataset import StreetConfig, render_dataset
 from moduv.street.sequences import write_sequences
 
@@ -41,6 +42,13 @@ def make_world(root: Path) -> Path:
     render_dataset(root, WORLD)
     write_sequences(root, root / "davis")
     return root
+
+
+def write_network(path: Path, network: NetworkConfig, feature: str = "res3") -> Path:
+    """Weights of an untrained network, which knows colours."""
+    torch.manual_seed(0)
+    write_checkpoint(path, Checkpoint(CorrespondenceNet(network).state_dict(), network, feature))
+    return path
 
 
 def state_of(run: Path) -> dict[str, Tensor]:

@@ -83,3 +83,13 @@ def add_stream(container: Any, frames: list[np.ndarray], codec: str, **settings:
         frame.pts, frame.time_base = index, Fraction(1, 10)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def set_display_matrix(path: Path, *turn: int) -> None:
+    """Set a, b, c, d of the matrix of an mp4's track: (x, y) is shown at (a x + c y, b x + d y)."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
+    a, b, c, d = (number << 16 for number in turn)
+    matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
+    path.write_bytes(bytes(content))

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from correspondence_golden import expected, filled_net, golden
+from correspondence_world import write_network
 from PIL import Image
 
 from moduv.commands.cli import main
-from moduv.correspondence.network import CorrespondenceNet, TrainedNet
+from moduv.correspondence.network import TrainedNet
 from moduv.correspondence.predict import (
     Follower,
     PropagatedConfig,
@@ -25,7 +26,7 @@ from moduv.correspondence.predict import (
 )
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.correspondence.sequences import find_sequences
-from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
+from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
 from moduv.engine.stages import OtherSettings
 from moduv.frames.images import write_image
@@ -39,10 +40,7 @@ TINY = NetworkConfig(width=8, stride=8)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an untrained network."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "weights.pth"
-    write_checkpoint(path, Checkpoint(CorrespondenceNet(TINY).state_dict(), TINY, "key"))
-    return path
+    return write_network(tmp_path_factory.mktemp("weights") / "weights.pth", TINY, "key")
 
 
 def picture(seed: int, frame: int) -> np.ndarray:

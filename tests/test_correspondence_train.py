@@ -13,6 +13,7 @@ import pytest
 import torch
 from correspondence_golden import expected
 from correspondence_world import SMALL, make_world, small, state_of
+from torchrun import launch
 
 from moduv.commands.cli import main
 from moduv.correspondence import train as training
@@ -198,14 +199,6 @@ config = replace(SMALL, losses=losses, schedule=schedule)
 train_correspondence(Path(sys.argv[1]), Path(sys.argv[3]), config)
 distributed.stop()
 """
-
-
-def launch(processes: int, *arguments: object) -> None:
-    torchrun = [f"--nproc_per_node={processes}", "--standalone"]
-    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def script(name: str, *options: str, **settings: object) -> subprocess.CompletedProcess[str]:

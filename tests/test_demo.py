@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detector_world import HEIGHT, WIDTH, detections, shown, street, write_frames, write_weights
+from ingest_world import set_display_matrix
 from PIL import Image
 
 from moduv.commands.cli import main
@@ -32,22 +33,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_turned_video_is_shown_upright(weights: Path, tmp_path: Path) -> None:
     write_frames(tmp_path / "phone.mp4", [np.rot90(street(), -1)] * 3)
-    turn_by_metadata(tmp_path / "phone.mp4")
+    set_display_matrix(tmp_path / "phone.mp4", 0, -1, 1, 0)  # by 90 degrees against the clock
     run_demo(weights, tmp_path / "phone.mp4", tmp_path / "out", DemoConfig(threshold=1.0))
     content = detections(tmp_path / "out")
     assert {(i["height"], i["width"]) for i in content["images"]} == {(HEIGHT, WIDTH)}
     ((_, picture), *_) = read_clip(tmp_path / "out/phone.mp4")
     assert np.abs(picture.astype(int) - street()).mean() < 8
-
-
-def turn_by_metadata(path: Path) -> None:
-    """Give the track of an mp4 a matrix that turns it by 90 degrees against the clock."""
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
-    one, corner = 1 << 16, 1 << 30
-    turned = [0, -one, 0, one, 0, 0, 0, 0, corner]
-    content[matrix : matrix + 36] = b"".join(n.to_bytes(4, "big", signed=True) for n in turned)
-    path.write_bytes(bytes(content))
 
 
 def test_folders_of_images_and_videos_are_walked(weights: Path, tmp_path: Path) -> None:

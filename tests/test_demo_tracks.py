@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from correspondence_world import write_network
 from detector_world import HEIGHT, WIDTH, detections, shown, street, write_frames, write_weights
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 
 from moduv.commands.cli import main
 from moduv.commands.demo import DemoConfig, run_demo
-from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
+from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
 from moduv.frames.video import read_clip
 from moduv.visual.drawing import instance_color
@@ -67,9 +67,7 @@ def test_a_cut_starts_new_identities(weights: Path, tmp_path: Path) -> None:
 
 
 def test_identities_by_propagated_masks_last_until_a_cut(weights: Path, tmp_path: Path) -> None:
-    small, network = NetworkConfig(width=8, stride=8), tmp_path / "network.pth"
-    state = CorrespondenceNet(small).state_dict()
-    write_checkpoint(network, Checkpoint(state, small, "res3"))
+    network = write_network(tmp_path / "network.pth", NetworkConfig(width=8, stride=8))
     write_frames(tmp_path / "cut.mp4", [street()] * 3 + [255 - street()] * 2)
     words = ["demo", "--load_ckpt", weights, "--input", tmp_path / "cut.mp4", "--follow", network]
     main([*map(str, words), "--out", str(tmp_path / "out")])

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from motion_world import street  # noqa: F401 (a fixture)
 
 from moduv.detector.transforms import AugmentationConfig
 from moduv.dynamic_depth.alignment import AlignmentConfig, train_alignment
@@ -61,14 +60,14 @@ LOOP = LoopConfig(
 CONFIG = PixelwiseConfig(dict.fromkeys(PHASES, LOOP), *SIZE)
 
 
-def two_frames(street: Path, root: Path) -> tuple[Path, list[FrameRef]]:  # noqa: F811
+def two_frames(street: Path, root: Path) -> tuple[Path, list[FrameRef]]:
     frames = read_split(street / "splits/train_files.txt")[:2]
     write_split(root / "split.txt", frames)
     return root / "split.txt", frames
 
 
 @pytest.fixture(scope="module")
-def stage1(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def stage1(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("published")
     split, _ = two_frames(street, root)
     train_pixelwise(street, split, root / "pixelwise", CONFIG)
@@ -78,13 +77,13 @@ def stage1(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # n
     return root
 
 
-def true_masks(street: Path, frame: FrameRef) -> np.ndarray:  # noqa: F811
+def true_masks(street: Path, frame: FrameRef) -> np.ndarray:
     truth = np.load(frame.file(street / "truth", ".npz"))
     return np.stack([truth["instances"] == number for number in truth["ids"]])
 
 
 @pytest.mark.slow
-def test_stage_1_writes_what_other_stages_read(stage1: Path, street: Path) -> None:  # noqa: F811
+def test_stage_1_writes_what_other_stages_read(stage1: Path, street: Path) -> None:
     frames = read_split(stage1 / "split.txt")
     arrays = np.load(frames[0].file(stage1 / "scenes", ".npz"))
     assert arrays["depth"].shape == arrays["mot_mask"].shape == SIZE
@@ -99,10 +98,7 @@ def test_stage_1_writes_what_other_stages_read(stage1: Path, street: Path) -> No
 
 @pytest.mark.slow
 def test_a_stage_that_was_interrupted_ends_the_same(
-    stage1: Path,
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stage1: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from moduv.dynamic_depth.pixelwise import train
 
@@ -128,7 +124,7 @@ def test_a_stage_that_was_interrupted_ends_the_same(
 
 
 @pytest.mark.slow
-def test_given_masks_lead_to_final_depth(stage1: Path, street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_given_masks_lead_to_final_depth(stage1: Path, street: Path, tmp_path: Path) -> None:
     split, scenes = stage1 / "split.txt", stage1 / "scenes"
     frames = read_split(split)
     for frame in frames:
@@ -170,7 +166,7 @@ def test_given_masks_lead_to_final_depth(stage1: Path, street: Path, tmp_path: P
     assert np.load(frames[0].file(tmp_path / "depth", ".npz"))["depth"].shape == SIZE
 
 
-def seen_by_a_trained_stage_1(stage1: Path, street: Path, out: Path) -> Path:  # noqa: F811
+def seen_by_a_trained_stage_1(stage1: Path, street: Path, out: Path) -> Path:
     """The scenes of two frames, in which what moves is what does: no two steps of training would find it."""
     for frame in read_split(stage1 / "split.txt"):
         arrays = dict(np.load(frame.file(stage1 / "scenes", ".npz")))
@@ -183,7 +179,7 @@ def seen_by_a_trained_stage_1(stage1: Path, street: Path, out: Path) -> Path:  #
 
 
 @pytest.mark.slow
-def test_raw_frames_alone_lead_to_final_depth(stage1: Path, street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_raw_frames_alone_lead_to_final_depth(stage1: Path, street: Path, tmp_path: Path) -> None:
     split, weights, out = stage1 / "split.txt", stage1 / "pixelwise", tmp_path
     scenes = seen_by_a_trained_stage_1(stage1, street, out / "scenes")
     with pytest.raises(InputError, match="128 rows, which are not cut into thirds"):
@@ -224,7 +220,7 @@ def test_raw_frames_alone_lead_to_final_depth(stage1: Path, street: Path, tmp_pa
     assert not np.array_equal(before["depth"], after["depth"])
 
 
-def teach_twice(street: Path, split: Path, out: Path) -> None:  # noqa: F811
+def teach_twice(street: Path, split: Path, out: Path) -> None:
     """Candidates teach a detector, and what it finds another; what that finds are the masks."""
     loop = LoopConfig(
         steps=60, batch_size=2, learning_rate=3e-3, optimizer="adamw", warmup=10, save_every=60
@@ -278,7 +274,7 @@ def test_objects_are_followed_into_the_neighbours() -> None:
     assert torch.equal(after, mask.roll(5, -1))
 
 
-def test_masks_are_mirrored_with_their_image(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_masks_are_mirrored_with_their_image(street: Path, tmp_path: Path) -> None:
     _, frames = two_frames(street, tmp_path)
     mask = np.zeros((1, 96, 160), bool)
     mask[0, 50:70, 10:40] = True
@@ -312,7 +308,7 @@ def test_weights_rise_and_rates_fall_by_shares_of_the_training() -> None:
     assert left == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_what_does_not_fit_is_named(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_does_not_fit_is_named(street: Path, tmp_path: Path) -> None:
     split, frames = two_frames(street, tmp_path)
     with pytest.raises(InputError, match="loops must name the phases"):
         PixelwiseConfig({"rigid": LOOP})

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from motion_world import config as stage1_config
-from motion_world import final_weights, street  # noqa: F401 (a fixture)
+from motion_world import final_weights
 
 from moduv.dynamic_depth.data import MinedTriplets
 from moduv.dynamic_depth.pseudo import ObjectDepth, PseudoDepth, write_pseudo_depth
@@ -21,17 +20,9 @@ from moduv.geometry import disparity_to_depth
 from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.motion.weights import find_trained
 from moduv.rounds.dynamic_depth import DepthTrainingConfig, mined_losses, train_depth
-from moduv.runs.watch import train_stage1
 
 LOOP = LoopConfig(steps=2, batch_size=2, learning_rate=1e-3, save_every=1, log_every=1)
 CONFIG = DepthTrainingConfig(LOOP, flip=0.0, jitter=0.0)
-
-
-@pytest.fixture(scope="module")
-def trained(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    out = tmp_path_factory.mktemp("trained") / "motion"
-    train_stage1(street, street / "splits/train_files.txt", out, stage1_config(1))
-    return out
 
 
 def write_pseudo(root: Path, split: Path, objects: int) -> Path:
@@ -46,7 +37,7 @@ def write_pseudo(root: Path, split: Path, objects: int) -> Path:
     return root
 
 
-def test_the_weights_serve_as_those_of_stage_1(street: Path, trained: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_weights_serve_as_those_of_stage_1(street: Path, trained: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     pseudo = write_pseudo(tmp_path / "pseudo", split, 8)
     train_depth(street, split, trained, pseudo, tmp_path / "depth", CONFIG)
@@ -65,10 +56,7 @@ def test_the_weights_serve_as_those_of_stage_1(street: Path, trained: Path, tmp_
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    street: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = street / "splits/train_files.txt"
     pseudo = write_pseudo(tmp_path / "pseudo", split, 8)
@@ -90,10 +78,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
 
 def test_without_movers_depth_stays(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = street / "splits/train_files.txt"
     pseudo = write_pseudo(tmp_path / "pseudo", split, 0)
@@ -104,9 +89,7 @@ def test_without_movers_depth_stays(
 
 
 def test_moving_pixels_are_taught_by_pseudo_depth_alone(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    street: Path, trained: Path, tmp_path: Path
 ) -> None:
     split = street / "splits/train_files.txt"
     pseudo = write_pseudo(tmp_path / "pseudo", split, 8)
@@ -141,7 +124,7 @@ def test_moving_pixels_are_taught_by_pseudo_depth_alone(
     assert covered["photometric"] == 0
 
 
-def test_pseudo_depth_is_mirrored_with_its_image(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_pseudo_depth_is_mirrored_with_its_image(street: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     pseudo = write_pseudo(tmp_path / "pseudo", split, 8)
     frames = read_split(split)
@@ -154,9 +137,7 @@ def test_pseudo_depth_is_mirrored_with_its_image(street: Path, tmp_path: Path) -
 
 
 def test_pseudo_depth_that_is_not_finished_is_refused(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    street: Path, trained: Path, tmp_path: Path
 ) -> None:
     split = street / "splits/train_files.txt"
     with pytest.raises(InputError, match="missing or not finished"):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from motion_world import street  # noqa: F401 (a fixture)
 from torchvision.models.optical_flow import raft_small
 
 from moduv.engine import compiled
@@ -230,7 +229,7 @@ def test_flow_to_a_shifted_picture_and_back() -> None:
 
 
 @pytest.fixture(scope="module")
-def motion(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def motion(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Motion outputs as stage 1 writes them, with true depth, poses a little off, and no mask."""
     out = tmp_path_factory.mktemp("outputs")
     rng = np.random.default_rng(0)
@@ -250,7 +249,7 @@ def motion(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # n
     return out
 
 
-def movers(street: Path, frame: FrameRef) -> Instances:  # noqa: F811
+def movers(street: Path, frame: FrameRef) -> Instances:
     truth = np.load(frame.file(street / "truth", ".npz"))
     masks = [truth["instances"] == number for number in truth["ids"][truth["moving"]]]
     masks = [mask for mask in masks if mask.sum() >= 60]
@@ -260,7 +259,7 @@ def movers(street: Path, frame: FrameRef) -> Instances:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def labelled(street: Path, motion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def labelled(street: Path, motion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("L0") / "labels"
     label_motion(street / "splits/train_files.txt", motion, out, CONFIG, street)
     return out
@@ -270,7 +269,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("0*.json"))}
 
 
-def test_what_moves_in_the_street_is_found_without_a_mask(street: Path, labelled: Path) -> None:  # noqa: F811
+def test_what_moves_in_the_street_is_found_without_a_mask(street: Path, labelled: Path) -> None:
     pairs = found = true = 0
     for frame in read_split(street / "splits/train_files.txt"):
         labels, truth = read_labels(labelled, frame), movers(street, frame)
@@ -287,10 +286,7 @@ def test_what_moves_in_the_street_is_found_without_a_mask(street: Path, labelled
 
 
 def test_the_number_of_processes_changes_nothing(
-    street: Path,  # noqa: F811
-    motion: Path,
-    labelled: Path,
-    tmp_path: Path,
+    street: Path, motion: Path, labelled: Path, tmp_path: Path
 ) -> None:
     split = street / "splits/train_files.txt"
     label_motion(split, motion, tmp_path / "two", replace(CONFIG, workers=2), street)
@@ -299,11 +295,7 @@ def test_the_number_of_processes_changes_nothing(
 
 @pytest.mark.parametrize("left", [(0, 1, 2), (3, 6)])
 def test_what_was_interrupted_ends_with_the_same_bytes(
-    street: Path,  # noqa: F811
-    motion: Path,
-    labelled: Path,
-    tmp_path: Path,
-    left: tuple[int, ...],
+    street: Path, motion: Path, labelled: Path, tmp_path: Path, left: tuple[int, ...]
 ) -> None:
     out = tmp_path / "labels"
     for number, (name, content) in enumerate(contents(labelled).items()):
@@ -315,7 +307,7 @@ def test_what_was_interrupted_ends_with_the_same_bytes(
     assert contents(out) == contents(labelled)
 
 
-def test_known_errors_are_not_estimated(street: Path, motion: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_known_errors_are_not_estimated(street: Path, motion: Path, tmp_path: Path) -> None:
     known = replace(CONFIG, flow=EvidenceConfig(noise=NOISE))
     write_split(tmp_path / "split.txt", read_split(street / "splits/train_files.txt")[:2])
     label_motion(tmp_path / "split.txt", motion, tmp_path / "out", known, street)
@@ -361,7 +353,7 @@ def test_held_out_frames_are_labelled_with_the_errors_of_the_training_frames() -
         with_errors_of(CONFIG, {"noise": {"wind": 1.0}}, "L0")
 
 
-def test_bad_input_is_one_sentence(street: Path, motion: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_bad_input_is_one_sentence(street: Path, motion: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     with pytest.raises(InputError, match="'evidence: flow' needs the frames; give their folder"):
         label_motion(split, motion, tmp_path / "a", CONFIG)
@@ -390,9 +382,7 @@ def test_bad_input_is_one_sentence(street: Path, motion: Path, tmp_path: Path) -
 
 
 def test_raft_measures_flow_where_its_weights_are(
-    street: Path,  # noqa: F811
-    motion: Path,
-    tmp_path: Path,
+    street: Path, motion: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "raft.pth"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from correspondence_world import write_network
 from PIL import Image
 
 from moduv.commands.cli import main
 from moduv.commands.follow import instances_of, read_mask
-from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
+from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
 from moduv.frames.images import write_image
 from moduv.frames.video import read_clip
@@ -42,11 +42,8 @@ def drawn(number: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an untrained network, which knows colours."""
-    torch.manual_seed(0)
-    config = NetworkConfig(width=8, stride=4)
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
-    write_checkpoint(path, Checkpoint(CorrespondenceNet(config).state_dict(), config, "res3"))
-    return path
+    return write_network(path, NetworkConfig(width=8, stride=4))
 
 
 @pytest.fixture

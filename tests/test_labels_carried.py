@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from correspondence_world import write_network
 
 from moduv.commands.cli import main
-from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
+from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
 from moduv.frames.clip import FrameRef
@@ -81,11 +81,7 @@ def pan_away(data: Path) -> None:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    small = NetworkConfig(width=16, stride=4)
-    path = tmp_path / "network.pth"
-    write_checkpoint(path, Checkpoint(CorrespondenceNet(small).state_dict(), small, "res3"))
-    return path
+    return write_network(tmp_path / "network.pth", NetworkConfig(width=16, stride=4))
 
 
 def overlap(found: Instances, truth: np.ndarray) -> float:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from correspondence_world import write_network
 
 from moduv.commands.cli import main
-from moduv.correspondence.network import CorrespondenceNet
-from moduv.correspondence.weights import Checkpoint, NetworkConfig, write_checkpoint
+from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
 from moduv.engine.stages import read_manifest
 from moduv.frames.clip import FrameRef
@@ -39,11 +38,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    small = NetworkConfig(width=8, stride=4)
-    path = tmp_path / "network.pth"
-    write_checkpoint(path, Checkpoint(CorrespondenceNet(small).state_dict(), small, "res3"))
-    return path
+    return write_network(tmp_path / "network.pth", NetworkConfig(width=8, stride=4))
 
 
 @pytest.mark.parametrize("follows", [False, True])

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
+from motion_world import config, final_weights
 
 from moduv import geometry
 from moduv.depth.networks.camera import LearnedCamera
@@ -67,7 +67,7 @@ def test_rotations_tell_the_focal_length(assumed: float) -> None:
 
 
 @pytest.fixture
-def withheld(street: Path, tmp_path: Path) -> Path:  # noqa: F811
+def withheld(street: Path, tmp_path: Path) -> Path:
     """The street world with a camera that somebody guessed."""
     copy = tmp_path / "street"
     shutil.copytree(street, copy)
@@ -101,7 +101,7 @@ def test_the_learned_focal_length_reaches_the_outputs(
     assert 1 / inv_K[0, 0] == pytest.approx(guessed.fx * factor, rel=1e-4)
 
 
-def test_known_cameras_are_not_learned(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_known_cameras_are_not_learned(street: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     train_stage1(street, split, tmp_path / "asked", config(learn_focal=True))
     train_stage1(street, split, tmp_path / "plain", config())

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from motion_world import config, final_weights, launch, street  # noqa: F401 (a fixture)
+from motion_world import config, final_weights
 from torch import nn
+from torchrun import launch
 
 from moduv.depth.weights import save_modules
 from moduv.engine.batch_norm import share_batch_norm
@@ -53,10 +54,7 @@ distributed.stop()
 """
 
 
-def test_two_processes_give_the_gradients_of_one(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_two_processes_give_the_gradients_of_one(street: Path, tmp_path: Path) -> None:
     """In evaluation mode: gradients through statistics of a batch are sums that nearly cancel."""
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
@@ -72,8 +70,7 @@ def test_two_processes_give_the_gradients_of_one(
 
 
 def test_the_command_runs_resumes_and_predicts_on_two_processes(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
+    street: Path, tmp_path: Path
 ) -> None:
     split, out = street / "splits/train_files.txt", tmp_path / "run"
     loops = [
@@ -124,10 +121,7 @@ distributed.stop()
 """
 
 
-def test_a_late_process_finds_its_frames_still_to_do(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_a_late_process_finds_its_frames_still_to_do(street: Path, tmp_path: Path) -> None:
     script = tmp_path / "late.py"
     script.write_text(LATE)
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from motion_world import config, street  # noqa: F401 (a fixture)
+from motion_world import config
 
 from moduv.commands.cli import main
 from moduv.depth.triplets import Triplets
@@ -28,13 +28,6 @@ from moduv.motion.predict import MotionPredictionConfig, predict_motion
 from moduv.runs.watch import train_stage1
 
 
-@pytest.fixture(scope="module")
-def trained(street: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    out = tmp_path_factory.mktemp("trained") / "motion"
-    train_stage1(street, street / "splits/train_files.txt", out, config(1))
-    return out
-
-
 def outputs(root: Path) -> dict[str, dict[str, np.ndarray]]:
     return {str(p.relative_to(root)): dict(np.load(p)) for p in sorted(root.rglob("*.npz"))}
 
@@ -43,9 +36,7 @@ def outputs(root: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def test_a_wrong_data_folder_is_refused_and_blocks_nothing(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    street: Path, trained: Path, tmp_path: Path
 ) -> None:
     split, out = street / "splits/train_files.txt", tmp_path / "out"
     with pytest.raises(InputError, match=r"nowhere: has no image of the 8 frames .*000001\.jpg"):
@@ -55,10 +46,7 @@ def test_a_wrong_data_folder_is_refused_and_blocks_nothing(
 
 
 def test_absent_frames_and_clip_edges_are_counted_apart(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = tmp_path / "split.txt"
     numbers = (0, 1, 2, 5, 77)  # of a clip of six frames
@@ -74,10 +62,7 @@ def test_absent_frames_and_clip_edges_are_counted_apart(
 
 @pytest.mark.parametrize("left", [(0,), (2, 3), (1, 4, 7)])
 def test_what_was_interrupted_ends_with_the_same_bytes(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    left: tuple[int, ...],
+    street: Path, trained: Path, tmp_path: Path, left: tuple[int, ...]
 ) -> None:
     split, out = street / "splits/train_files.txt", tmp_path / "out"
     settings = MotionPredictionConfig(batch_size=3)
@@ -92,10 +77,7 @@ def test_what_was_interrupted_ends_with_the_same_bytes(
 
 
 def test_a_frame_that_was_not_written_is_no_success(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    street: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split, out = street / "splits/train_files.txt", tmp_path / "out"
     write = predict.write_npz
@@ -147,10 +129,7 @@ def official(folder: Path, depth_model: str = "monodepthv2") -> DynamoDepth:
 
 @pytest.mark.parametrize("depth_model", ["litemono", "monodepthv2"])
 def test_official_checkpoints_predict_through_the_command(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    depth_model: str,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, tmp_path: Path, depth_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = official(tmp_path / "official", depth_model)
     split = tmp_path / "split.txt"
@@ -179,10 +158,7 @@ def test_official_checkpoints_predict_through_the_command(
 
 
 def test_the_weights_folder_of_a_training_stands_for_the_training(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = street / "splits/train_files.txt"
     predict_motion(street, split, trained, tmp_path / "out", MotionPredictionConfig())
@@ -190,10 +166,7 @@ def test_the_weights_folder_of_a_training_stands_for_the_training(
     assert "finished before, kept" in capsys.readouterr().out
 
 
-def test_weights_that_cannot_be_used_are_explained(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_weights_that_cannot_be_used_are_explained(street: Path, tmp_path: Path) -> None:
     def refused(weights: Path) -> str:
         split = street / "splits/train_files.txt"
         with pytest.raises(InputError) as error:
@@ -219,8 +192,7 @@ def test_weights_that_cannot_be_used_are_explained(
 
 
 def test_a_training_of_depth_and_ego_motion_alone_writes_no_mask(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
+    street: Path, tmp_path: Path
 ) -> None:
     split, settings = street / "splits/train_files.txt", config(1)
     short = replace(settings, loops={"disp_init": settings.loops["disp_init"]})
@@ -239,9 +211,7 @@ def test_a_training_of_depth_and_ego_motion_alone_writes_no_mask(
 
 
 def test_workers_change_nothing_and_half_precision_little(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    street: Path, trained: Path, tmp_path: Path
 ) -> None:
     split = street / "splits/train_files.txt"
     plain, threads, half = (
@@ -264,9 +234,7 @@ def test_workers_change_nothing_and_half_precision_little(
 
 
 def test_a_broken_frame_is_named_by_the_workers_too(
-    street: Path,  # noqa: F811
-    trained: Path,
-    tmp_path: Path,
+    street: Path, trained: Path, tmp_path: Path
 ) -> None:
     clip = tmp_path / "data/train/clip_0000"
     clip.mkdir(parents=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
+from motion_world import config, final_weights
 
 from moduv.depth.weights import load_initial_weights
 from moduv.engine import checkpoint
@@ -75,11 +75,7 @@ def test_missing_and_foreign_initial_weights_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("steps", "phase"), [(1, "1_disp_init"), (10, "4_fine_tune")])
 def test_a_training_killed_within_a_phase_continues_exactly(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    steps: int,
-    phase: str,
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, phase: str
 ) -> None:
     """Of three steps a phase, the first of this phase is the last that is saved."""
     split, settings = street / "splits/train_files.txt", config(3)
@@ -109,7 +105,7 @@ def stops_after(steps: int) -> Callable[..., dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("phase", ["disp_init", "fine_tune"])
-def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: str) -> None:  # noqa: F811
+def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: str) -> None:
     """In a process of its own, because it used to end with a segmentation fault."""
     values = {"steps": 3, "batch_size": 2, "log_every": 1, "warmup": 0, "clip_norm": 0}
     options = [f"--config.loops.{p}.{key}={value}" for p in PHASES for key, value in values.items()]
@@ -132,8 +128,7 @@ def test_a_training_that_explodes_says_so(street: Path, tmp_path: Path, phase: s
 
 
 def test_the_first_phases_alone_train_what_they_train_among_all(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
+    street: Path, tmp_path: Path
 ) -> None:
     split, loops = street / "splits/train_files.txt", config().loops
     for count in (1, 4):
@@ -175,7 +170,7 @@ def test_the_seed_decides_the_order_of_every_phase() -> None:
 # --- precision and compilation ----------------------------------------------------------------------
 
 
-def test_half_precision_trains_close_to_single(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_half_precision_trains_close_to_single(street: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     errors = []
     for bf16 in (False, True):
@@ -189,9 +184,7 @@ def test_half_precision_trains_close_to_single(street: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_frame_is_one_sentence_whoever_reads_it(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    workers: int,
+    street: Path, tmp_path: Path, workers: int
 ) -> None:
     data = tmp_path / "street"
     shutil.copytree(street, data)
@@ -227,7 +220,7 @@ def test_real_clips_are_explained_better_after_training(shared: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_compiled_networks_train_as_the_plain_ones(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_compiled_networks_train_as_the_plain_ones(street: Path, tmp_path: Path) -> None:
     split = street / "splits/train_files.txt"
     train_stage1(street, split, tmp_path / "plain", config(1))
     train_stage1(street, split, tmp_path / "compiled", config(1, compile=True))
@@ -240,7 +233,7 @@ def test_compiled_networks_train_as_the_plain_ones(street: Path, tmp_path: Path)
 
 
 def test_networks_that_cannot_be_compiled_run_as_they_are(
-    street: Path,  # noqa: F811
+    street: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

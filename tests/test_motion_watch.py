@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from motion_world import config, final_weights, street  # noqa: F401 (a fixture)
+from motion_world import config, final_weights
 
 from moduv.depth.networks.camera import LearnedCamera
 from moduv.engine.errors import InputError
@@ -25,7 +25,7 @@ from moduv.runs import watch as stage1
 from moduv.runs.watch import ValidationWatch, train_stage1
 
 
-def test_validation_is_logged_and_drawn_and_changes_nothing(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_validation_is_logged_and_drawn_and_changes_nothing(street: Path, tmp_path: Path) -> None:
     train, val = street / "splits/train_files.txt", street / "splits/val_files.txt"
     watched = config(validate_every=2, validation_frames=3, pictures=2)
     train_stage1(street, train, tmp_path / "watched", watched, val)
@@ -45,7 +45,7 @@ def test_validation_is_logged_and_drawn_and_changes_nothing(street: Path, tmp_pa
     assert np.ptp(read_image(pictures[0])) > 100
 
 
-def test_validation_between_log_lines_is_refused(street: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_validation_between_log_lines_is_refused(street: Path, tmp_path: Path) -> None:
     train, val = street / "splits/train_files.txt", street / "splits/val_files.txt"
     loop = LoopConfig(steps=4, batch_size=2, learning_rate=1e-3, log_every=2)
     wrong = config(loops=dict.fromkeys(PHASES, loop), validate_every=3)
@@ -54,8 +54,7 @@ def test_validation_between_log_lines_is_refused(street: Path, tmp_path: Path) -
 
 
 def test_held_out_frames_that_cannot_be_seen_are_refused_before_training(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
+    street: Path, tmp_path: Path
 ) -> None:
     train, val = street / "splits/train_files.txt", tmp_path / "val.txt"
     write_split(val, [FrameRef("val/clip_0000", 0), FrameRef("val/clip_0000", 5)])
@@ -65,8 +64,7 @@ def test_held_out_frames_that_cannot_be_seen_are_refused_before_training(
 
 
 def test_a_later_phase_that_cannot_be_watched_is_refused_before_training(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
+    street: Path, tmp_path: Path
 ) -> None:
     train, val = street / "splits/train_files.txt", street / "splits/val_files.txt"
     loops = {**config().loops, "fine_tune": LoopConfig(4, 2, 1e-3, log_every=2)}
@@ -76,9 +74,7 @@ def test_a_later_phase_that_cannot_be_watched_is_refused_before_training(
 
 
 def test_frames_without_truth_are_drawn_and_not_measured(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "street"
     shutil.copytree(street, data, ignore=shutil.ignore_patterns("truth"))
@@ -94,9 +90,7 @@ def test_frames_without_truth_are_drawn_and_not_measured(
 
 
 def test_a_held_out_frame_that_breaks_later_does_not_end_the_training(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "street"
     shutil.copytree(street, data)
@@ -108,9 +102,7 @@ def test_a_held_out_frame_that_breaks_later_does_not_end_the_training(
 
 
 def test_held_out_frames_are_seen_through_the_learned_camera(
-    street: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "street"
     shutil.copytree(street, data)

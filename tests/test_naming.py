@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detector_world import write_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naming_world import COLOURS, ColourEncoder, direction, draw
@@ -440,15 +441,10 @@ def test_bad_input_is_one_sentence(
 def test_the_demo_draws_names(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
     from moduv.commands import demo
-    from moduv.detector.model import build_detector
-    from moduv.engine import checkpoint
 
     monkeypatch.setattr(demo, "load_encoder", lambda spec, device: ColourEncoder())
-    torch.manual_seed(3)
-    checkpoint.save_weights(tmp_path / "round/weights.pth", build_detector("street").state_dict())
+    write_weights(tmp_path / "round", seed=3)
     content = write_demo(tmp_path / "in")
     (tmp_path / "in/detections.json").unlink()
     (tmp_path / "words.yaml").write_text("names: {red: , green: , grey: }")

@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from ingest_world import encode, street_frames, write_video
+from ingest_world import encode, set_display_matrix, street_frames, write_video
 
 from moduv.datasets.clips import name_clips
 from moduv.engine.errors import InputError
@@ -24,16 +24,6 @@ def corners(width: int = 160, height: int = 96) -> np.ndarray:
     image[: height // 3, -width // 3 :] = 0, 255, 0
     image[-height // 3 :, -width // 3 :] = 0, 0, 255
     return image
-
-
-def set_display_matrix(path: Path, *turn: int) -> None:
-    """Set a, b, c, d of the matrix of an mp4's track: (x, y) is shown at (a x + c y, b x + d y)."""
-    content = bytearray(path.read_bytes())
-    at = content.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
-    a, b, c, d = (number << 16 for number in turn)
-    matrix = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
-    content[at : at + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in matrix)
-    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize(
