@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from moduv.engine.errors import InputError
+from moduv.engine.loop import LoopConfig, StepState, fit
 
 WORDS = 600
 """Characters that one sentence may have beside the path."""
@@ -41,3 +44,35 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
         places.map(lambda end: whole[:end]),
         changed.map(lambda spots: bytes(spots.get(i, byte) for i, byte in enumerate(whole))),
     )
+
+
+# --- training states --------------------------------------------------------------------------------
+
+
+class Ones:
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, item: tuple[int, int]) -> Tensor:
+        return torch.ones(3)
+
+    @staticmethod
+    def collate(samples: list[Tensor]) -> Tensor:
+        return torch.stack(samples)
+
+
+def resume(run: Path, optimizer: str = "adam", stop_at: int | None = None) -> nn.Module:
+    """Train a line for 6 steps, from the state in a folder if there is one."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+
+    def step(batch: Tensor, state: StepState) -> dict[str, Tensor]:
+        if state.step == stop_at:
+            raise KeyboardInterrupt
+        return {"loss": network(batch).square().mean()}
+
+    config = LoopConfig(
+        steps=6, batch_size=2, learning_rate=1e-2, optimizer=optimizer, save_every=4, log_every=3
+    )
+    fit(network, step, Ones(), config, run, label="line")
+    return network

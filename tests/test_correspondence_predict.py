@@ -18,12 +18,7 @@ from PIL import Image
 
 from moduv.commands.cli import main
 from moduv.correspondence.network import TrainedNet
-from moduv.correspondence.predict import (
-    Follower,
-    PropagatedConfig,
-    overlay,
-    propagate_dataset,
-)
+from moduv.correspondence.predict import Follower, PropagatedConfig, overlay, propagate_dataset
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.correspondence.sequences import find_sequences
 from moduv.correspondence.weights import NetworkConfig

@@ -22,12 +22,7 @@ from moduv.dynamic_depth.masks.candidates import (
     train_slots,
 )
 from moduv.dynamic_depth.masks.given import MasksConfig, import_masks
-from moduv.dynamic_depth.masks.road import (
-    GroundConfig,
-    RoadConfig,
-    predict_road,
-    train_ground,
-)
+from moduv.dynamic_depth.masks.road import GroundConfig, RoadConfig, predict_road, train_ground
 from moduv.dynamic_depth.mining import make_pseudo_depth
 from moduv.dynamic_depth.objects import ObjectsConfig, find_objects, movers
 from moduv.dynamic_depth.outputs import read_moving

@@ -15,12 +15,7 @@ from hypothesis import strategies as st
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
 from moduv.evaluation.depth import METRICS, DepthProtocol, enlarge, mean_errors, region_errors
-from moduv.evaluation.depth_regions import (
-    PROTOCOLS,
-    dynamic_pixels,
-    evaluate_depths,
-    object_errors,
-)
+from moduv.evaluation.depth_regions import PROTOCOLS, dynamic_pixels, evaluate_depths, object_errors
 from moduv.frames.clip import FrameRef
 from moduv.runs.measure import measure_depth
 

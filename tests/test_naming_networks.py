@@ -13,13 +13,7 @@ from torch.nn import functional as F
 
 from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
-from moduv.naming.patch_clip import (
-    Spoken,
-    TowerConfig,
-    alignment_loss,
-    build_patch_clip,
-    pool,
-)
+from moduv.naming.patch_clip import Spoken, TowerConfig, alignment_loss, build_patch_clip, pool
 from moduv.naming.slots import GroupingConfig, SlotAttention, build_grouping, schedule
 from moduv.naming.videomae import (
     TransformerConfig,

@@ -25,12 +25,7 @@ from moduv.naming.locate import Localiser, LocateConfig, locate, prompts
 from moduv.naming.patch_clip import TowerConfig, build_patch_clip
 from moduv.naming.slots import GroupingConfig, build_grouping
 from moduv.naming.training import videomae as pretraining
-from moduv.naming.training.clips import (
-    ClipConfig,
-    VideoClips,
-    choose_frames,
-    crop_places,
-)
+from moduv.naming.training.clips import ClipConfig, VideoClips, choose_frames, crop_places
 from moduv.naming.training.encoder import TINY
 from moduv.naming.training.patch_clip import PatchTrainingConfig, crop_box, train_patches
 from moduv.naming.training.slots import GroupingTrainingConfig, train_slots
