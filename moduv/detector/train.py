@@ -20,15 +20,14 @@ from moduv.engine import checkpoint, distributed
 from moduv.engine.config import speed_only, to_dict
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_json
-from moduv.engine.loop import LoopConfig, Step, StepState, fit
+from moduv.engine.loop import Step, StepState, TrainingConfig, fit
 from moduv.frames.clip import FrameRef
 
 
 @dataclass(frozen=True)
-class DetectorTrainingConfig:
+class DetectorTrainingConfig(TrainingConfig):
     """A recipe: which network, from which start, how long, with which augmentation."""
 
-    loop: LoopConfig
     detector: str = "paper"
     """Preset of the architecture, `paper` or `street`."""
     backbone_weights: str | None = None
@@ -36,11 +35,6 @@ class DetectorTrainingConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     cache_bytes: int = speed_only(1 << 29)
     """Memory for decoded frames, per loading process."""
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 def train_detector(

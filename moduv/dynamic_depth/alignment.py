@@ -24,6 +24,7 @@ from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
 from moduv.dynamic_depth.objects import movers
 from moduv.dynamic_depth.outputs import (
     check_aspect,
+    finished,
     frames_of,
     made_here,
     read_depth,
@@ -33,13 +34,13 @@ from moduv.dynamic_depth.outputs import (
 )
 from moduv.dynamic_depth.schedules import halvings
 from moduv.dynamic_depth.shapes import ObjectNetworks, load_shapes
-from moduv.dynamic_depth.weights import load_alignment_resnet
+from moduv.dynamic_depth.weights import load_alignment_resnet, load_network
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import added, build
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, StepState, fit, learning_rate
-from moduv.engine.stages import MANIFEST, Stage, read_manifest
+from moduv.engine.loop import LoopConfig, StepState, TrainingConfig, fit, learning_rate
+from moduv.engine.stages import MANIFEST, Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image, resize_image
 from moduv.instances import rle
@@ -57,10 +58,9 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class AlignmentConfig:
+class AlignmentConfig(TrainingConfig):
     """How depth-scale alignment is trained."""
 
-    loop: LoopConfig
     flat: bool = False
     """Show no shape of the object, as if it faced the camera."""
     logarithm: bool = True
@@ -70,11 +70,6 @@ class AlignmentConfig:
     """File of torchvision's ImageNet ResNet-18, from which the network starts; empty: from scratch."""
     halved: tuple[float, ...] = added(())
     """Shares of the training after which the learning rate is halved, beside what `loop` says of it."""
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 @dataclass(frozen=True)
@@ -327,11 +322,8 @@ class Aligned:
         road: Path | None = None,
         shapes: Path | None = None,
     ) -> None:
-        manifest = read_manifest(folder)
-        if manifest.get("stage") != "depth align":
-            raise InputError(
-                f"{folder}: holds no finished alignment; run moduv depth align, or leave it out."
-            )
+        remedy = "run moduv depth align, or leave it out"
+        manifest = finished(folder, {"depth align"}, "alignment", remedy)
         for option, path in {"road": road, "shapes": shapes}.items():
             trained_with = manifest["results"].get(option, path is not None)
             if bool(trained_with) != (path is not None):
@@ -341,10 +333,7 @@ class Aligned:
         self.config = build(AlignmentConfig, manifest["config"], f"{folder / MANIFEST}")
         self.data, self.motion, self.road = data, motion, road
         self.shapes = None if shapes is None else load_shapes(shapes)
-        self.net = DepthScaleAlignment()
-        path = folder / WEIGHTS
-        checkpoint.load_strict(self.net, checkpoint.load_weights(path), path)
-        self.net.eval().to(distributed.device())
+        self.net = load_network(DepthScaleAlignment(), folder / WEIGHTS)
 
     @torch.no_grad()
     def depths(self, frame: FrameRef, masks: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from moduv.dynamic_depth.outputs import check_teacher
 from moduv.dynamic_depth.pseudo import read_pseudo_depth
 from moduv.engine import distributed
 from moduv.engine.batch_norm import share_batch_norm
-from moduv.engine.log import say
+from moduv.engine.log import progress, say
 from moduv.engine.loop import StepState
 from moduv.engine.stages import read_counts
 from moduv.frames.clip import FrameRef
@@ -93,6 +93,29 @@ def on_device(
         return step({k: x.to(device, non_blocking=True) for k, x in batch.items()}, state)
 
     return moved
+
+
+class Frames(Protocol):
+    """A data set of one sample a frame, asked by (index, sample seed)."""
+
+    frames: list[FrameRef]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch: ...
+
+    def collate(self, samples: list[Batch]) -> Batch: ...
+
+
+def frame_batches(
+    data: Frames, batch_size: int, desc: str
+) -> Iterator[tuple[list[FrameRef], Batch]]:
+    """All frames of a data set in order, and their batches on this process's device; `desc` is shown as progress."""
+    device = distributed.device()
+    for start in progress(range(0, len(data), batch_size), desc=desc, unit="batch"):
+        frames = data.frames[start : start + batch_size]
+        samples = [data[start + number, 0] for number in range(len(frames))]
+        yield frames, {key: x.to(device) for key, x in data.collate(samples).items()}
 
 
 def to_train(model: nn.Module) -> None:

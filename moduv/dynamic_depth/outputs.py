@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,32 @@ def made_here(*folders: Path | None) -> tuple[Path, ...]:
     Raises InputError for a folder whose stage was interrupted.
     """
     return made_by_stages(*(folder for folder in folders if folder))
+
+
+def finished(folder: Path, stages: Collection[str], what: str, remedy: str) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Args:
+        folder: of the stage.
+        stages: names of the stages that will do.
+        what: what the stage makes, for the error.
+        remedy: how the error ends.
+
+    Raises:
+        InputError: when none of these stages is finished there.
+    """
+    manifest = read_manifest(folder)
+    if manifest.get("stage") not in stages:
+        raise InputError(f"{folder}: holds no finished {what}; {remedy}.")
+    return manifest
+
+
+def finished_size(folder: Path, stages: Collection[str], what: str, remedy: str) -> tuple[int, int]:
+    """The height and width in pixels at which a finished stage has trained; arguments as of `finished`."""
+    size = finished(folder, stages, what, remedy)["results"].get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        raise InputError(f"{folder}: holds no finished {what}; {remedy}.")
+    return int(size[0]), int(size[1])
 
 
 def teachers(motion: Path) -> list[str]:

@@ -19,7 +19,7 @@ from moduv.dynamic_depth import losses
 from moduv.dynamic_depth.data import Batch, on_device, to_train
 from moduv.dynamic_depth.networks.depth import DepthNet
 from moduv.dynamic_depth.networks.pose import PoseNet
-from moduv.dynamic_depth.outputs import made_here
+from moduv.dynamic_depth.outputs import finished, made_here
 from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, explain, warp_neighbours
 from moduv.dynamic_depth.pixelwise.residual import camera_poses
 from moduv.dynamic_depth.pixelwise.train import WEIGHTS, TrainedPixelwise, by_network
@@ -27,8 +27,8 @@ from moduv.dynamic_depth.weights import load_networks, save_networks
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
-from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_manifest
+from moduv.engine.loop import StepState, TrainingConfig, fit
+from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.instances.store import SUFFIX, read_labels
 
@@ -38,17 +38,11 @@ SMALLEST = 0.005
 
 
 @dataclass(frozen=True)
-class ShapesConfig:
+class ShapesConfig(TrainingConfig):
     """How object depth is trained."""
 
-    loop: LoopConfig
     flip: float = 0.5
     jitter: float = 0.5
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 class ObjectNetworks(nn.Module):
@@ -205,10 +199,8 @@ def load_shapes(folder: Path) -> ObjectNetworks:
 
     Raises InputError when the stage is not finished, or weights do not fit.
     """
-    if read_manifest(folder).get("stage") != "depth shapes":
-        raise InputError(
-            f"{folder}: holds no finished object depth; run moduv depth shapes, or leave it out."
-        )
+    remedy = "run moduv depth shapes, or leave it out"
+    finished(folder, {"depth shapes"}, "object depth", remedy)
     model = ObjectNetworks()
     load_networks(model, folder / WEIGHTS)
     return model.to(distributed.device()).eval()

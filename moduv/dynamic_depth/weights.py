@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from moduv.depth.networks.hrnet import HRNet
 from moduv.depth.weights import RESNET_SOURCE, existing_weights
 from moduv.dynamic_depth.networks.alignment import DepthScaleAlignment
-from moduv.engine import checkpoint
+from moduv.engine import checkpoint, distributed
 from moduv.engine.errors import InputError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 PREFIX = "module."
 """Of every key, where a network was saved from several GPUs."""
@@ -54,6 +57,15 @@ def load_networks(model: nn.Module, folder: Path) -> None:
     for name, network in model.named_children():
         path = folder / f"{name}.pth"
         checkpoint.load_strict(network, own_names(checkpoint.load_weights(path), path), path)
+
+
+def load_network(network: Network, path: Path) -> Network:
+    """Load one network, and bring it to this process's device in evaluation mode.
+
+    Raises InputError when the file is missing or does not fit.
+    """
+    checkpoint.load_strict(network, checkpoint.load_weights(path), path)
+    return network.to(distributed.device()).eval()
 
 
 def save_networks(model: nn.Module, folder: Path) -> None:

@@ -63,6 +63,18 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a stage that trains in one loop."""
+
+    loop: LoopConfig
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Sizes of the batches that processes share."""
+        return (self.loop.batch_size,)
+
+
+@dataclass(frozen=True)
 class StepState:
     """Where in the run a step stands, and its own source of randomness."""
 

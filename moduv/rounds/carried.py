@@ -12,30 +12,27 @@ from typing import Any
 import numpy as np
 
 from moduv.correspondence.carrying import FeatureWay
-from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
+from moduv.correspondence.predict import Follower
 from moduv.correspondence.propagation import PropagationConfig
-from moduv.correspondence.weights import weights_file
 from moduv.engine import distributed
-from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import progress, say
-from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.clip import FrameRef
 from moduv.frames.flow import InverseSearch
 from moduv.frames.images import read_image, resize_image
 from moduv.frames.splits import SPLIT, read_split, write_split
 from moduv.instances.store import SUFFIX, labelled_clips, read_labels, statistics, write_labels
 from moduv.labels.carried import CarryConfig, FlowWay, Way, carry, join
+from moduv.rounds.relabelling import load_follower, relabelling_stage
 
 LARGEST = 320
 """Shorter side, pixels, of the frames on which flow is measured at most, as for L0 of the published size."""
 COUNTS = "carried.json"
-"""What became of a clip's labels, in its folder; written last."""
+"""What became of a clip's labels, in its folder; written last, so it marks the clip as done."""
 CARRIED, ALONE = "carried", "frames that no label reached"
 
-
 FindWay = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Way]
-"""Finds how masks of a size (H, W) get from an image (H, W, 3) uint8 RGB to another one."""
+"""Finds the way of masks of a size (H, W) from one image (H, W, 3) uint8 RGB to another."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,7 @@ def propagate_labels(
     Raises:
         InputError: when labels, frames or weights are missing or broken; clips that are done are kept.
     """
-    if out.resolve() == labels.resolve():
-        raise InputError(f"{out}: is the label set itself; choose another folder for --out.")
-    weights = [weights_file(follow)] if follow else []
-    stage = Stage("labels propagate", out, config, (split, *made_by_stages(labels), *weights), data)
+    stage = relabelling_stage("labels propagate", labels, split, data, out, config, follow)
     stage.run(lambda: _propagate(labels, split, data, out, config, follow))
 
 
@@ -84,7 +78,7 @@ def _propagate(
     share = [clip for clip in distributed.shard(clips) if not _counts(clip, out).is_file()]
     find: FindWay = _by_flow
     if follow is not None:
-        follower = Follower.load(follow, PropagatedConfig(), distributed.device(), USUAL_SIDE)
+        follower = load_follower(follow)
         find = partial(_by_features, follower, config.propagation)
     for clip in progress(share, desc="labels propagate", total=len(share), unit="clip"):
         _carry_clip(clip, labels, data, out, config.carry, find)

@@ -26,7 +26,7 @@ from moduv.dynamic_depth.data import (
 from moduv.dynamic_depth.losses import masked_mean, pseudo_depth
 from moduv.engine import distributed
 from moduv.engine.config import to_dict
-from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.loop import StepState, TrainingConfig, fit
 from moduv.engine.stages import Stage
 from moduv.motion.fields import motion_fields
 from moduv.motion.losses import sum_losses
@@ -40,10 +40,9 @@ PHASE = PHASES["disp_init"]
 
 
 @dataclass(frozen=True)
-class DepthTrainingConfig:
+class DepthTrainingConfig(TrainingConfig):
     """How depth is trained on."""
 
-    loop: LoopConfig
     weight: float = 0.1
     """Of the pseudo-depth term, beside a photometric error of weight 1."""
     relative: bool = False
@@ -52,11 +51,6 @@ class DepthTrainingConfig:
     """Weight of the mean difference of the logarithm of depth to what it was before, where nothing moves."""
     flip: float = 0.5
     jitter: float = 0.5
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 def train_depth(

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moduv.correspondence.predict import USUAL_SIDE, Follower, PropagatedConfig
 from moduv.correspondence.tracks import MaskTrackConfig, MaskTracker
-from moduv.correspondence.weights import weights_file
 from moduv.engine import distributed
-from moduv.engine.errors import InputError
 from moduv.engine.log import progress, say
-from moduv.engine.stages import Stage, made_by_stages
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import read_image
 from moduv.frames.splits import read_split
 from moduv.instances.store import SUFFIX, labelled_clips, read_labels, write_labels
 from moduv.instances.tracks import FrameTracker, TrackConfig, Tracker
+from moduv.rounds.relabelling import load_follower, relabelling_stage
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,7 @@ def track_labels(
     Raises:
         InputError: when labels, frames or weights are missing or broken; clips that are done are kept.
     """
-    if out.resolve() == labels.resolve():
-        raise InputError(f"{out}: is the label set itself; choose another folder for --out.")
-    weights = [weights_file(follow)] if follow else []
-    stage = Stage("labels track", out, config, (split, *made_by_stages(labels), *weights), data)
+    stage = relabelling_stage("labels track", labels, split, data, out, config, follow)
     stage.run(lambda: _track(labels, split, data, out, config, follow))
 
 
@@ -84,7 +78,7 @@ def _maker(config: TrackedConfig, follow: Path | None) -> Callable[[], FrameTrac
     """What makes a clip's tracker."""
     if follow is None:
         return lambda: Tracker(config.boxes)
-    follower = Follower.load(follow, PropagatedConfig(), distributed.device(), USUAL_SIDE)
+    follower = load_follower(follow)
     return lambda: MaskTracker(follower, config.masks)
 
 

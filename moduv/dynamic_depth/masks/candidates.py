@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moduv import geometry
-from moduv.dynamic_depth.data import on_device
+from moduv.dynamic_depth.data import frame_batches, on_device
 from moduv.dynamic_depth.masks.rules import BOXLIKE, clean_masks, distinct_masks, slot_labels
 from moduv.dynamic_depth.masks.slots import slot_losses
 from moduv.dynamic_depth.networks.slots import SIDE, SLOTS, WIDTH, SlotAttentionNet
 from moduv.dynamic_depth.objects import NOTHING
 from moduv.dynamic_depth.outputs import (
+    finished,
     frames_with,
     made_here,
     read_depth,
@@ -27,13 +28,14 @@ from moduv.dynamic_depth.outputs import (
     with_road,
 )
 from moduv.dynamic_depth.schedules import ramp, warm_then_halved
+from moduv.dynamic_depth.weights import load_network
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import added, speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.engine.log import progress, say
-from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_manifest
+from moduv.engine.loop import LoopConfig, StepState, TrainingConfig, fit
+from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.instances.instances import Instances
@@ -47,10 +49,9 @@ CERTAIN = 0.25
 
 
 @dataclass(frozen=True)
-class SlotsConfig:
+class SlotsConfig(TrainingConfig):
     """How slots are trained. The defaults are shares of the published 40 epochs of 4,358 steps."""
 
-    loop: LoopConfig
     background: float = 0.125
     """Share of the training after which the first slot is asked to be the background."""
     presence: tuple[float, float] = (0.1147, 0.6884)
@@ -58,11 +59,6 @@ class SlotsConfig:
     presence_weight: float = 0.002
     logits: bool = False
     """Take the background's probability for a logit in its loss, as published."""
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 @dataclass(frozen=True)
@@ -212,21 +208,16 @@ def _slot_masks(
     net: SlotAttentionNet, data: FlowFrames, batch_size: int
 ) -> Iterator[tuple[FrameRef, Tensor]]:
     """Every frame's slots (2, 5, 128, 128) bool by the flow to both neighbours, from the means of the first slots on."""
-    for start in progress(range(0, len(data), batch_size), desc="slots", unit="batch"):
-        frames = data.frames[start : start + batch_size]
-        batch = data.collate([data[start + n, 0] for n in range(len(frames))])["frames"]
-        batch = batch.to(distributed.device())
-        noise = batch.new_zeros(len(batch), SLOTS, WIDTH)
-        masks = net(batch, noise).masks[:, :, 0] >= CERTAIN
+    for frames, batch in frame_batches(data, batch_size, "slots"):
+        shown = batch["frames"]
+        noise = shown.new_zeros(len(shown), SLOTS, WIDTH)
+        masks = net(shown, noise).masks[:, :, 0] >= CERTAIN
         yield from zip(frames, masks.unflatten(0, (-1, 2)).cpu(), strict=True)
 
 
 def _load(folder: Path) -> SlotAttentionNet:
-    if read_manifest(folder).get("stage") != "depth slots":
-        raise InputError(f"{folder}: holds no finished slots; run moduv depth slots first.")
-    net, path = SlotAttentionNet(), folder / WEIGHTS
-    checkpoint.load_strict(net, checkpoint.load_weights(path), path)
-    return net.to(distributed.device()).eval()
+    finished(folder, {"depth slots"}, "slots", "run moduv depth slots first")
+    return load_network(SlotAttentionNet(), folder / WEIGHTS)
 
 
 def as_instances(masks: np.ndarray) -> Instances:

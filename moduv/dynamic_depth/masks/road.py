@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 from moduv import geometry
-from moduv.dynamic_depth.data import on_device
+from moduv.dynamic_depth.data import frame_batches, on_device
 from moduv.dynamic_depth.masks.ground import CERTAIN, ground_losses
 from moduv.dynamic_depth.networks.ground import GroundNet, ground_inputs
 from moduv.dynamic_depth.objects import NOTHING
-from moduv.dynamic_depth.outputs import frames_with, made_here, read_scene, stacked
+from moduv.dynamic_depth.outputs import finished_size, frames_with, made_here, read_scene, stacked
 from moduv.dynamic_depth.schedules import halvings, ramp
+from moduv.dynamic_depth.weights import load_network
 from moduv.engine import checkpoint, distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
-from moduv.engine.log import progress, say
-from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_manifest
+from moduv.engine.log import say
+from moduv.engine.loop import LoopConfig, StepState, TrainingConfig, fit
+from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 from moduv.instances.instances import Instances
 from moduv.instances.store import is_labelled, read_labels, write_labels
@@ -34,10 +35,9 @@ HALVED = (1 / 4, 3 / 4)
 
 
 @dataclass(frozen=True)
-class GroundConfig:
+class GroundConfig(TrainingConfig):
     """How ground segmentation is trained. The defaults are shares of the published 20 epochs of 4,358 steps."""
 
-    loop: LoopConfig
     own: tuple[float, float] = (0.2008, 0.2581)
     """Shares of the training between which what the network teaches itself rises to its weight."""
     own_weight: float = 0.5
@@ -45,11 +45,6 @@ class GroundConfig:
     """Shares of the training between which the label of level surfaces falls to its least weight."""
     noisy_weight: float = 0.25
     flip: float = 0.5
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 @dataclass(frozen=True)
@@ -178,11 +173,9 @@ def _roads(
     net: GroundNet, scenes: Scenes, batch_size: int
 ) -> Iterator[tuple[FrameRef, np.ndarray]]:
     """Every frame's road (1, H, W) bool."""
-    for start in progress(range(0, len(scenes), batch_size), desc="road", unit="batch"):
-        frames = scenes.frames[start : start + batch_size]
-        batch = scenes.collate([scenes[start + n, 0] for n in range(len(frames))])["inputs"]
-        _check_size(batch, net, scenes.motion)
-        found = net(batch.to(distributed.device())) > CERTAIN
+    for frames, batch in frame_batches(scenes, batch_size, "road"):
+        _check_size(batch["inputs"], net, scenes.motion)
+        found = net(batch["inputs"]) > CERTAIN
         yield from zip(frames, found.cpu().numpy(), strict=True)
 
 
@@ -195,13 +188,5 @@ def _check_size(inputs: Tensor, net: GroundNet, motion: Path) -> None:
 
 
 def _load(folder: Path) -> GroundNet:
-    manifest = read_manifest(folder)
-    size = manifest.get("results", {}).get("size")
-    if manifest.get("stage") != "depth ground" or not isinstance(size, list) or len(size) != 2:
-        raise InputError(
-            f"{folder}: holds no finished ground segmentation; run moduv depth ground."
-        )
-    net = GroundNet(*(int(side) for side in size))
-    path = folder / WEIGHTS
-    checkpoint.load_strict(net, checkpoint.load_weights(path), path)
-    return net.to(distributed.device()).eval()
+    size = finished_size(folder, {"depth ground"}, "ground segmentation", "run moduv depth ground")
+    return load_network(GroundNet(*size), folder / WEIGHTS)

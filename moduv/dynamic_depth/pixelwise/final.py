@@ -14,15 +14,14 @@ from moduv.dynamic_depth.pixelwise.model import pixelwise_terms, pseudo_depth_te
 from moduv.dynamic_depth.pixelwise.train import WEIGHTS, TrainedPixelwise, by_network
 from moduv.dynamic_depth.weights import save_networks
 from moduv.engine import distributed
-from moduv.engine.loop import LoopConfig, StepState, fit
+from moduv.engine.loop import StepState, TrainingConfig, fit
 from moduv.engine.stages import Stage
 
 
 @dataclass(frozen=True)
-class FinalConfig:
+class FinalConfig(TrainingConfig):
     """How the last stage is trained."""
 
-    loop: LoopConfig
     weight: float = 0.1
     """Of the difference to pseudo-depth."""
     bilinear: bool = False
@@ -30,11 +29,6 @@ class FinalConfig:
     otherwise by the nearest pixel, as their masks."""
     flip: float = 0.5
     jitter: float = 0.5
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
-        return (self.loop.batch_size,)
 
 
 def train_final(

@@ -14,6 +14,7 @@ from torchvision.utils import flow_to_image
 
 from moduv import geometry
 from moduv.depth.triplets import Triplets, find_triplets
+from moduv.dynamic_depth.data import frame_batches
 from moduv.dynamic_depth.networks.slots import SIDE
 from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, explain
 from moduv.dynamic_depth.pixelwise.residual import moving_pixels, object_flow
@@ -22,7 +23,7 @@ from moduv.engine import distributed
 from moduv.engine.config import speed_only
 from moduv.engine.errors import InputError
 from moduv.engine.files import write_npz
-from moduv.engine.log import progress, say
+from moduv.engine.log import say
 from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 
@@ -76,11 +77,7 @@ def scenes(
     model: PixelwiseNetworks, triplets: Triplets, config: ScenesConfig
 ) -> Iterator[tuple[FrameRef, dict[str, np.ndarray]]]:
     """The arrays of every triplet; networks are in evaluation mode. Raises InputError when depth is not finite."""
-    device, batch_size = distributed.device(), config.batch_size
-    for start in progress(range(0, len(triplets), batch_size), desc="scenes", unit="batch"):
-        frames = triplets.frames[start : start + batch_size]
-        samples = [triplets[start + number, 0] for number in range(len(frames))]
-        batch = {key: x.to(device) for key, x in triplets.collate(samples).items()}
+    for frames, batch in frame_batches(triplets, config.batch_size, "scenes"):
         depth, poses, residual = explain(model, batch["images"], batch["K"])
         flow = object_flow(depth, batch["K"], poses, residual)
         maps = {"depth": depth[:, 0].half(), "mot_mask": moving_pixels(flow)[:, 0].half()}

@@ -13,13 +13,14 @@ from torch import nn
 from moduv.depth.triplets import Triplets, find_triplets
 from moduv.depth.weights import load_resnet
 from moduv.dynamic_depth.data import Batch, on_device, to_train
+from moduv.dynamic_depth.outputs import finished_size
 from moduv.dynamic_depth.pixelwise.model import PixelwiseNetworks, pixelwise_terms
 from moduv.dynamic_depth.weights import load_hrnet, load_networks, save_networks
 from moduv.engine import distributed
 from moduv.engine.errors import InputError
 from moduv.engine.log import say
 from moduv.engine.loop import LoopConfig, StepState, fit
-from moduv.engine.stages import Stage, read_manifest
+from moduv.engine.stages import Stage
 
 WEIGHTS = "weights"
 """Folder of a finished training that holds one `.pth` a network."""
@@ -151,14 +152,9 @@ class TrainedPixelwise:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        manifest = read_manifest(folder)
-        size = manifest.get("results", {}).get("size")
-        known = manifest.get("stage") in {"depth pixelwise", "depth final"}
-        if not known or not isinstance(size, list) or len(size) != 2:
-            raise InputError(
-                f"{folder}: holds no finished stage 1; run moduv depth pixelwise first, or check the folder."
-            )
-        self.height, self.width = (int(side) for side in size)
+        stages = {"depth pixelwise", "depth final"}
+        remedy = "run moduv depth pixelwise first, or check the folder"
+        self.height, self.width = finished_size(folder, stages, "stage 1", remedy)
         check_size(self.height, self.width)
 
     def load(self) -> PixelwiseNetworks:
