@@ -156,7 +156,7 @@ def test_masks_that_hold_no_objects_are_one_sentence(tmp_path: Path) -> None:
         ("below", "frame is -1; frames count from 0"),
         ("weights", "other.pth"),
         ("video", "no such video or folder of frames"),
-        ("two", "2 videos are given"),
+        ("two", "2 values are given for VIDEO"),
         ("mask", "gone.png: no such mask"),
     ],
 )

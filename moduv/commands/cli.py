@@ -18,9 +18,10 @@ import time
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from moduv.engine.config import load_preset, preset_names, read_mapping, to_dict
+from moduv.commands.usage import HELP, in_group, overview, unknown
+from moduv.engine.config import load_preset, preset_names, read_mapping, read_preset, to_dict
 from moduv.engine.cores import SPINS, load_function
 from moduv.engine.errors import InputError, is_lost, refusal
 from moduv.engine.files import reason_of
@@ -28,7 +29,8 @@ from moduv.engine.launch import is_launched, processes
 from moduv.engine.pipeline import config_class
 from moduv.runs.catalogue import COMMANDS
 
-USAGE = "usage: moduv COMMAND [--preset NAME] [options]\n\ncommands:\n"
+ALONE = {"-h", "--help", "--print_config"}
+"""Options of every command that take no value."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,13 +38,24 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = command_of(arguments)
     if name is None:
-        width = max(map(len, COMMANDS))
-        lines = [f"  {command:<{width}}  {entry.help}" for command, entry in COMMANDS.items()]
-        asked_for_help = not arguments or arguments[0] in {"-h", "--help"}
-        print(USAGE + "\n".join(lines), file=sys.stdout if asked_for_help else sys.stderr)
-        sys.exit(0 if asked_for_help else 2)
+        _show_commands(arguments)
     options = arguments[len(name.split()) :]
+    if in_group(name) and not COMMANDS[name].words and not "".join(options[:1]).startswith("-"):
+        _show_commands(arguments)
     with_exit_codes(lambda: run_command(name, options), resumes=COMMANDS[name].resumes)
+
+
+def _show_commands(arguments: list[str]) -> NoReturn:
+    """Exit with the commands there are, all or those of a word; or say that one is unknown."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not set(HELP).isdisjoint(arguments) or not arguments:
+        group = words[0] if words and in_group(words[0]) else ""
+        print(overview(group))
+        sys.exit(0)
+    if len(words) == 1 and in_group(words[0]):
+        print(overview(words[0]), file=sys.stderr)
+        sys.exit(2)
+    _leave(f"error: {unknown(words or arguments)}", 2)
 
 
 def with_exit_codes(work: Callable[[], Any], *, resumes: bool = False) -> None:
@@ -111,7 +124,7 @@ def _check_folder() -> None:
         ) from None
 
 
-def _leave(sentence: str, code: int) -> None:
+def _leave(sentence: str, code: int) -> NoReturn:
     print(f"moduv: {sentence}", file=sys.stderr)
     sys.exit(code)
 
@@ -158,24 +171,32 @@ def parse(name: str, arguments: list[str]) -> dict[str, Any]:
     """Parse the options of a command; exit with code 2 if they are wrong."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
+    from moduv.commands.option_help import Options
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     command = COMMANDS[name]
     function = load_function(command.function)
     summary = (inspect.getdoc(function) or "").partition("\nArgs:")[0].strip()
-    words = f" {command.words.upper()} …" if command.words else ""
-    usage = f"moduv {name}{words} [options]"
-    parser = ArgumentParser(prog=f"moduv {name}", usage=usage, description=summary)
+    usage = " ".join(["moduv", name, *_words_shown(command.words, function), "[options]"])
+    others = ", ".join(f"moduv {other}" for other in in_group(name))
+    parser = ArgumentParser(
+        prog=f"moduv {name}",
+        usage=usage,
+        description=summary,
+        epilog=f"See also: {others}." if others else None,
+        formatter_class=Options,
+    )
     parser.add_argument("--cfg", action="config", help="YAML file with options of this command")
     parser.add_function_arguments(function, as_group=False, fail_untyped=True)
     arguments = normalised(arguments, function, command.words)
     if command.section is not None:
         parser.add_argument(
-            "--preset", default="paper", help=f"one of {preset_names()} or a YAML file"
+            "--preset", default="paper", help=f"{', '.join(preset_names())}, or a YAML file."
         )
         told = [_preset_of(arguments), *(file.get("preset") for file in _files(arguments))]
         chosen = next((preset for preset in told if isinstance(preset, str)), "paper")
-        preset = load_preset(config_class(command), chosen, command.section)
-        parser.set_defaults({"config": to_dict(preset)})
+        if HELP.isdisjoint(arguments) or _is_told(name, chosen):
+            parser.set_defaults({"config": _settings(name, chosen)})
     try:
         values = parser.parse_args(arguments)
     # What the parser lets through of files of options.
@@ -190,16 +211,52 @@ def command_of(words: list[str]) -> str | None:
     return next((" ".join(given[:n]) for n in (2, 1) if " ".join(given[:n]) in COMMANDS), None)
 
 
+def _is_told(name: str, preset: str) -> bool:
+    """Whether a preset, or the defaults, say how a command is to work."""
+    try:
+        _settings(name, preset)
+    except InputError:
+        return COMMANDS[name].section in read_preset(preset)
+    return True
+
+
+def _settings(name: str, preset: str) -> dict[str, Any]:
+    """The configuration of a command by a preset. Raises InputError where the preset lacks what has no default."""
+    command = COMMANDS[name]
+    section = command.section or ""
+    try:
+        return to_dict(load_preset(config_class(command), preset, section))
+    except InputError:
+        if section in read_preset(preset):
+            raise
+        known = [other for other in preset_names() if section in read_preset(other)]
+        raise InputError(
+            f"preset {preset!r} has no section {section!r}; choose another --preset, such as {' or '.join(known)}."
+        ) from None
+
+
+def _words_shown(words: str, function: Callable[..., Any]) -> list[str]:
+    """How the words of a command are shown in its usage."""
+    if not words:
+        return []
+    several = _takes_several(typing.get_type_hints(function)[words])
+    return [words.upper() + (" …" if several else "")]
+
+
+def _takes_several(hint: Any) -> bool:
+    return typing.get_origin(hint) is list
+
+
 def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
     """Convert arguments as typed into the parser's form.
 
-    Words before the first option become the list `words`; `--some-flag` becomes `--some_flag`, and
-    `true` follows where a flag of the function stands alone.
+    Words that are no value of an option become the argument `words`; `--some-flag` becomes `--some_flag`,
+    and `true` follows where a flag of the function stands alone.
     """
-    count = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    if words and count:
-        arguments = [f"--{words}={json.dumps(arguments[:count])}", *arguments[count:]]
     hints = typing.get_type_hints(function)
+    if words:
+        free, arguments = _apart(arguments, hints)
+        arguments = [*_as_option(words, free, hints[words]), *arguments]
     result = []
     for position, word in enumerate(arguments):
         name, equals, value = word.removeprefix("--").partition("=")
@@ -213,6 +270,33 @@ def normalised(arguments: list[str], function: Callable[..., Any], words: str = 
         if hints[name] is bool and not equals and last:
             result.append("true")
     return result
+
+
+def _apart(arguments: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The words that are no value of an option, and the others."""
+    free, others, option = [], [], ""
+    for word in arguments:
+        flag = hints.get(option.removeprefix("--").replace("-", "_")) is bool
+        is_value = bool(option) and (not flag or word.lower() in {"true", "false"})
+        if word.startswith("--") or is_value or (word.startswith("-") and len(word) > 1):
+            others.append(word)
+        else:
+            free.append(word)
+        takes_value = word.startswith("--") and "=" not in word and word not in ALONE
+        option = word if takes_value else ""
+    return free, others
+
+
+def _as_option(words: str, free: list[str], hint: Any) -> list[str]:
+    """Raises InputError for several words where a command takes one."""
+    if not free:
+        return []
+    if _takes_several(hint):
+        return [f"--{words}={json.dumps(free)}"]
+    if len(free) > 1:
+        values = f"{len(free)} values are given for {words.upper()}"
+        raise InputError(f"{values}: {', '.join(free)}; give one.")
+    return [f"--{words}={free[0]}"]
 
 
 def _preset_of(arguments: list[str]) -> str | None:

@@ -31,7 +31,7 @@ JPEG = (".jpg", ".jpeg")
 
 
 def follow(
-    videos: list[Path],
+    video: Path,
     mask: Path,
     weights: Path,
     out: Path = Path("out"),
@@ -44,7 +44,7 @@ def follow(
     Frames whose shorter side has more than 480 pixels are shrunk for the network; masks have the video's size.
 
     Args:
-        videos: one video file, or a folder of frames in order of name.
+        video: a video file, or a folder of frames in order of name.
         mask: a PNG of the size of the frames: an index (palette or grey values) or a flat colour for each
             object; 0, black and what is transparent are background.
         weights: a correspondence network, official or ours, or the folder of a training.
@@ -57,9 +57,6 @@ def follow(
     Raises:
         InputError: when a file is missing or does not fit.
     """
-    if len(videos) != 1:
-        raise InputError(f"{len(videos)} videos are given; name one video or one folder of frames.")
-    (video,) = videos
     if not (video.is_dir() or (video.is_file() and is_video(video))):
         raise InputError(f"{video}: no such video or folder of frames; check the path.")
     name = video.resolve().name if video.is_dir() else video.stem

@@ -37,7 +37,7 @@ NAMES = "names.json"
 
 
 def name_detections(
-    detections: list[Path],
+    detections: Path,
     images: Path,
     vocabulary: str,
     encoder: str,
@@ -64,16 +64,14 @@ def name_detections(
     Raises:
         InputError: for weights of another architecture, an empty vocabulary, missing images.
     """
-    if len(detections) != 1:
-        raise InputError(f"{len(detections)} files of detections are given; give one.")
-    source = detections[0]
-    if (out / source.name).resolve() == source.resolve():
-        raise InputError(f"{source}: its named form would replace it; choose another --out.")
+    if (out / detections.name).resolve() == detections.resolve():
+        raise InputError(f"{detections}: its named form would replace it; choose another --out.")
     words = Vocabulary.load(vocabulary)
     check_groups_kept(words, out)
     namer = Namer(words, load_encoder(encoder, device), config)
-    found = LabelSet(source, images, split) if source.is_dir() else CocoFile(source, images, truth)
-    namer.name(found, out / source.name)
+    is_set = detections.is_dir()
+    found = LabelSet(detections, images, split) if is_set else CocoFile(detections, images, truth)
+    namer.name(found, out / detections.name)
 
 
 def check_groups_kept(words: Vocabulary, out: Path) -> None:

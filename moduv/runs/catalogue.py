@@ -226,7 +226,7 @@ COMMANDS = {
         "moduv.commands.follow:follow",
         None,
         "a mask drawn in one frame, followed through a video",
-        words="videos",
+        words="video",
     ),
     "export": Command(
         "moduv.commands.export:export", None, "a detector as ONNX, TorchScript or safetensors"
