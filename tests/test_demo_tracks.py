@@ -16,6 +16,7 @@ from moduv.commands.cli import main
 from moduv.commands.demo import DemoConfig, run_demo
 from moduv.correspondence.weights import NetworkConfig
 from moduv.engine.errors import InputError
+from moduv.frames.images import write_image
 from moduv.frames.video import read_clip
 from moduv.visual.drawing import instance_color
 
@@ -77,6 +78,17 @@ def test_identities_by_propagated_masks_last_until_a_cut(weights: Path, tmp_path
     assert not (found[0] | found[2]) & found[3]
     with pytest.raises(InputError, match="do not fit the network"):
         run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", DemoConfig(follow=weights))
+
+
+def test_a_network_that_has_no_video_to_follow_is_said(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in/one.png", street())
+    words = ["demo", "--load_ckpt", weights, "--input", tmp_path / "in", "--out", tmp_path / "out"]
+    main([*map(str, words), "--follow", "network.pth"])
+    told = capsys.readouterr().out
+    assert "in: holds no video, so that --follow has nothing to follow" in told
+    assert "1 image, " in told
 
 
 def test_batches_change_nothing(weights: Path, tmp_path: Path) -> None:

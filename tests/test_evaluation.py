@@ -18,9 +18,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import write_json
+from moduv.engine.files import read_json, write_json
 from moduv.evaluation.detection import AREAS, evaluate
-from moduv.evaluation.tables import format_table
+from moduv.evaluation.tables import format_table, show_metrics
 from moduv.instances.coco import select_images
 
 HEIGHT, WIDTH = 96, 160
@@ -294,6 +294,15 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         evaluate(two_cars(), [], areas="huge")
     with pytest.raises(InputError, match=r"image 'val/d/1\.jpg' is not in"):
         evaluate(two_cars(), {"images": [{"id": 1, "file_name": "val/d/1.jpg"}], "annotations": []})
+
+
+def test_counts_are_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_metrics({"objects": 1541, "share": 0.25}, tmp_path / "metrics.json")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["objects", "1,541"],
+        ["share", "0.2500"],
+    ]
+    assert read_json(tmp_path / "metrics.json") == {"objects": 1541, "share": 0.25}
 
 
 def test_tables_align_in_text_and_markdown() -> None:

@@ -264,6 +264,8 @@ def test_what_cannot_be_is_one_sentence(data: Path, tmp_path: Path) -> None:
         propagate_labels(labels, split, data, labels, CarriedConfig())
     with pytest.raises(InputError, match="has no labels"):
         propagate_labels(tmp_path / "L9", split, data, tmp_path / "out", CarriedConfig())
+    with pytest.raises(InputError, match=r"has no image of the 6 labelled .*; check --data"):
+        propagate_labels(labels, split, tmp_path / "other", tmp_path / "out", CarriedConfig())
     (data / "train/a/000001.png").unlink()
     with pytest.raises(InputError, match="no such image"):
         propagate_labels(labels, split, data, tmp_path / "out", CarriedConfig())

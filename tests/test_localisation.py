@@ -220,7 +220,9 @@ def test_boxes_without_area_and_boxes_on_ignored_objects_do_not_count() -> None:
     assert box_iou(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [[0.0]]
 
 
-def test_files_are_measured_by_names_and_masks(tmp_path: Path) -> None:
+def test_files_are_measured_by_names_and_masks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def entry(number: int, box: list[int], **more: Any) -> dict[str, Any]:
         mask = rle.from_box(box, (40, 60))
         return {"id": number, "image_id": 1, "bbox": box, "segmentation": mask, **more}
@@ -248,3 +250,8 @@ def test_files_are_measured_by_names_and_masks(tmp_path: Path) -> None:
     options = ["--ground_truth", str(paths[0]), "--predictions", str(paths[1])]
     main(["evaluate", "localisation", *options, "--out", str(tmp_path / "metrics.json")])
     assert read_json(tmp_path / "metrics.json") == metrics
+    told = capsys.readouterr().out
+    assert "1 of 3 predictions are of no true class (no name)" in told
+    write_json(paths[1], [{**found[0], "name": "lorry"}, found[1]])
+    measure_localisation(*paths)
+    assert "1 of 2 predictions are of no true class (lorry)" in capsys.readouterr().out

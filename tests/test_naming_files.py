@@ -16,6 +16,7 @@ from moduv.commands.cli import main
 from moduv.engine.files import read_json, write_json
 from moduv.frames.clip import FrameRef
 from moduv.frames.images import write_image
+from moduv.frames.video import read_clip
 from moduv.frames.video_writer import write_video
 from moduv.instances import rle
 from moduv.instances.instances import Instances
@@ -91,6 +92,20 @@ def test_the_demo_file_gets_names_and_keeps_everything_else(named: Any, tmp_path
     assert (tmp_path / "out/groups/group_01.png").is_file()
 
 
+def test_tracks_of_a_folder_of_frames_get_names(named: Any, tmp_path: Path) -> None:
+    content = write_demo(tmp_path / "in")
+    film = tmp_path / "in/clip.mp4"
+    for number, (_, image) in enumerate(read_clip(film)):
+        write_image(tmp_path / f"in/clip/{number}.png", image)
+    film.unlink()
+    images = [
+        {**one, "file_name": one["file_name"].replace(".mp4", "")} for one in content["images"]
+    ]
+    write_json(tmp_path / "in/detections.json", {**content, "images": images})
+    found = named(tmp_path / "in/detections.json", tmp_path / "in", tmp_path / "out")
+    assert [entry.get("name") for entry in found["annotations"]][3:] == ["green"] * 5
+
+
 def test_a_named_group_is_recognised_the_next_time(named: Any, tmp_path: Path) -> None:
     write_demo(tmp_path / "in")
     named(tmp_path / "in/detections.json", tmp_path / "in", tmp_path / "out")
@@ -148,6 +163,7 @@ def test_bad_input_is_one_sentence(
         assert left.value.code == 2
         return capsys.readouterr().err
 
+    assert f"give {source}" in refused(source.parent, tmp_path / "in", out)
     (tmp_path / "in/still.png").unlink()
     assert "still.png: no such image" in refused(source, tmp_path / "in", out)
     write_image(tmp_path / "in/still.png", draw([])[0])

@@ -135,7 +135,9 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     names = output_names([*listing.images, *listing.videos], source, out)
     detector = load_detector(checkpoint_path, config.device, config.half)
     follower = None
-    if config.follow is not None:
+    if config.follow is not None and not listing.videos:
+        say(f"{source}: holds no video, so that --follow has nothing to follow")
+    elif config.follow is not None:
         device = choose_device(config.device)
         follower = Follower.load(config.follow, PropagatedConfig(), device, USUAL_SIDE)
     run = _Run(detector, config, Detections(), follower, alone=len(names) == 1)

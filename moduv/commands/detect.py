@@ -103,7 +103,7 @@ def image_file(root: Path, file_name: str) -> Path:
         path = FrameRef(str(name.parent), int(name.stem)).image_path(root)
     if not path.is_file():
         raise InputError(
-            f"{root / name}: no such image; give the folder that image names start from."
+            f"{root / name}: no such image; give the folder that image names start from by --images."
         )
     return path
 

@@ -55,5 +55,6 @@ class Detections:
         """Say how many there are."""
         stills = sum("video_id" not in image for image in self.images)
         shown = sum(annotation["score"] > threshold for annotation in self.annotations)
-        videos = f" and {len(self.videos)} videos" if self.videos else ""
-        say(f"{stills} images{videos}, {shown} objects above {threshold:g}: {out}")
+        counted = [(stills, "image"), (len(self.videos), "video")]
+        files = " and ".join(f"{n} {kind}{'s'[: n != 1]}" for n, kind in counted if n)
+        say(f"{files}, {shown} objects above {threshold:g}: {out}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moduv.commands.detect import image_file
+from moduv.commands.detect import DETECTIONS, image_file
 from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import progress, say
@@ -201,7 +201,7 @@ class CocoFile:
                 stills.append((image.id, find_file(self.images, image.name)))
         yield from read_stills(stills, workers)
         for name, numbers in videos.items():
-            for at, pixels in read_numbers(find_file(self.images, name), set(numbers)):
+            for at, pixels in read_numbers(find_clip(self.images, name), set(numbers)):
                 yield numbers[at].id, pixels
 
     def write(self, path: Path, naming: Naming) -> None:
@@ -233,7 +233,9 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         if self.split is None:
-            raise InputError(f"{self.root}: is a label root; say which frames with --split.")
+            inside = self.root / DETECTIONS
+            remedy = f"give {inside}" if inside.is_file() else "say which frames with --split"
+            raise InputError(f"{self.root}: is a folder; {remedy}.")
         self.refs = labelled(self.root, read_split(self.split))
 
     def seen(self, score: float) -> list[Seen]:
@@ -292,9 +294,15 @@ def find_file(root: Path, name: str) -> Path:
         return image_file(root, name)
     if not Path(name).is_file():
         raise InputError(
-            f"{root / name}: no such image; give the folder that image names start from."
+            f"{root / name}: no such image; give the folder that image names start from by --images."
         )
     return Path(name)
+
+
+def find_clip(root: Path, name: str) -> Path:
+    """The same for a video, which may be a folder of frames, as `moduv follow` takes it."""
+    places = (root / name, Path(name))
+    return next((place for place in places if place.is_dir()), None) or find_file(root, name)
 
 
 def read_stills(

@@ -8,17 +8,17 @@ so that confetti reaches 0.84. Hence they stand beside boxes a frame and precisi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from moduv.engine.files import write_json
 from moduv.engine.log import say
 from moduv.evaluation.masks import mask_measures
+from moduv.evaluation.tables import show_metrics
 from moduv.instances import rle
 from moduv.instances.coco import (
     Annotation,
@@ -47,10 +47,7 @@ def evaluate_localisation(
         score: predictions with a score above it count, and those without score.
     """
     metrics = measure_localisation(ground_truth, predictions, score)
-    for name, value in metrics.items():
-        say(f"{name:<28} {value:.4f}")
-    if out is not None:
-        write_json(out, metrics, indent=1)
+    show_metrics(metrics, out)
 
 
 def measure_localisation(
@@ -67,6 +64,7 @@ def measure_localisation(
     truth = read_ground_truth(ground_truth)
     results = read_results(predictions, truth)
     kept = [entry for entry in results.annotations if entry.get("score", score + 1) > score]
+    _say_strange(truth, kept, results.name)
     frames = _frames(truth, kept)
     metrics = {f"published/{name}": value for name, value in published(frames).items()}
     metrics |= {f"corrected/{name}": value for name, value in corrected(frames).items()}
@@ -81,18 +79,37 @@ def measure_localisation(
     return metrics
 
 
-def _frames(truth: DataSet, found: Sequence[Annotation]) -> list[Frame]:
+def _classes(truth: DataSet) -> Callable[[Annotation], str]:
+    """What class an object is of: its name, or its category where no true object has a name."""
     categories = {c["id"]: c.get("name") for c in truth.content.get("categories") or []}
     by_name = any("name" in entry for entry in truth.annotations)
 
-    def word(entry: Annotation) -> Any:
-        return entry.get("name") if by_name else categories.get(entry.get("category_id"))
+    def class_of(entry: Annotation) -> str:
+        word = entry.get("name") if by_name else categories.get(entry.get("category_id"))
+        return "no name" if word is None else str(word)
 
-    words = sorted({str(word(entry)) for entry in truth.annotations})
+    return class_of
+
+
+def _say_strange(truth: DataSet, found: Sequence[Annotation], source: str) -> None:
+    """Say how many predictions are of a class that no true object has."""
+    class_of = _classes(truth)
+    known = {class_of(entry) for entry in truth.annotations}
+    strange = Counter(class_of(entry) for entry in found if class_of(entry) not in known)
+    if strange:
+        say(
+            f"  {source}: {strange.total()} of {len(found)} predictions are of no true class "
+            f"({', '.join(sorted(strange))}); AP of classes takes them for wrong"
+        )
+
+
+def _frames(truth: DataSet, found: Sequence[Annotation]) -> list[Frame]:
+    class_of = _classes(truth)
+    words = sorted({class_of(entry) for entry in truth.annotations})
     numbers = {text: number for number, text in enumerate(words, 1)}
 
     def labels(entries: Sequence[Annotation]) -> np.ndarray:
-        return np.array([numbers.get(str(word(entry)), 0) for entry in entries], int)
+        return np.array([numbers.get(class_of(entry), 0) for entry in entries], int)
 
     objects, predictions = group_by_image(truth.annotations), group_by_image(found)
     frames = []

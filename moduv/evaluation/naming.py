@@ -13,8 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
 from moduv.engine.errors import InputError
-from moduv.engine.files import write_json
-from moduv.engine.log import say
+from moduv.evaluation.tables import show_metrics
 from moduv.instances import rle
 from moduv.instances.coco import (
     Annotation,
@@ -63,7 +62,10 @@ def kind_of(name: str) -> str:
 
 
 def evaluate_naming(ground_truth: Path, predictions: Path, out: Path | None = None) -> None:
-    """Evaluate the names of detections.
+    """Evaluate the names of detections, at those that lie on an object of the ground truth.
+
+    A name is right when all its words are, a kind when the last one is: "red van" is a van. `@0.5` is the surer half,
+    `unknown` the share without a name, `flips` the share of followed objects that are called by several names.
 
     Args:
         ground_truth: COCO JSON whose objects have a `name`, and a `track_id` where they are followed.
@@ -71,10 +73,7 @@ def evaluate_naming(ground_truth: Path, predictions: Path, out: Path | None = No
         out: where to write the metrics as JSON.
     """
     metrics = measure_names(ground_truth, predictions)
-    for name, value in metrics.items():
-        say(f"{name:<28} {value:.4f}")
-    if out is not None:
-        write_json(out, metrics, indent=1)
+    show_metrics(metrics, out)
 
 
 def measure_names(ground_truth: Source, predictions: Source) -> dict[str, float]:

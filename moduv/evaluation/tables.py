@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+
+from moduv.engine.files import write_json
+from moduv.engine.log import say
 
 ABSENT = "–"
 
@@ -13,6 +17,19 @@ def format_value(value: float | None) -> str:
     if value is None or not value >= 0:
         return ABSENT
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def show_metrics(metrics: Mapping[str, float], out: Path | None = None) -> None:
+    """Print every metric, counts whole, and write all as JSON where a file is named."""
+    width = max([28, *map(len, metrics)])
+    for name, value in metrics.items():
+        say(
+            f"{name:<{width}} {value:,}"
+            if isinstance(value, int)
+            else f"{name:<{width}} {value:.4f}"
+        )
+    if out is not None:
+        write_json(out, metrics, indent=1)
 
 
 def format_table(

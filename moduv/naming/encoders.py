@@ -67,8 +67,9 @@ def load_encoder(spec: str, device: str = "auto") -> OpenClipEncoder:
     kind, _, rest = spec.partition(":")
     if kind != "open_clip" or not rest:
         raise InputError(
-            f"encoder {spec!r:.120} is unknown; write open_clip:ARCHITECTURE:WEIGHTS_FILE, with a file "
-            "fetched once, such as open_clip_model.safetensors of a CLIP model on a model hub."
+            f"encoder {spec!r:.120} is unknown; write open_clip:FOLDER, such as that of moduv name train, or "
+            "open_clip:ARCHITECTURE:WEIGHTS_FILE, with a file fetched once, such as open_clip_model.safetensors of "
+            "a CLIP model on a model hub."
         )
     if Path(rest).is_dir():
         return _from_folder(Path(rest), choose_device(device))

@@ -15,6 +15,7 @@ from moduv.correspondence.carrying import FeatureWay
 from moduv.correspondence.predict import Follower
 from moduv.correspondence.propagation import PropagationConfig
 from moduv.engine import distributed
+from moduv.engine.errors import InputError
 from moduv.engine.files import read_json, write_json
 from moduv.engine.log import progress, say
 from moduv.frames.clip import FrameRef
@@ -75,6 +76,7 @@ def _propagate(
     labels: Path, split: Path, data: Path, out: Path, config: CarriedConfig, follow: Path | None
 ) -> dict[str, Any]:
     clips = labelled_clips(labels, read_split(split))
+    _check_frames(clips, split, data)
     share = [clip for clip in distributed.shard(clips) if not _counts(clip, out).is_file()]
     find: FindWay = _by_flow
     if follow is not None:
@@ -95,6 +97,16 @@ def _propagate(
     dropped = "".join(f"; {count} {reason}" for reason, count in sorted(counts.items()))
     say(f"  {carried} labels carried to {added} frames{dropped}: {out}")
     return {**numbers, "new_frames": added, "carried": carried, "dropped": counts}
+
+
+def _check_frames(clips: Sequence[Sequence[FrameRef]], split: Path, data: Path) -> None:
+    """Raise InputError when no labelled frame has an image: there are no neighbours to carry labels to then."""
+    frames = [frame for clip in clips for frame in clip]
+    if not any(frame.image_path(data).is_file() for frame in frames):
+        raise InputError(
+            f"{data}: has no image of the {len(frames)} labelled frames of {split}, such as "
+            f"{frames[0].image_path(data)}; check --data."
+        )
 
 
 def _counts(clip: Sequence[FrameRef], out: Path) -> Path:

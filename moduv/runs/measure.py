@@ -24,6 +24,7 @@ from moduv.evaluation.consistency import temporal_consistency
 from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
 from moduv.evaluation.detection import evaluate
 from moduv.evaluation.stage1 import evaluate_motion_outputs
+from moduv.evaluation.tables import show_metrics
 from moduv.frames.clip import FrameRef
 from moduv.frames.splits import read_split
 from moduv.instances.coco import CATEGORIES, select_truth
@@ -234,7 +235,7 @@ def measure_motion(motion: Path, truth: Path, split: Path, out: Path | None = No
         out: receives `metrics.json` and, where motion is labelled, `precision_recall.svg`.
     """
     metrics, curve = evaluate_motion_outputs(motion, truth, with_motion(motion, split))
-    _show(metrics, None if out is None else out / "metrics.json")
+    show_metrics(metrics, None if out is None else out / "metrics.json")
     if out is not None and curve is not None:
         points = list(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True))
         base_rate = metrics["motion/base_rate"]
@@ -260,7 +261,7 @@ def measure_depth(
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r} is unknown; choose one of {tuple(PROTOCOLS)}.")
     frames = with_motion(motion, split)
-    _show(evaluate_depths(motion, truth, frames, PROTOCOLS[protocol]), out)
+    show_metrics(evaluate_depths(motion, truth, frames, PROTOCOLS[protocol]), out)
 
 
 def evaluate_detections(
@@ -275,12 +276,4 @@ def evaluate_detections(
         areas: size ranges, coco or street.
     """
     metrics = evaluate(ground_truth, predictions, areas=areas)
-    _show(metrics, out)
-
-
-def _show(metrics: dict[str, float], out: Path | None) -> None:
-    """Print every metric, and write them where asked for."""
-    for name, value in metrics.items():
-        say(f"{name:<28} {value:.4f}")
-    if out is not None:
-        write_json(out, metrics, indent=1)
+    show_metrics(metrics, out)
