@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from moduv.commands.cli import main
 from moduv.dynamic_depth.masks.candidates import CleanConfig, as_instances, clean_labels
 from moduv.dynamic_depth.masks.given import MasksConfig, import_masks
 from moduv.dynamic_depth.masks.rules import clean_masks, distinct_masks
@@ -313,3 +314,10 @@ def test_a_folder_whose_stage_was_interrupted_is_no_input(tmp_path: Path) -> Non
     write_json(tmp_path / "road/.manifest.json", {"config": {}})
     with pytest.raises(InputError, match="road: is not finished; run the command that makes it"):
         made_here(tmp_path / "road")
+
+
+def test_help_needs_no_preset_that_has_the_section(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["depth", "ground", "--help"])
+    assert stopped.value.code == 0
+    assert "--config.loop.steps" in capsys.readouterr().out

@@ -38,10 +38,9 @@ def test_unknown_preset_names_the_choice() -> None:
     assert {"paper", "street"} <= set(preset_names())
     with pytest.raises(InputError, match="choose one of"):
         read_preset("fastest")
-    with pytest.raises(InputError, match="add the missing key"):
-        load_preset(
-            Labour, "street", "nothing"
-        )  # a missing section means defaults, and one has none
+    with pytest.raises(InputError, match="lacks 'rate'; add the missing key"):
+        # A missing section means the defaults, and a setting has none.
+        load_preset(Labour, "street", "nothing")
 
 
 @pytest.mark.parametrize(

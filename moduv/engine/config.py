@@ -167,12 +167,26 @@ def build(config_class: type[Config], values: dict[str, Any], source: str) -> Co
     resolved = {
         key: _convert(hints[key], value, f"{source}.{key}") for key, value in values.items()
     }
+    missing = [name for name in _required(config_class) if name not in resolved]
+    if missing:
+        lacking = ", ".join(map(repr, missing))
+        raise InputError(
+            f"{source}: lacks {lacking}; add the missing key, or choose a preset that has it."
+        )
     try:
         return config_class(**resolved)
-    except TypeError as error:
-        raise InputError(f"{source}: {error}; add the missing key.") from None
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+
+
+def _required(config_class: type) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    unset = dataclasses.MISSING
+    return [
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.default is unset and field.default_factory is unset
+    ]
 
 
 def save_config(path: str | Path, config: Any) -> None:
