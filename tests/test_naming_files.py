@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,11 @@ def test_bad_input_is_one_sentence(
     for key, value, entries in (
         ("track_id", [3], "annotations"),
         ("frame_index", "one", "images"),
+        ("frame_index", float("inf"), "images"),
         ("video_id", [1], "images"),
     ):
         broken = [{**entry, key: value} if key in entry else entry for entry in content[entries]]
-        write_json(source, {**content, entries: broken})
+        source.write_text(json.dumps({**content, entries: broken}))
         assert key in refused(source, tmp_path / "in", out)
     write_json(source, content)
     (tmp_path / "words.yaml").write_text(
@@ -215,6 +217,13 @@ def test_the_demo_draws_names(
     assert len(found["images"]) == len(content["images"])
     for name in ("still.png", "clip.mp4"):
         assert (tmp_path / "named" / name).read_bytes() != (tmp_path / "plain" / name).read_bytes()
+    # A broken file leaves the others their names.
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as stopped:
+        main([*plain, "--out", str(tmp_path / "rest"), *words, "--encoder", "open_clip:x:y"])
+    assert stopped.value.code == 2
+    assert "broken.png: the image is not readable" in capsys.readouterr().err
+    assert read_json(tmp_path / "rest/detections.json")["annotations"] == found["annotations"]
     with pytest.raises(SystemExit):
         main([*plain, "--out", str(tmp_path / "half"), *words])
     assert "both --names and --encoder" in capsys.readouterr().err

@@ -101,12 +101,13 @@ def demo(
     namer = _namer(names, encoder, out, vis_conf_thrd, device) if names else None
     tracks = TrackConfig(patience=patience)
     config = DemoConfig(vis_conf_thrd, batch_size, device, half, tracks, follow)
-    run_demo(load_ckpt, input, out, config)
-    if namer is not None:
+    run = _show(load_ckpt, input, out, config)
+    if namer is not None and run.detections.images:
         listing = find_files(input, out)
         targets = output_names([*listing.images, *listing.videos], input, out)
         namer.name(CocoFile(out / DETECTIONS, Path()), out / DETECTIONS)
         draw_named(out / DETECTIONS, {str(path): to for path, to in targets.items()}, vis_conf_thrd)
+    _refuse_broken(run)
 
 
 def _namer(names: str, encoder: str, out: Path, score: float, device: str) -> Namer:
@@ -131,6 +132,11 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
     Raises:
         InputError: when weights or files are missing or broken; other files are finished first.
     """
+    _refuse_broken(_show(checkpoint_path, source, out, config))
+
+
+def _show(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig) -> _Run:
+    """Do the work of `run_demo`, and only record which files cannot be shown."""
     listing = find_files(source, out)
     names = output_names([*listing.images, *listing.videos], source, out)
     detector = load_detector(checkpoint_path, config.device, config.half)
@@ -152,6 +158,11 @@ def run_demo(checkpoint_path: Path, source: Path, out: Path, config: DemoConfig)
             say_left_out(
                 listing.left_out + Counter({"files that cannot be shown": len(run.broken)})
             )
+    return run
+
+
+def _refuse_broken(run: _Run) -> None:
+    """Raise InputError naming the first of the files that could not be shown, if there are any."""
     if run.broken:
         others = len(run.broken) - 1
         more = f" (and {others} more, named above)" if others else ""

@@ -151,7 +151,7 @@ class CocoFile:
         """The objects above a score; those without mask are their boxes."""
         seen = []
         for position, entry in enumerate(self.data.annotations):
-            if entry.get("score", 1.0) <= score and "score" in entry:
+            if "score" in entry and entry["score"] <= score:
                 continue
             image = self.data.images[entry["image_id"]]
             mask = entry.get("segmentation")
@@ -168,16 +168,16 @@ class CocoFile:
         return seen
 
     def _place(self, image: Image) -> int:
-        """Where an image is in its video. Raises InputError when that is no number."""
+        """The index of an image in its video. Raises InputError when it is not a whole number."""
         index = image.entry.get("frame_index", 0)
-        if type(index) not in (int, float):
+        if type(index) is not int and not (isinstance(index, float) and index.is_integer()):
             raise InputError(
                 f"{self.path}: 'frame_index' of image {image.id!r} is {index!r:.60}; give a whole number."
             )
         return int(index)
 
     def _track(self, entry: dict[str, Any], image: Image, position: int) -> Hashable:
-        """What tells objects apart: identities within a video, if any; others are alone."""
+        """The key of an object's track: its identity in its video, or the object itself where it has none."""
         track, video = entry.get("track_id"), image.entry.get("video_id")
         if not (
             isinstance(track, int | float | str | None) and isinstance(video, int | str | None)
@@ -195,7 +195,7 @@ class CocoFile:
         stills = []
         for image in wanted:
             name, mark, number = image.name.rpartition("#")
-            if mark and number.isdigit():
+            if mark and number.isdecimal():
                 videos[name][int(number)] = image
             else:
                 stills.append((image.id, find_file(self.images, image.name)))
