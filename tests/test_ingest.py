@@ -124,7 +124,7 @@ def test_clips_get_the_aspect_of_most_frames(
     known.to_cam_json(tmp_path / "in/upright/cam.json")
     config = ImportConfig(field_of_view=60, one_aspect=True, max_width=200)
     import_folder(tmp_path / "in", tmp_path / "out", config)
-    assert "2 clips cropped to the aspect of the others, 5:3" in capsys.readouterr().out
+    assert "2 clips cropped to the aspect ratio of the others, 5:3" in capsys.readouterr().out
     clips = tmp_path / "out/clips"
     images = {path.name: read_image(path / "000000.jpg") for path in clips.iterdir()}
     sizes = {name: image.shape[:2] for name, image in images.items()}

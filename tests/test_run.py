@@ -315,7 +315,7 @@ def test_outputs_in_the_source_and_other_aspects_do_not_stop_a_run(
     write_image(run.out / "motion/pictures/0.png", wide)
     assert frames() == told
     said = capsys.readouterr().out
-    assert "1 clips cropped to the aspect of the others, 5:3" in said
+    assert "1 clips cropped to the aspect ratio of the others, 5:3" in said
     assert "finished before" in said
     main(["run", str(source), "--out", str(run.out), "--preset", str(tiny), "--dry-run"])
     assert "3 clips, up to 24 frames" in capsys.readouterr().out

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from moduv.instances.instances import ASPECT_TOLERANCE
 
 OTHER_ASPECT = ASPECT_TOLERANCE / 6
-"""Relative difference of another aspect. The rest of the tolerance is for the size of stage 1's input, which
-has the aspect of one frame in steps of 32 pixels."""
+"""Relative difference of another aspect ratio. The rest of the tolerance is for the size of stage 1's input, which
+has the aspect ratio of one frame in steps of 32 pixels."""
 
 
 class Window(NamedTuple):
@@ -23,12 +23,12 @@ class Window(NamedTuple):
 
 
 def differs(width: int, height: int, aspect: Fraction) -> bool:
-    """Test whether an image has another aspect, see `OTHER_ASPECT`."""
+    """Test whether an image has another aspect ratio, see `OTHER_ASPECT`."""
     return abs(Fraction(width, height) / aspect - 1) > OTHER_ASPECT
 
 
 def usual_aspect(frames: Mapping[Fraction, int]) -> Fraction:
-    """Return the aspect of most frames, given their number for each; similar aspects count together."""
+    """Return the aspect ratio of most frames, given their number for each; similar ones count together."""
 
     def votes(aspect: Fraction) -> tuple[int, int]:
         near = sum(
@@ -42,7 +42,7 @@ def usual_aspect(frames: Mapping[Fraction, int]) -> Fraction:
 
 
 def centre_window(width: int, height: int, aspect: Fraction) -> Window:
-    """Return the largest centred part of an image with an aspect; the whole image if it has that one."""
+    """Return the largest centred part of an image with an aspect ratio; the whole image if it has that one."""
     if not differs(width, height, aspect):
         return Window(0, 0, width, height)
     if Fraction(width, height) > aspect:

@@ -56,7 +56,7 @@ class ImportConfig:
     keep_stills: bool = False
     """Keep frames that repeat the previous one."""
     one_aspect: bool = False
-    """Crop clips around their centre to the aspect of most frames."""
+    """Crop clips around their centre to the aspect ratio of most frames."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.max_width < 0 or self.motion <= 0:
@@ -228,7 +228,7 @@ def clip_sizes(clips: dict[str, Path]) -> tuple[dict[str, tuple[int, int]], dict
 
 
 def _aspect(clips: dict[str, Path], sizes: dict[str, tuple[int, int]]) -> Fraction:
-    """The aspect of most frames."""
+    """The aspect ratio of most frames."""
     aspects = {name: Fraction(*size) for name, size in sizes.items()}
     if len(set(aspects.values())) == 1:
         return next(iter(aspects.values()))
@@ -239,7 +239,7 @@ def _aspect(clips: dict[str, Path], sizes: dict[str, tuple[int, int]]) -> Fracti
     others = sum(differs(*size, usual) for size in sizes.values())
     if others:
         say(
-            f"  {others} clips cropped to the aspect of the others, {usual.numerator}:{usual.denominator}"
+            f"  {others} clips cropped to the aspect ratio of the others, {usual.numerator}:{usual.denominator}"
         )
     return usual
 

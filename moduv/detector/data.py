@@ -20,7 +20,7 @@ class LabelledFrames:
     """Training samples of the detector, drawn from (index, sample seed).
 
     A sample has its frame's size. Without `label_root` the frames hold no objects; once `cache_bytes` of
-    decoded frames are kept, the rest is read every time. A missing label file, and masks of another aspect than
+    decoded frames are kept, the rest is read every time. A missing label file, and masks of another aspect ratio than
     the image, raise InputError when the sample is asked for.
     """
 
@@ -81,7 +81,7 @@ class LabelledFrames:
 def labelled_frame(image: np.ndarray, instances: Instances, source: str) -> LabelledFrame:
     """Join an image (H, W, 3) and its labels; boxes are scaled to the image, masks stay as they are.
 
-    Raises InputError naming `source` when the aspects differ.
+    Raises InputError naming `source` when the aspect ratios differ.
     """
     instances.check_aspect(image.shape[:2], source)
     boxes = instances.boxes_at(*image.shape[:2])

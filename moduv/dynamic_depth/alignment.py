@@ -1,9 +1,9 @@
-"""Depth-scale alignment: what parked objects teach about the depth of moving ones (Nguyen et al. 2024, section 3.3).
+"""Depth-scale alignment: learn the depth of moving objects from parked ones (Nguyen et al. 2024, section 3.3).
 
-The depth of what stands still is right. From it a network learns how deep an object stands, told by its looks and the
-road around it, and applies that to what moves. Published is a factor of the depth that a second network sees of an object
-(`moduv depth shapes`), which may turn out negative. Its logarithm may not, and the teacher's shape of an object, or none,
-will do where objects are small.
+Stage 1 predicts the right depth for objects that stand still. From these a network learns to tell the depth of an object
+from its appearance and from the road around it, and is then applied to moving objects. The published network predicts a
+factor for the depth that a second network (`moduv depth shapes`) gives to an object. That factor may come out negative,
+its logarithm may not. Where objects are small, the shape that stage 1 sees, or a flat one, is good enough.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from moduv.instances.store import SUFFIX, read_labels
 
 WEIGHTS = "depth_scale_alignment.pth"
 HUBER = 0.05
-"""Difference of logarithms up to which the loss is quadratic."""
+"""Difference of log depths up to which the loss is quadratic."""
 ROAD = 0.15
-"""Height above or below the road's plane, in heights of the camera, up to which a point belongs to it."""
+"""Largest distance of a road point to the ground plane, as a share of the camera's height."""
 BORDER = 4
-"""Pixels around an object's box whose depth is not shown, lest it tell the object's."""
+"""Margin in pixels around an object's box where depth is hidden, as it may be the object's own."""
 EPSILON = 1e-5
 """Added to an object's mean depth."""
 
@@ -62,14 +62,15 @@ class AlignmentConfig(TrainingConfig):
     """How depth-scale alignment is trained."""
 
     flat: bool = False
-    """Show no shape of the object, as if it faced the camera."""
+    """Take every object for flat and parallel to the image, instead of using its predicted shape."""
     logarithm: bool = True
-    """Say the logarithm of a depth; published is the factor itself, which may turn out negative."""
+    """Predict the logarithm of the factor; the published network predicts the factor itself, which may be negative."""
     flip: float = 0.5
+    """Probability of a mirrored sample."""
     resnet_weights: str = added("")
     """File of torchvision's ImageNet ResNet-18, from which the network starts; empty: from scratch."""
     halved: tuple[float, ...] = added(())
-    """Shares of the training after which the learning rate is halved, beside what `loop` says of it."""
+    """Shares of the training after which the learning rate is halved, in addition to the schedule of `loop`."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Scene:
 
     @classmethod
     def read(cls, frame: FrameRef, data: Path, motion: Path, road: Path | None = None) -> Scene:
-        """Read a frame, whose road is that of a label root or lies on the ground plane.
+        """Read a frame. Its road comes from a label root or, without one, is what lies on the ground plane.
 
         Raises InputError when a file is missing or broken, or depth is not positive and finite.
         """
@@ -100,7 +101,7 @@ class Scene:
         return cls(resize_image(image, *depth.shape), depth, ground)
 
     def inputs(self, mask: np.ndarray, *, flat: bool) -> dict[str, Tensor]:
-        """What the network sees of an object (H, W) bool: image, mask, depth of the road, shape; (C, H, W) each."""
+        """The network's inputs for an object (H, W) bool: image, mask, depth of the road and shape, (C, H, W) each."""
         object_depth = np.ones_like(self.depth) if flat else self.depth
         road, shape = alignment_inputs(self.depth, self.road, mask, object_depth)
         maps = {"mask": mask.astype(np.float32), "road": road, "shape": shape}
@@ -111,7 +112,7 @@ class Scene:
 def alignment_inputs(
     depth: np.ndarray, road: np.ndarray, mask: np.ndarray, object_depth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Depths that tell an object's scale, (H, W) float32.
+    """The depths from which the network tells an object's scale, (H, W) float32.
 
     Args:
         depth: (H, W), the scene's.
@@ -120,7 +121,7 @@ def alignment_inputs(
         object_depth: (H, W), of any scale.
 
     Returns:
-        The scene's depth on the road but for the object's surroundings, and the object's depth over its mean;
+        The scene's depth on the road, except close to the object, and the object's depth divided by its mean; both are
         0 elsewhere.
     """
     left, top, right, bottom = rle.extent(mask)
@@ -133,7 +134,7 @@ def alignment_inputs(
 
 
 def road_mask(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
-    """The pixels (H, W) bool whose points lie about on the ground plane."""
+    """The pixels (H, W) bool whose 3D points lie close to the ground plane."""
     points = geometry.back_project(
         torch.from_numpy(depth)[None, None], torch.from_numpy(inv_K)[None].float()
     )
@@ -146,15 +147,15 @@ def road_mask(depth: np.ndarray, inv_K: np.ndarray) -> np.ndarray:
 
 
 class StaticObjects:
-    """Objects that stand still, asked by (index, sample seed).
+    """Static objects, indexed by (index, sample seed).
 
     Args:
         data: folder of the frames.
         motion: folder of the motion outputs.
         objects: label root made by `moduv depth objects`.
         frames: which.
-        config: the object's shape, and the probability of a mirrored sample.
-        road: label root of the road; None: the ground plane.
+        config: whether objects are flat, and the probability of a mirrored sample.
+        road: label root of the road; None: use the ground plane.
     """
 
     def __init__(
@@ -206,20 +207,21 @@ def train_alignment(
     road: Path | None = None,
     shapes: Path | None = None,
 ) -> None:
-    """Learn from objects that stand still how deep an object stands.
+    """Train depth-scale alignment on static objects.
 
     Args:
         data: folder of the frames.
         split: frames to train on; those without objects or without motion output are left out.
-        motion: folder of the motion outputs, whose depth is the teacher's.
+        motion: folder of the motion outputs, whose depth is the target.
         objects: label root made by `moduv depth objects`.
         out: receives `depth_scale_alignment.pth`.
-        config: schedule.
-        road: label root of the road; without, it is what lies on the ground plane.
-        shapes: folder of `moduv depth shapes`, which sees an object's shape; without, the teacher does.
+        config: schedule and inputs.
+        road: label root of the road; without it, the road is what lies on the ground plane.
+        shapes: folder of `moduv depth shapes`, which predicts the shapes of objects; without it, they are those of the
+            motion outputs.
 
     Raises:
-        InputError: when nothing stands still, or a file is missing or broken.
+        InputError: when no object is static, or a file is missing or broken.
     """
     inputs = (split, *made_here(motion), objects, *made_here(road, shapes))
     stage = Stage("depth align", out, config, inputs, data)
@@ -266,7 +268,7 @@ def _train(
 
 
 def with_shape(batch: dict[str, Tensor], shapes: ObjectNetworks | None) -> dict[str, Tensor]:
-    """A batch with the shapes that networks of object depth see, over their mean; as it is without networks."""
+    """A batch whose shapes are predicted by object networks and divided by their mean; unchanged without networks."""
     if shapes is None:
         return batch
     mask = batch["mask"]
@@ -279,7 +281,7 @@ def with_shape(batch: dict[str, Tensor], shapes: ObjectNetworks | None) -> dict[
 def alignment_losses(
     net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarithm: bool = True
 ) -> dict[str, Tensor]:
-    """The Huber loss of depth on the objects, or of its logarithm, and by how much they are off on average."""
+    """The Huber loss of the objects' depth, or of its logarithm, and the mean error."""
     depths, inside = object_depths(net, batch, logarithm=logarithm), batch["mask"] > 0
     if not logarithm:
         loss = scale_alignment(depths, batch["depth"], batch["mask"])
@@ -293,7 +295,7 @@ def alignment_losses(
 
 
 def object_depths(net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarithm: bool) -> Tensor:
-    """The depth (B, 1, H, W) of each object of a batch, 0 beside it."""
+    """The depth (B, 1, H, W) of each object in a batch, 0 outside of it."""
     with torch.autocast(batch["image"].device.type, enabled=False):
         told = net(batch["image"], batch["mask"], batch["road"], batch["shape"]).float()
     factor = told.exp() if logarithm else told
@@ -301,17 +303,17 @@ def object_depths(net: DepthScaleAlignment, batch: dict[str, Tensor], *, logarit
 
 
 class Aligned:
-    """A trained alignment, to be asked for depths.
+    """A trained alignment that predicts the depths of objects.
 
     Args:
         folder: of a finished `moduv depth align`.
         data: folder of the frames.
         motion: folder of the motion outputs.
-        road: label root of the road; None: the ground plane.
-        shapes: folder of the `moduv depth shapes` that it was trained with, if it was with any.
+        road: label root of the road; None: use the ground plane.
+        shapes: folder of the `moduv depth shapes` that it was trained with, if any.
 
     Raises:
-        InputError: when it is not finished, was trained otherwise, or its weights do not fit.
+        InputError: when the stage is not finished, was trained with other inputs, or its weights do not fit.
     """
 
     def __init__(
@@ -337,7 +339,7 @@ class Aligned:
 
     @torch.no_grad()
     def depths(self, frame: FrameRef, masks: np.ndarray) -> np.ndarray:
-        """The depths (N, H, W) float32 of a frame's objects (N, H, W) bool, 0 beside them."""
+        """The depths (N, H, W) float32 of a frame's objects (N, H, W) bool, 0 outside of them."""
         if not len(masks):
             return np.zeros(masks.shape, np.float32)
         scene = Scene.read(frame, self.data, self.motion, self.road)

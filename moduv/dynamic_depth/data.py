@@ -1,4 +1,4 @@
-"""Triplets with the pseudo-depth of their centre frames, and how batches and networks come to a device."""
+"""Triplets with the pseudo-depth of their centre frames; batches and networks on a device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MinedTriplets(Triplets):
     """`Triplets` whose samples also hold `pseudo_depth` (1, H, W), 0 where nothing moves.
 
     Args:
-        pseudo: folder of the pseudo-depths; a frame without has nothing that moves.
+        pseudo: folder of the pseudo-depths; in frames without a file nothing moves.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class MinedTriplets(Triplets):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         index, seed = item
         depth = self._pseudo_depth(self.frames[index])
-        # A sample's first draw decides whether it is mirrored.
+        # `Triplets` mirrors by the first draw of a sample, too.
         if np.random.default_rng(seed).random() < self.flip:
             depth = np.ascontiguousarray(depth[:, ::-1])
         return {**super().__getitem__(item), "pseudo_depth": torch.from_numpy(depth)[None]}
@@ -48,7 +48,7 @@ class MinedTriplets(Triplets):
         path, size = frame.file(self.pseudo, ".npz"), (self.height, self.width)
         if not path.is_file():
             return np.zeros(size, np.float32)
-        # By the nearest pixel: between an object and what is behind it, there is nothing.
+        # To the nearest pixel: there is no depth between an object and its background.
         return _nearest(read_pseudo_depth(path).rendered(), size)
 
 
@@ -61,13 +61,13 @@ def find_mined_triplets(
     width: int,
     **more: Any,
 ) -> tuple[MinedTriplets, int]:
-    """The triplets of a split with their pseudo-depth, and how many objects move.
+    """The triplets of a split with their pseudo-depth, and the number of moving objects.
 
     Args:
         data: folder of the segments.
         split: frames; those without both neighbours are left out and counted.
         pseudo: folder of `moduv depth pseudo`.
-        weights: what tells the stage 1 that is trained on, in whose scale pseudo-depth must be.
+        weights: files or folders that identify the stage 1 that is trained further; pseudo-depth must be in its scale.
         height, width: size of the networks' input in pixels.
         more: options of `Triplets`.
 
@@ -86,7 +86,7 @@ def find_mined_triplets(
 def on_device(
     step: Callable[[Batch, StepState], Batch],
 ) -> Callable[[Batch, StepState], Batch]:
-    """A training step whose batch is brought to this process's device."""
+    """A training step that first moves its batch to this process's device."""
     device = distributed.device()
 
     def moved(batch: Batch, state: StepState) -> Batch:
@@ -119,7 +119,7 @@ def frame_batches(
 
 
 def to_train(model: nn.Module) -> None:
-    """Bring networks to this process's device, with batch statistics of all processes on CPUs."""
+    """Move networks to this process's device; on CPUs, batch norm uses the statistics of all processes."""
     device = distributed.device()
     model.to(device)
     if device.type == "cpu":

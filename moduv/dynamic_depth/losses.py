@@ -1,6 +1,6 @@
 """The loss terms of depth in moving regions (Nguyen et al. 2024, section 3; the first three of Li et al. 2020).
 
-Every function takes one scale's fields and returns a scalar without weight, if nothing else is said.
+Unless stated otherwise, functions take the fields of one scale and return an unweighted scalar.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from moduv import geometry
 
 SSIM_WEIGHT, L1_WEIGHT = 3.0, 2.0
 SSIM_C2 = 9e-6
-"""Contrast and structure alone: the constant of the luminance is infinite."""
+"""SSIM's constant of contrast and structure; luminance is left out, as if its constant were infinite."""
 WEIGHT_EPSILON = 0.01
 HUBER = 0.005
 FARTHEST = 0.9
-"""Quantile of the predicted depths beyond which a pixel does not decide about the scale."""
+"""Pixels beyond this quantile of the predicted depths do not determine the scale."""
 
 
 def dissimilarity(first: Tensor, second: Tensor) -> Tensor:
-    """3.0 dissimilarity of structure + 2.0 absolute difference of images (B, 3, H, W), (B, 1, H, W)."""
+    """3.0 dissimilarity of structure + 2.0 absolute difference of images (B, 3, H, W), as (B, 1, H, W)."""
     structure = _structure(first, second).mean(1, keepdim=True)
     return SSIM_WEIGHT * structure + L1_WEIGHT * (first - second).abs().mean(1, keepdim=True)
 
 
 def _structure(first: Tensor, second: Tensor) -> Tensor:
-    """(1 - contrast and structure) / 2 over 3 x 3 pixels; the border repeats what is next to it."""
+    """(1 - SSIM without luminance) / 2 over 3 x 3 pixels; the border is reflected."""
     mean_1, mean_2 = _mean(first), _mean(second)
     variance_1 = _mean(first.square()) - mean_1.square()
     variance_2 = _mean(second.square()) - mean_2.square()
@@ -38,24 +38,24 @@ def _structure(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _mean(images: Tensor) -> Tensor:
-    """The mean of 3 x 3 pixels, multiplied by a weight that is divided away again.
+    """The mean of 3 x 3 pixels, multiplied by a weight and divided by it again.
 
-    What that rounds is as large as the constant where an image is saturated, and so is part of the loss.
+    Where an image is saturated, the rounding is as large as SSIM's constant, so it is part of the published loss.
     """
     weight = 1 + WEIGHT_EPSILON
     return F.avg_pool2d(images * weight, 3, 1) * (1 / weight)
 
 
 def photometric_error(warped: Tensor, neighbours: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Error of the better neighbour, and where it is better than that of the unwarped ones.
+    """The error of the better neighbour, and whether warping has reduced it.
 
     Args:
         warped: (B, 2, 3, H, W), the neighbours warped to the centre.
-        neighbours: (B, 2, 3, H, W), as they are.
+        neighbours: (B, 2, 3, H, W), the neighbours themselves.
         centre: (B, 3, H, W).
 
     Returns:
-        (B, 1, H, W), and the same shape in bool.
+        The error (B, 1, H, W), and where it is smaller than without warping, (B, 1, H, W) bool.
     """
     error, still = (_better(images, centre) for images in (warped, neighbours))
     return error, error.detach() < still
@@ -68,19 +68,19 @@ def _better(neighbours: Tensor, centre: Tensor) -> Tensor:
 
 
 def photometric(warped: Tensor, neighbours: Tensor, centre: Tensor) -> Tensor:
-    """The mean photometric error over pixels that do not look as if they stood still."""
+    """The mean photometric error over the pixels whose error warping has reduced (auto-masking)."""
     error, kept = photometric_error(warped, neighbours, centre)
     return masked_mean(error, kept)
 
 
 def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
-    """Edge-aware smoothness of a disparity (B, 1, h, w) over its mean; image (B, 3, h, w)."""
+    """Edge-aware smoothness of a mean-normalised disparity (B, 1, h, w); image (B, 3, h, w)."""
     return geometry.smoothness(disparity / disparity.mean((2, 3), keepdim=True), image)
 
 
 def object_smoothness(disparity: Tensor, mask: Tensor) -> Tensor:
-    """Mean gradient of a disparity (B, 1, h, w) over its mean, between pixels of the mask (B, 1, h, w)."""
-    # An image without object has none, and is to have no gradient either.
+    """Mean gradient of a mean-normalised disparity (B, 1, h, w) between pixels of a mask (B, 1, h, w)."""
+    # The mean is 0 for an image without an object, which must not produce NaN gradients.
     relative = disparity / disparity.mean((2, 3), keepdim=True).clamp(min=1e-7)
     total = torch.zeros((), device=disparity.device)
     for axis in (2, 3):
@@ -91,26 +91,25 @@ def object_smoothness(disparity: Tensor, mask: Tensor) -> Tensor:
 
 
 def sparsity(residual: Tensor) -> Tensor:
-    """Of a residual flow (B, 2, H, W): like |r| where it is small, and like its root where it is large."""
+    """Sparsity of a residual flow r (B, 2, H, W): linear in |r| where it is small, and its root where it is large."""
     size = residual.abs()
     mean = size.mean((2, 3), keepdim=True).detach()
     return (2 * mean * (size / (mean + 1e-24) + 1).sqrt()).mean()
 
 
 def align_to_prediction(prediction: Tensor, pseudo_depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring pseudo-depths (B, 1, H, W) to the scale of predicted ones.
+    """Scale pseudo-depths (B, 1, H, W) to predicted depths (B, 1, H, W).
 
-    The scale of an image is the median ratio over its pixels whose pseudo-depth is neither nearer than all
-    that is predicted, nor among the farthest tenth.
+    The scale of an image is the median ratio over its valid pixels: those whose pseudo-depth, after a first rough scaling,
+    is not below the smallest predicted depth and not beyond the 0.9 quantile of the predicted depths.
 
     Returns:
-        The scaled pseudo-depths, and those pixels, (B, 1, H, W) bool; neither has a gradient.
+        The scaled pseudo-depths, and the valid pixels, (B, 1, H, W) bool; without gradients.
     """
     with torch.no_grad():
         ratio = (prediction / pseudo_depth).flatten(1)
         rough = pseudo_depth * ratio.median(1).values[:, None, None, None]
         depths = prediction.flatten(1)
-        # As text on percentiles has it: linear between the two values beside it.
         farthest = depths.float().quantile(FARTHEST, 1)[:, None, None, None]
         valid = (rough >= depths.amin(1)[:, None, None, None]) & (rough <= farthest)
         chosen = ratio.where(valid.flatten(1), torch.nan)
@@ -121,12 +120,13 @@ def align_to_prediction(prediction: Tensor, pseudo_depth: Tensor) -> tuple[Tenso
 def pseudo_depth(
     prediction: Tensor, pseudo: Tensor, mask: Tensor, *, relative: bool = False
 ) -> Tensor:
-    """Mean absolute difference to pseudo-depths brought to the prediction's scale, where `mask` is set.
-
-    All are (B, 1, H, W); pixels that are no part of that scale do not count (see `align_to_prediction`).
+    """Mean absolute difference to scaled pseudo-depths, over the valid pixels of a mask (see `align_to_prediction`).
 
     Args:
-        relative: of the logarithms, so that far objects weigh no more than near ones; published is of depths.
+        prediction: (B, 1, H, W).
+        pseudo: (B, 1, H, W), up to scale.
+        mask: (B, 1, H, W), not 0 where pixels count.
+        relative: compare logarithms, so that far objects weigh no more than near ones; the paper compares depths.
     """
     target, valid = align_to_prediction(prediction, pseudo)
     if relative:
@@ -135,7 +135,7 @@ def pseudo_depth(
 
 
 def scale_alignment(object_depth: Tensor, scene_depth: Tensor, mask: Tensor) -> Tensor:
-    """Huber difference of a static object's scaled depth to the scene's, mean over each mask, then the batch.
+    """Huber loss between the scaled depth of static objects and the scene's, mean over each mask, then over the batch.
 
     All are (B, 1, H, W).
     """
@@ -145,12 +145,12 @@ def scale_alignment(object_depth: Tensor, scene_depth: Tensor, mask: Tensor) -> 
 
 
 def difference_of_probabilities(found: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy of probabilities to what is, 0 or 1, of the same shape, in single precision."""
+    """Mean binary cross-entropy between probabilities and targets 0 or 1 of the same shape, in single precision."""
     with torch.autocast(found.device.type, enabled=False):
-        # Of a sum that rounding takes a hair beyond 1 there is no logarithm.
+        # Rounding may bring a sum of probabilities slightly above 1.
         return F.binary_cross_entropy(found.float().clamp(0, 1), target.float())
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean where a mask of the same shape is set, 0 where it is nowhere."""
+    """The mean of values over a mask of the same shape; 0 for an empty mask."""
     return torch.where(mask > 0, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Making pseudo-depth: every moving object gets the depth that the road, or an alignment, says (section 3.4)."""
+"""Pseudo-depth: every moving object gets its depth from the road, or from an alignment (Nguyen et al. 2024, section 3.4)."""
 
 from __future__ import annotations
 
@@ -42,17 +42,18 @@ def make_pseudo_depth(
 
     Args:
         split: frames; those without objects or without motion output are left out.
-        motion: folder of the motion outputs, whose depth is the teacher's.
+        motion: folder of the motion outputs, whose depth sets the scale.
         objects: label root made by `moduv depth objects`.
         out: receives `<segment>/NNNNNN.npz`; finished files are kept.
         config: how an object gets its depth.
-        alignment: folder of `moduv depth align`, which then tells the depths; without, the road does.
-        data: folder of the frames, which the alignment looks at.
+        alignment: folder of `moduv depth align`, which predicts the depths; without it, they come from the road.
+        data: folder of the frames, for the alignment.
         road: label root of the road, if the alignment was trained with one.
         shapes: folder of `moduv depth shapes`, if the alignment was trained with it.
 
     Raises:
-        InputError: when no frame has both, objects fit no depth, or a depth is not positive and finite.
+        InputError: when no frame has both, objects and depth differ in their aspect ratio, or a depth is not positive and
+            finite.
     """
     if (alignment is None) != (data is None) or (alignment is None and (road or shapes)):
         raise InputError(
@@ -108,9 +109,9 @@ def frame_pseudo_depth(
     config: ScaleConfig,
     aligned: Aligned | None = None,
 ) -> PseudoDepth:
-    """The pseudo-depth of a frame's moving objects; those that tell no depth, or none in front, are left out.
+    """The pseudo-depth of a frame's moving objects, except those whose depth is unknown or not in front of the camera.
 
-    Raises InputError when its depth is not positive and finite, or its objects are of another aspect.
+    Raises InputError when the frame's depth is not positive and finite, or its objects have another aspect ratio.
     """
     depth = read_depth(frame.file(motion, ".npz"))
     size = (depth.shape[0], depth.shape[1])

@@ -28,7 +28,7 @@ from moduv.instances.tracks import TrackConfig, Tracker
 
 NOTHING = Instances([], np.zeros((0, 4)))
 AHEAD = (19 / 40, 21 / 40)
-"""Shares of the width between which a car at our own speed drives, which no flow tells."""
+"""The middle of the image, in shares of its width, where a car ahead may drive at our own speed."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,19 @@ class ObjectsConfig:
     """Which objects count, and when they move."""
 
     moving_share: float = 0.5
-    """Share of an object that must lie in what moves, in a frame of its track."""
+    """Share of an object that moving pixels must cover for it to move, in any frame of its track."""
     smallest: float = 0.005
-    """Share of the image below which an object is too small to tell its depth."""
+    """Smallest area of an object, as a share of the image; the depth of smaller ones cannot be told."""
     largest: float = 0.5
-    """Share of the image from which on it is none: it would leave nothing to compare with."""
+    """Objects that cover this share of the image or more are left out, as too little of the scene is seen beside them."""
     score: float = 0.0
-    """Least score of an object, where objects have scores."""
+    """Smallest score of an object, where objects have scores."""
     tracked: bool = True
-    """What moves once moves in all frames of its track."""
+    """An object that moves in one frame moves in all frames of its track."""
     ahead: bool = False
-    """What reaches into the middle of the image moves: a car at our own speed, which flow does not tell."""
+    """Objects in the middle of the image always move: flow does not show a car ahead that drives at our own speed."""
     tracks: TrackConfig = field(default_factory=TrackConfig)
+    """How objects are tracked."""
 
     def __post_init__(self) -> None:
         if not 0 < self.moving_share <= 1 or not 0 <= self.smallest < self.largest <= 1:
@@ -58,7 +59,7 @@ class ObjectsConfig:
 
 
 def sized(instances: Instances, config: ObjectsConfig) -> Instances:
-    """The objects of a frame that are large, small and certain enough."""
+    """The objects of a frame whose size and score are in range."""
     if not len(instances):
         return instances
     assert instances.size is not None, "instances have a size"
@@ -70,7 +71,7 @@ def sized(instances: Instances, config: ObjectsConfig) -> Instances:
 
 
 def covered_shares(instances: Instances, moved: Instances) -> np.ndarray:
-    """The share (N,) of each object that lies in any of the masks of another label set, brought to its size."""
+    """The share (N,) of each object that masks of another label set cover together, resized to its size."""
     if not len(instances) or not len(moved):
         return np.zeros(len(instances))
     assert instances.size is not None, "instances have a size"
@@ -80,7 +81,7 @@ def covered_shares(instances: Instances, moved: Instances) -> np.ndarray:
 
 
 def is_ahead(mask: np.ndarray) -> bool:
-    """Whether an object (H, W) bool reaches into the middle of the image, where cars drive ahead."""
+    """Whether an object (H, W) bool reaches into the middle of the image, where the cars ahead are."""
     left, right = (round(share * mask.shape[1]) for share in AHEAD)
     return bool(mask[:, left:right].any())
 
@@ -88,7 +89,7 @@ def is_ahead(mask: np.ndarray) -> bool:
 def label_motion(
     objects: Sequence[Instances], moved: Sequence[Instances], config: ObjectsConfig
 ) -> list[Instances]:
-    """Give the objects of successive frames the columns `track` and `moving`, 1 or 0.
+    """Add the columns `track` and `moving` (1 or 0) to the objects of successive frames.
 
     Args:
         objects: of each frame of a video, in order.
@@ -113,7 +114,7 @@ def label_motion(
 
 
 def without_road(objects: Instances, road: np.ndarray, config: ObjectsConfig) -> Instances:
-    """The objects of a frame without what of them is road (H, W) bool, but for those that become too small."""
+    """The objects of a frame without their pixels on the road (H, W) bool; those that become too small are dropped."""
     if not len(objects):
         return objects
     masks = objects.decode() & ~road
@@ -129,20 +130,20 @@ def find_objects(
     config: ObjectsConfig,
     road: Path | None = None,
 ) -> None:
-    """Tell moving objects from those that stand still.
+    """Tell moving objects from static ones.
 
     Args:
         split: frames; those without labels, or without road where one is given, are left out and counted.
         labels: label root of all objects, moving and parked: L1, L2 or what a detector finds.
-        moved: label root of what moves, such as L0, or folder of motion outputs with a motion mask; a frame without
-            such a file has nothing that moves, and is counted.
-        out: label root; receives the objects with the columns `track` and `moving`, finished files are kept.
+        moved: label root of what moves, such as L0, or folder of motion outputs with a motion mask; in a frame without
+            such a file nothing moves, and such frames are counted.
+        out: label root; receives the objects with the columns `track` and `moving`. Finished files are kept.
         config: sizes and thresholds.
-        road: label root of the road, which is no part of an object.
+        road: label root of the road, which is removed from the objects.
 
     Raises:
-        InputError: when no frame has labels, or none has what moves, or a file is broken or of another aspect than
-            the labels.
+        InputError: when no frame has labels, none has a file in `moved`, or a file is broken or has another aspect ratio
+            than the labels.
     """
     makers = made_here(labels, moved, road)
     stage = Stage("depth objects", out, config, (split, *makers))
@@ -196,7 +197,7 @@ def _tell_unknown(frames: Sequence[FrameRef], moved: Path) -> None:
 
 
 def _moved(root: Path, frame: FrameRef, objects: Instances) -> Instances:
-    """What moves in a frame. Raises InputError when its file is broken, or of another aspect than the objects."""
+    """What moves in a frame. Raises InputError when its file is broken or has another aspect ratio than the objects."""
     if frame.file(root, SUFFIX).is_file():
         return read_labels(root, frame, objects.size)
     if frame.file(root, ".npz").is_file():
@@ -214,7 +215,7 @@ def _count(objects: Instances) -> tuple[int, int]:
 
 
 def movers(objects: Instances) -> np.ndarray:
-    """Which objects (N,) move. Raises InputError when they do not tell."""
+    """Which objects (N,) move. Raises InputError when the column `moving` is missing."""
     if len(objects) and "moving" not in objects.columns:
         raise InputError(
             "the objects do not tell which of them move; run moduv depth objects first."

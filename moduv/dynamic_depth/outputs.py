@@ -1,4 +1,4 @@
-"""What other stages say of a frame: depth and motion by stage 1, the road by a label set."""
+"""Outputs of other stages for a frame: depth and motion of stage 1, the road of a label set."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from moduv.instances.store import SUFFIX, read_labels
 from moduv.labels.initial import LEAST_SINGULAR
 
 MOVING = 0.5
-"""Motion mask from which on a pixel moves."""
+"""Smallest value of a moving pixel in a motion mask."""
 
 
 def made_here(*folders: Path | None) -> tuple[Path, ...]:
-    """Those of some folders that a stage of ours made; others, if given, are trusted not to change.
+    """The folders that a stage of this library made; those of the user are trusted not to change.
 
     Raises InputError for a folder whose stage was interrupted.
     """
@@ -60,12 +60,12 @@ def finished_size(folder: Path, stages: Collection[str], what: str, remedy: str)
 
 
 def teachers(motion: Path) -> list[str]:
-    """What tells the inputs of a folder of motion outputs from others, its weights among them; empty if unknown."""
+    """Fingerprints of the inputs of a folder of motion outputs, its weights among them; empty if unknown."""
     return sorted(read_manifest(motion).get("inputs", {}).values())
 
 
 def check_teacher(pseudo: Path, weights: Sequence[Path]) -> None:
-    """Raise InputError when pseudo-depth is in the scale of other weights than these, as far as it tells."""
+    """Raise InputError when pseudo-depth is known to be in the scale of other weights than these."""
     known = read_manifest(pseudo).get("results", {}).get("teachers")
     if known and any(fingerprint(path) not in known for path in weights):
         raise InputError(
@@ -128,16 +128,16 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def check_aspect(depth: Sequence[int], image: Sequence[int], path: Path) -> None:
-    """Raise InputError, naming the depth's file, where it (height, width) has another aspect than its image."""
+    """Raise InputError, naming the depth's file, when depth and image (height, width) differ in their aspect ratio."""
     if abs((depth[0] * image[1]) / (depth[1] * image[0]) - 1) > ASPECT_TOLERANCE:
         raise InputError(
-            f"{path}: 'depth' is {depth[0]} x {depth[1]} and its image {image[0]} x {image[1]}, of another aspect; "
+            f"{path}: 'depth' is {depth[0]} x {depth[1]} and its image {image[0]} x {image[1]}, of another aspect ratio; "
             "predict it again from these frames."
         )
 
 
 def read_inverse_intrinsics(path: Path) -> np.ndarray:
-    """The inverse intrinsics (4, 4) float32 of a motion output. Raises InputError when they are none."""
+    """The inverse intrinsics (4, 4) float32 of a motion output. Raises InputError when they are invalid."""
     inv_K = read_npz(path, ("inv_K",))["inv_K"].astype(np.float32)
     if inv_K.shape != (4, 4) or not np.isfinite(inv_K).all():
         raise InputError(f"{path}: 'inv_K' is no finite matrix of 4 x 4; predict it again.")
@@ -147,7 +147,7 @@ def read_inverse_intrinsics(path: Path) -> np.ndarray:
 
 
 def stacked(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Samples of frames as a batch. Raises InputError when their depths are of several sizes."""
+    """Stack the samples of frames. Raises InputError when their depths are of several sizes."""
     shapes = {name: {tuple(sample[name].shape) for sample in samples} for name in samples[0]}
     several = sorted(next((found for found in shapes.values() if len(found) > 1), ()))
     if several:
@@ -162,7 +162,7 @@ def stacked(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tensor, Tensor]:
     """Image (3, H, W) in [0, 1], depth (1, H, W) and inverse intrinsics (4, 4) of a frame, at its depth's size.
 
-    Raises InputError when a file is missing or broken, or the image of another aspect.
+    Raises InputError when a file is missing or broken, or the image has another aspect ratio.
     """
     path = frame.file(motion, ".npz")
     depth = read_depth(path)
@@ -175,9 +175,9 @@ def read_scene(frame: FrameRef, data: Path, motion: Path) -> tuple[Tensor, Tenso
 
 
 def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
-    """Where (H, W) bool a motion output says that something moves.
+    """The moving pixels (H, W) bool of a motion output.
 
-    Raises InputError when it is missing or broken, or made without a motion mask.
+    Raises InputError when the output is missing, broken, or has no motion mask.
     """
     path = frame.file(motion, ".npz")
     mask = read_npz(path, ("mot_mask",))["mot_mask"]
@@ -191,9 +191,9 @@ def read_moving(frame: FrameRef, motion: Path) -> np.ndarray:
 
 
 def read_road(root: Path, frame: FrameRef, size: tuple[int, int]) -> np.ndarray:
-    """A frame's road (H, W) bool at a size, from a label root: all of its masks together.
+    """The road (H, W) bool of a frame at a size (H, W): all of its masks in a label root together.
 
-    Raises InputError when it is missing, broken or of another aspect.
+    Raises InputError when it is missing, broken or has another aspect ratio.
     """
     road = np.zeros(size, bool)
     for mask in read_labels(root, frame, size).resized(*size).decode():

@@ -1,7 +1,7 @@
-"""Pseudo-depth of what moves: depths of single objects, brought to the scale of the scene (section 3.4).
+"""Pseudo-depth: the depths of moving objects in the scale of the scene (Nguyen et al. 2024, section 3.4).
 
-On disk it is one small file a frame that has moving objects: boxes, masks as bits, depths in half precision
-inside of the masks only. Depth outside is the teacher's, which is made again when it is needed.
+It is stored as one small file for each frame with moving objects: boxes, masks as bits, and depths in half precision inside
+the masks only. The depth outside is that of stage 1, which is predicted again where it is needed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from moduv.instances import rle
 
 KEYS = ("size", "boxes", "bits", "depths", "scales")
 LARGEST_SIDE = 1 << 14
-"""Rows or columns of a depth beyond which a file is taken for broken."""
+"""Files that claim more rows or columns than this are broken."""
 
 
 @dataclass(frozen=True)
 class ObjectDepth:
-    """An object's depth in the scene's scale, inside its rectangle."""
+    """The depth of an object in the scale of the scene, inside its box."""
 
     top: int
     left: int
     mask: np.ndarray
     """(h, w) bool."""
     depth: np.ndarray
-    """(h, w), counts inside the mask."""
+    """(h, w), valid inside the mask."""
     scale: float
-    """Factor from the teacher's depth to this one, in the median."""
+    """Median of this depth divided by the median of stage 1's."""
 
     @property
     def is_known(self) -> bool:
-        """Whether all of its depth is in front of the camera, and a number in half precision as it is kept."""
+        """Whether its whole depth is positive and finite in the half precision in which it is stored."""
         with np.errstate(over="ignore"):
             kept = self.depth[self.mask].astype(np.float16)
         return bool((np.isfinite(kept) & (kept > 0)).all())
@@ -50,7 +50,7 @@ class PseudoDepth:
     objects: tuple[ObjectDepth, ...]
 
     def rendered(self) -> np.ndarray:
-        """Depth (H, W) float32 on the objects, 0 elsewhere; where they overlap, the nearer one's."""
+        """Depth (H, W) float32 of the objects, 0 elsewhere; where they overlap, the nearer one counts."""
         nearest = np.full(self.size, np.inf, np.float32)
         for item in self.objects:
             height, width = item.mask.shape
@@ -60,26 +60,32 @@ class PseudoDepth:
 
 
 def compose(scene: np.ndarray, objects: PseudoDepth) -> np.ndarray:
-    """The depth (H, W) of a scene with its moving objects where they are."""
+    """The depth (H, W) of a scene (H, W), replaced by that of its moving objects."""
     rendered = objects.rendered()
     return np.where(rendered > 0, rendered, scene)
 
 
 def object_depth(depth: np.ndarray, mask: np.ndarray, level: float, *, flat: bool) -> ObjectDepth:
-    """An object of a scene at a depth.
+    """An object whose median depth is set to `level`.
 
     Args:
-        depth: (H, W), the teacher's.
+        depth: (H, W), predicted by stage 1.
         mask: (H, W) bool, not empty.
         level: the depth at which the object stands.
-        flat: give all of it that depth; otherwise it keeps the teacher's shape.
+        flat: give the whole object this depth; otherwise it keeps its predicted shape.
     """
     median = float(np.median(depth[mask]))
     return cut_out(np.full_like(depth, level) if flat else depth * (level / median), depth, mask)
 
 
 def cut_out(field: np.ndarray, depth: np.ndarray, mask: np.ndarray) -> ObjectDepth:
-    """An object (H, W) bool, not empty, whose depth is that of a field (H, W) and not the teacher's (H, W)."""
+    """An object with depths of its own.
+
+    Args:
+        field: (H, W), the depths of the object inside `mask`.
+        depth: (H, W), predicted by stage 1.
+        mask: (H, W) bool, not empty.
+    """
     left, top, right, bottom = rle.extent(mask)
     inside = (slice(top, bottom), slice(left, right))
     scale = float(np.median(field[mask]) / np.median(depth[mask]))

@@ -1,4 +1,4 @@
-"""How deep an object stands: the road where it touches it (Nguyen et al. 2024, section 3.3)."""
+"""The depth of an object is that of the road where it stands (Nguyen et al. 2024, section 3.3)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class ScaleConfig:
     """How an object gets its depth."""
 
     plane: bool = True
-    """Fit a plane to the whole road of a frame and ask it for the depth where an object stands, instead of the pixels just
-    below it. Where no plane fits, the pixels below are asked."""
+    """Take the depth from a plane fitted to the whole road of a frame, instead of from the pixels just below the object.
+    Where no plane fits, the pixels below are used."""
     flat: bool = False
-    """Give all of an object the depth of its contact, as if it faced the camera; otherwise it keeps the shape that
-    the teacher sees."""
+    """Give the whole object the depth of its contact with the road, as if it were parallel to the image; otherwise it keeps
+    the shape that stage 1 predicts."""
     below: int = 1
-    """Rows below the mask whose depth is taken for the road's."""
+    """How many rows below the mask the depth of the road is read."""
     lowest: float = 0.4
-    """Share of the object's columns, those that reach lowest, where it is taken to stand on the road."""
+    """Share of the object's columns, those that reach lowest, in which it stands on the road."""
 
     def __post_init__(self) -> None:
         if self.below < 1 or not 0 < self.lowest <= 1:
@@ -34,45 +34,45 @@ class ScaleConfig:
 
 
 MIN_COLUMNS = 3
-"""Columns in which the road below an object must be seen."""
+"""Smallest number of columns in which the road must be visible below an object."""
 NEAR = 0.3
-"""Share of the way from the horizon to the lowest row from which on rows tell the plane of the road. Above, the road
-is narrow and far, and a row's disparity is mostly what stands beside it."""
+"""The plane is fitted to rows below this share of the distance from the horizon to the lowest row. Above, the road is narrow
+and far, and the disparity of a row is mostly that of what stands beside it."""
 MIN_ROWS = 8
-"""Rows of road that a plane needs."""
+"""Smallest number of rows of road for a plane."""
 PASSES = 3
-"""Fits, each with the horizon of the one before."""
+"""Number of fits, each with the horizon of the one before."""
 FIT = 0.1
-"""Median relative difference of the rows' disparity to a plane's from which on the road is no plane."""
+"""The road is no plane if the median relative error of its rows' disparities is this or more."""
 
 
 @dataclass(frozen=True)
 class RoadPlane:
-    """A level road, whose disparity grows evenly from row to row."""
+    """A level road, whose disparity grows linearly from row to row."""
 
     slope: float
-    """Disparity a row."""
+    """Disparity per row."""
     horizon: float
     """The row where the disparity is 0."""
 
     def depth(self, row: float) -> float | None:
-        """The depth at a row, None less than a row below the horizon."""
+        """The depth at a row; None at and above the horizon, and less than a row below it."""
         below = row - self.horizon
         return 1 / (self.slope * below) if below >= 1 else None
 
 
 def fit_road(depth: np.ndarray, objects: np.ndarray) -> RoadPlane | None:
-    """The plane of the road, by the slopes between the medians of rows (Theil and Sen).
+    """Fit the plane of the road to the median disparities of rows, by the Theil-Sen estimator.
 
-    Edges of depth are soft, so that just below an object the road has some of the object's depth; a plane learns
-    from all of the road.
+    Predicted depth is blurred at edges, so the road just below an object takes on some of the object's depth; a plane uses
+    the whole road.
 
     Args:
         depth: (H, W), positive.
-        objects: (H, W) bool, pixels that are no road.
+        objects: (H, W) bool, pixels that are not road.
 
     Returns:
-        None where too little road is seen, or what is seen is no plane.
+        The plane; None where too little of the road is visible, or it is no plane.
     """
     height = depth.shape[0]
     with warnings.catch_warnings():
@@ -101,10 +101,11 @@ def contact_depth(
         depth: (H, W), the scene's.
         mask: (H, W) bool, the object.
         config: where an object stands.
-        plane: of the road; without, the scene's depth just below the mask counts.
+        plane: of the road; without it, the depth is read just below the mask.
 
     Returns:
-        None where the road is not seen: the object is empty, ends at the image's border or stands at the horizon.
+        The depth; None where the road is not visible: the object is empty, ends at the lower border of the image or stands
+        at the horizon.
     """
     height = depth.shape[0]
     columns = np.flatnonzero(mask.any(0))

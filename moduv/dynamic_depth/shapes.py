@@ -1,6 +1,6 @@
-"""Depth of single objects, whose own rigid motion explains them, of unknown scale (Nguyen et al. 2024, section 3.3).
+"""Depth of single objects up to scale, explained by a rigid motion of their own (Nguyen et al. 2024, section 3.3).
 
-A second depth network and a second pose network see nothing but the object. Whether it moves does not matter to them.
+A second depth network and a second pose network see only the object, so it does not matter whether it moves.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from moduv.frames.clip import FrameRef
 from moduv.instances.store import SUFFIX, read_labels
 
 SMOOTHNESS = 0.02
+"""Weight beside the photometric error."""
 SMALLEST = 0.005
-"""Share of the image that an object must exceed in all three frames."""
+"""Share of the image that an object must cover in each of the three frames."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class ShapesConfig(TrainingConfig):
     """How object depth is trained."""
 
     flip: float = 0.5
+    """Probability of a mirrored sample."""
     jitter: float = 0.5
+    """Probability of changed colours."""
 
 
 class ObjectNetworks(nn.Module):
@@ -54,7 +57,7 @@ class ObjectNetworks(nn.Module):
         self.pose_net = PoseNet()
 
     def depth(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Depth (B, 1, H, W) of objects (B, 1, H, W) in images (B, 3, H, W) in [0, 1], 0 beside them."""
+        """Depth (B, 1, H, W) of objects (B, 1, H, W) in images (B, 3, H, W) in [0, 1], 0 outside of them."""
         return self.depth_net(images * masks)[0].float() * masks
 
 
@@ -85,7 +88,7 @@ class ObjectTriplets(Triplets):
         frame, position = self.places[index]
         found = read_labels(self.objects, frame, (self.height, self.width))
         mask = found[[position]].resized(self.height, self.width).decode()
-        # A sample's first draw decides whether it is mirrored: left and right, as its image.
+        # `Triplets` mirrors by the first draw of a sample, too.
         if np.random.default_rng(seed).random() < self.flip:
             mask = np.ascontiguousarray(mask[:, :, ::-1])
         return {**super().__getitem__(item), "mask": torch.from_numpy(mask).float()}
@@ -94,15 +97,15 @@ class ObjectTriplets(Triplets):
 def object_losses(
     model: ObjectNetworks, frames: Tensor, masks: Tensor, K: Tensor
 ) -> dict[str, Tensor]:
-    """How well an object's own depth and motion explain it.
+    """The losses of objects that are explained by their own depth and motion.
 
     Args:
         frames: (B, 3, 3, H, W) in [0, 1], -1, 0, +1.
-        masks: (B, 3, 1, H, W), 1 on the object in each of them.
+        masks: (B, 3, 1, H, W), 1 on the object in each frame.
         K: (B, 4, 4), pixels.
 
     Returns:
-        `loss`, `photometric` and, with its weight, `smoothness`.
+        `loss`, and its terms with their weights, `photometric` and `smoothness`.
     """
     seen, mask = frames * masks, masks[:, 1]
     depth = model.depth(frames[:, 1], mask)
@@ -119,9 +122,14 @@ def object_losses(
 def neighbour_masks(
     mask: Tensor, depth: Tensor, K: Tensor, poses: Tensor, residual: Tensor
 ) -> Tensor:
-    """Where an object (B, 1, H, W) of the centre frame lies in the frames -1, 0, +1, (B, 3, 1, H, W), 0 or 1.
+    """The masks (B, 3, 1, H, W), 0 or 1, of an object in the frames -1, 0 and +1.
 
-    It moves with the camera (poses (B, 2, 4, 4)) and by itself (residual (B, 2, 2, H, W)).
+    Args:
+        mask: (B, 1, H, W) of the object in the centre frame.
+        depth: (B, 1, H, W) of the centre frame.
+        K: (B, 4, 4), pixels.
+        poses: (B, 2, 4, 4), from the centre's camera to its neighbours'.
+        residual: (B, 2, 2, H, W), the motion of the object itself, see `residual_flow`.
     """
     masks, depths, cameras = (field.repeat_interleave(2, 0) for field in (mask, depth, K))
     moved, _ = geometry.forward_warp(
@@ -139,14 +147,14 @@ def train_shapes(
     Args:
         data: folder of the segments.
         split: frames to train on; those without both neighbours or without objects are left out and counted.
-        weights: folder of `moduv depth pixelwise`, from whose networks it starts, and which says where an object lies in
-            the neighbours.
+        weights: folder of `moduv depth pixelwise`; its networks are the start, and find the object in the neighbouring
+            frames.
         objects: label root made by `moduv depth objects`.
         out: receives `weights/`.
         config: schedule.
 
     Raises:
-        InputError: when there is no object, and naming what is missing or broken.
+        InputError: when there is no object, or a file is missing or broken.
     """
     stage = Stage("depth shapes", out, config, (split, weights, *made_here(objects)), data)
     stage.run(lambda: _train(data, split, weights, objects, out, config))
@@ -187,7 +195,7 @@ def _train(
 
 
 def _seen_masks(teacher: PixelwiseNetworks, batch: Batch) -> Tensor:
-    """Masks (B, 3, 1, H, W) of the objects of a batch; empty where one of them is too small in a frame."""
+    """Masks (B, 3, 1, H, W) of the objects of a batch; all three are empty where one of them is too small."""
     depth, poses, residual = explain(teacher, batch["images"], batch["K"])
     masks = neighbour_masks(batch["mask"], depth, batch["K"], poses, residual)
     large = (masks.mean((2, 3, 4)) > SMALLEST).all(1)

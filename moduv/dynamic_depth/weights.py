@@ -1,4 +1,4 @@
-"""Networks of the published system on disk: one `.pth` each, also those that its authors' code writes."""
+"""Weights of the published networks, one `.pth` each, including those that the authors' code writes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from moduv.engine.errors import InputError
 Network = TypeVar("Network", bound=nn.Module)
 
 PREFIX = "module."
-"""Of every key, where a network was saved from several GPUs."""
+"""Prefix of all keys of a network that was trained on several GPUs."""
 RAFT_MARK = "fnet.conv1.weight"
-"""A key that tells RAFT under its authors' names."""
+"""A key by which RAFT under its authors' names is recognised."""
 RAFT_TWICE = ".norm3."
-"""Keys of what is saved as a part of `downsample`, too."""
+"""Keys of layers that are saved a second time, as parts of `downsample`."""
 RAFT_NAMES = (
     (r"^fnet\.", "feature_encoder."),
     (r"^cnet\.", "context_encoder."),
@@ -37,20 +37,20 @@ RAFT_NAMES = (
     (r"update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
     (r"update_block\.mask\.2\.", "mask_predictor.conv."),
 )
-"""The authors' names of RAFT's layers and torchvision's, to be replaced one after the other."""
+"""The authors' names of RAFT's layers, and torchvision's, which replace them in this order."""
 HRNET_SOURCE = "github.com/HRNet/HRNet-Image-Classification, HRNet-W18-C"
 CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
-"""Modules of HRNet that depth does not need."""
+"""Modules of HRNet's classifier, which depth does not need."""
 RESNET_PLACES = {"bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 """Modules of ResNet-18 by their number in depth-scale alignment."""
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Of batch normalisation, which group normalisation does not need."""
+"""Buffers of batch normalisation, which group normalisation does not have."""
 
 
 def load_networks(model: nn.Module, folder: Path) -> None:
     """Load every child of a model from `<name>.pth` in a folder.
 
-    Raises InputError naming the file that is missing or does not fit.
+    Raises InputError when a file is missing or does not fit.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of weights; train the stage before first.")
@@ -60,7 +60,7 @@ def load_networks(model: nn.Module, folder: Path) -> None:
 
 
 def load_network(network: Network, path: Path) -> Network:
-    """Load one network, and bring it to this process's device in evaluation mode.
+    """Load one network, in evaluation mode on this process's device.
 
     Raises InputError when the file is missing or does not fit.
     """
@@ -75,7 +75,7 @@ def save_networks(model: nn.Module, folder: Path) -> None:
 
 
 def own_names(state: dict[str, Tensor], source: str | Path = "the weights") -> dict[str, Tensor]:
-    """A state dict under the names of the networks here. Raises InputError where two keys become one."""
+    """A state dict under the names of this library's networks. Raises InputError where two keys become one."""
     state = checkpoint.without_prefix(state, PREFIX, source)
     if RAFT_MARK not in state:
         return state
@@ -102,7 +102,7 @@ def load_hrnet(encoder: HRNet, path: str | Path) -> None:
 def load_alignment_resnet(net: DepthScaleAlignment, path: str | Path) -> None:
     """Start depth-scale alignment from ImageNet's ResNet-18.
 
-    Its first layer, which sees other channels, stays as it is; group normalisation takes over the factors and offsets of
+    The first layer has other input channels and stays as it is; group normalisation takes over the weights and biases of
     batch normalisation, as published.
 
     Raises InputError when the file is missing (saying where to get it) or does not fit.

@@ -21,7 +21,7 @@ from moduv.instances.rle import Rle
 LIMIT = float(np.finfo(np.float32).max)
 """Numbers in label files are smaller than this."""
 ASPECT_TOLERANCE = 0.12
-"""Labels may be made at a size whose aspect was rounded, as 192 x 640 for 375 x 1242."""
+"""Labels may be made at a size whose aspect ratio was rounded, as 192 x 640 for 375 x 1242."""
 COLUMNS = {"id": "ids"}
 """Columns whose key in label files is another word."""
 
@@ -188,12 +188,12 @@ class Instances:
         return self.boxes * factors
 
     def check_aspect(self, image: Sequence[int], source: str | Path) -> None:
-        """Raise InputError, naming the source, when an image (height, width) has another aspect."""
+        """Raise InputError, naming the source, when an image (height, width) has another aspect ratio."""
         height, width = self.size or image[:2]
         if abs((height * image[1]) / (width * image[0]) - 1) > ASPECT_TOLERANCE:
             raise InputError(
                 f"{source}: 'masks' are {height} x {width} but the image is {image[0]} x {image[1]}, "
-                "another aspect; make the labels from these frames."
+                "another aspect ratio; make the labels from these frames."
             )
 
     def resized(self, height: int, width: int) -> Instances:

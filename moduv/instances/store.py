@@ -35,7 +35,7 @@ def write_labels(root: str | Path, frame: FrameRef, instances: Instances) -> Non
 def read_labels(root: str | Path, frame: FrameRef, image: Sequence[int] | None = None) -> Instances:
     """Read a frame's labels. Raises InputError naming the file when it is missing or broken.
 
-    So it does when an `image` size (height, width, …) is given that has another aspect.
+    So it does when an `image` size (height, width, …) is given that has another aspect ratio.
     """
     path = frame.file(root, SUFFIX)
     found = Instances.from_json(read_json(path), path)

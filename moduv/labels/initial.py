@@ -98,7 +98,7 @@ def initial_labels(
 
     Raises:
         InputError: for arrays of different sizes or with numbers that are none of masks or depths, an
-            image of another aspect, singular or missing intrinsics, and parameters for which the clusters are
+            image of another aspect ratio, singular or missing intrinsics, and parameters for which the clusters are
             not defined.
     """
     config = replace(config or InitialConfig(), **overrides)

@@ -128,7 +128,7 @@ class Pictures:
 
 
 def fit(picture: np.ndarray, smallest: int, largest: int) -> np.ndarray:
-    """Bring a picture's width between two limits, keeping its aspect; the larger one wins."""
+    """Bring a picture's width between two limits, keeping its aspect ratio; the larger one wins."""
     picture = enlarge(picture, smallest)
     height, width = picture.shape[:2]
     if width <= largest:

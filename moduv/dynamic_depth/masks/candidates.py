@@ -1,4 +1,4 @@
-"""Objects without masks that are given: slots explain flow and depth, and what moves in one may be an object (section 3.2)."""
+"""Objects without given masks: slots explain flow and depth, and what moves in a slot is a candidate (section 3.2)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from moduv.instances.store import is_labelled, labelled, read_labels, write_labe
 
 WEIGHTS = "slot_attention.pth"
 WHITE = 254
-"""Grey level from which on all colours of a pixel say that it stands still."""
+"""A pixel whose red, green and blue are all this bright or brighter stands still."""
 CERTAIN = 0.25
-"""Probability from which on a pixel belongs to a slot."""
+"""Smallest probability of a pixel that belongs to a slot."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,13 @@ class SlotsConfig(TrainingConfig):
     """How slots are trained. The defaults are shares of the published 40 epochs of 4,358 steps."""
 
     background: float = 0.125
-    """Share of the training after which the first slot is asked to be the background."""
+    """Share of the training after which the first slot is trained to be the background."""
     presence: tuple[float, float] = (0.1147, 0.6884)
-    """Shares between which the weight of presence rises; from the first on, masks are weighed by it."""
+    """Shares of the training between which the weight of presence rises; from the first on, it also weights the masks."""
     presence_weight: float = 0.002
+    """Final weight of presence."""
     logits: bool = False
-    """Take the background's probability for a logit in its loss, as published."""
+    """Treat the background's probability as a logit in its loss, as published."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,19 @@ class CandidatesConfig:
     """How slots are applied."""
 
     batch_size: int = speed_only(8)
+    """Frames at once."""
 
 
 def slot_frames(colours: np.ndarray, depth: np.ndarray) -> tuple[Tensor, Tensor]:
-    """What slots explain of a frame.
+    """The inputs of slot attention for a frame.
 
     Args:
-        colours: (2, 3, 128, 128) uint8 of the flow to both neighbours, white where nothing moves.
+        colours: (2, 3, 128, 128) uint8, the flow to both neighbours in colours, white where nothing moves.
         depth: (H, W).
 
     Returns:
-        (2, 4, 128, 128): colours in [-1, 1], and depth from 0 to 1 that grows like its exponential and is 1 where nothing
-        moves; and where something moves, (2, 1, 128, 128) bool.
+        Colours in [-1, 1] and depth, (2, 4, 128, 128), and the moving pixels, (2, 1, 128, 128) bool. The depth is
+        exponential, from 0 to 1, and is 1 where nothing moves.
     """
     pixels = torch.from_numpy(colours)
     moving = (pixels < WHITE).any(1, keepdim=True)
@@ -88,11 +90,11 @@ def slot_frames(colours: np.ndarray, depth: np.ndarray) -> tuple[Tensor, Tensor]
 
 
 class FlowFrames:
-    """Frames of flow and depth, asked by (index, sample seed); they are shown as they are.
+    """Frames of flow and depth, indexed by (index, sample seed); there is no augmentation.
 
     Args:
         motion: folder of `moduv depth scenes`, with colours.
-        frames: which.
+        frames: the frames.
     """
 
     def __init__(self, motion: Path, frames: list[FrameRef]) -> None:
@@ -116,7 +118,7 @@ class FlowFrames:
 
 
 def train_slots(split: Path, motion: Path, out: Path, config: SlotsConfig) -> None:
-    """Train slots to explain flow and depth of single frames.
+    """Train slot attention to explain the flow and the depth of single frames.
 
     Args:
         split: frames to train on; those without motion output are left out and counted.
@@ -167,7 +169,7 @@ def _train(split: Path, motion: Path, out: Path, config: SlotsConfig) -> dict[st
 def find_candidates(
     split: Path, motion: Path, slots: Path, road: Path, out: Path, config: CandidatesConfig
 ) -> None:
-    """Write what may be an object: what moves in a slot and stands on the road.
+    """Write candidates for objects: what moves in a slot and stands on the road.
 
     Args:
         split: frames; those without motion output are left out and counted.
@@ -194,7 +196,7 @@ def _find(
         size = (moving.shape[0], moving.shape[1])
         ground = read_road(road, frame, size)
         large = F.interpolate(masks.float(), size, mode="nearest").numpy() > 0
-        # Of the slots of both neighbours, those that say the same are one object.
+        # The flows to both neighbours mostly show the same objects.
         found = np.concatenate([slot_labels(each, ground, moving) for each in large])
         write_labels(out, frame, as_instances(distinct_masks(found)))
     distributed.barrier()
@@ -207,7 +209,7 @@ def _find(
 def _slot_masks(
     net: SlotAttentionNet, data: FlowFrames, batch_size: int
 ) -> Iterator[tuple[FrameRef, Tensor]]:
-    """Every frame's slots (2, 5, 128, 128) bool by the flow to both neighbours, from the means of the first slots on."""
+    """The slots (2, 5, 128, 128) bool of every frame, by the flow to both neighbours; the initial slots are the means."""
     for frames, batch in frame_batches(data, batch_size, "slots"):
         shown = batch["frames"]
         noise = shown.new_zeros(len(shown), SLOTS, WIDTH)
@@ -230,21 +232,21 @@ class CleanConfig:
     """Which predictions become labels."""
 
     score: float = 0.5
-    """Score that a prediction must exceed, where predictions have scores."""
+    """Predictions need a score above this, where they have scores."""
     unlike_box: float = added(BOXLIKE)
-    """Share of its own area by which a label may differ from its box. The published tenth leaves boxes, vans and little
-    else: true masks of the street world's cars differ by 0.16 to 0.6."""
+    """Labels are dropped whose box exceeds their area by this share or more. The published tenth keeps little but vans: the
+    true masks of the street world's cars have values from 0.16 to 0.6."""
 
 
 def clean_labels(split: Path, labels: Path, road: Path, out: Path, config: CleanConfig) -> None:
-    """Write the labels that look like objects of their own, without road.
+    """Write the labels that look like single objects, without the road.
 
     Args:
         split: frames; those without labels or road are left out and counted.
         labels: label root, such as what a detector finds.
         road: label root of the road.
         out: label root; finished files are kept.
-        config: least score.
+        config: smallest score, and the shapes that are kept.
 
     Raises:
         InputError: when no frame has labels and road, or a file is broken.

@@ -1,4 +1,4 @@
-"""Masks of objects and of the road that another program made, as label sets (the variant with given masks)."""
+"""Masks of objects and of the road from other programs, as label sets (for the variant with given masks)."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ class MasksConfig:
     """How images become masks."""
 
     folder: str = "masks"
-    """Of the masks, below the folder of the frames, or anywhere else."""
+    """Folder of the masks, relative to the folder of the frames, or absolute."""
     certain: int = 128
-    """Grey level from which on a pixel belongs to a mask, where it has levels beyond 0 and 1."""
+    """Smallest grey level of a pixel in a mask; in images of 0 and 1 only, it is 1."""
 
 
 def import_masks(data: Path, split: Path, out: Path, config: MasksConfig) -> None:
     """Turn images of masks into a label set.
 
     Args:
-        data: folder of the frames, whose aspect the masks must have.
+        data: folder of the frames, whose aspect ratio the masks must have.
         split: frames; those without masks are left out and counted.
         out: label root; finished files are kept.
-        config: folder of the masks. Of a frame, `<frame>/0.png`, `1.png` and so on are its objects, or `<frame>.png` is
-            one mask, as of the road. `<frame>` is `<segment>/NNNNNN` or, of Cityscapes, `<split>/<city>/<its own name>`.
+        config: folder of the masks. The objects of a frame are `<frame>/0.png`, `1.png` and so on; a single mask, such
+            as the road's, is `<frame>.png`. `<frame>` is `<segment>/NNNNNN` or, for Cityscapes,
+            `<split>/<city>/<original name>`.
 
     Raises:
-        InputError: when no frame has masks, or all are empty, and naming a mask that is broken or fits no frame.
+        InputError: when no frame has masks, all masks are empty, or a mask is broken or does not fit its frame.
     """
     stage = Stage("depth masks", out, config, (split,), data)
     stage.run(lambda: _import(data, split, out, config))

@@ -1,4 +1,4 @@
-"""What ground segmentation is taught: level surfaces first, then by itself, enlarged (Nguyen et al. 2024, section 3.2)."""
+"""The losses of ground segmentation: labels of level surfaces, and self-training (Nguyen et al. 2024, section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from moduv import geometry
 from moduv.dynamic_depth.losses import difference_of_probabilities
 
 SMOOTHNESS = 2.0
+"""Weight of the smoothness."""
 CERTAIN = 0.5
-"""Probability from which on a pixel is ground."""
+"""Smallest probability of a ground pixel."""
 Predict = Callable[[Tensor], Tensor]
-"""A `GroundNet`."""
+"""A `GroundNet`: inputs (B, 4, H, W) to probabilities (B, 1, H, W)."""
 
 
 def ground_losses(
     net: Predict, inputs: Tensor, level: Tensor, *, own: float = 0.0, noisy: float = 1.0
 ) -> dict[str, Tensor]:
-    """The loss of a batch, of which a share may be taught by the network itself.
+    """The losses of a batch: labels of level surfaces, and self-training where `own` is not 0.
 
-    Its middle and lower thirds are enlarged to the whole size. What the network says of them is the target of the lower
-    two thirds; of the enlarged lower third, the label of level surfaces is. The height must be a multiple of 3.
+    For self-training, the middle and the lower third of the images are enlarged to full size. The predictions on them
+    are the targets for the lower two thirds of the images; the target for the enlarged lower third is the label of level
+    surfaces. The height must be a multiple of 3.
 
     Args:
         net: a `GroundNet`.
         inputs: (B, 4, H, W), see `ground_inputs`.
         level: (B, 1, H, W), whether a pixel lies on a level surface.
-        own: weight of what the network teaches itself.
-        noisy: weight of the label of the whole image.
+        own: weight of self-training.
+        noisy: weight of the label on the whole image.
+
+    Returns:
+        `loss`, and its terms with their weights.
     """
     found, label = net(inputs), level.float()
     terms = {
@@ -59,5 +64,5 @@ def _enlarged(part: Tensor, like: Tensor) -> Tensor:
 
 
 def _smoothness(found: Tensor, inputs: Tensor) -> Tensor:
-    """Of probabilities, but for edges of image and disparity."""
+    """Smoothness of probabilities, except at edges of the image and the disparity."""
     return SMOOTHNESS * geometry.smoothness(found, inputs)

@@ -39,12 +39,15 @@ class GroundConfig(TrainingConfig):
     """How ground segmentation is trained. The defaults are shares of the published 20 epochs of 4,358 steps."""
 
     own: tuple[float, float] = (0.2008, 0.2581)
-    """Shares of the training between which what the network teaches itself rises to its weight."""
+    """Shares of the training between which the weight of self-training rises from 0."""
     own_weight: float = 0.5
+    """Final weight of self-training."""
     noisy: tuple[float, float] = (0.5163, 0.5737)
-    """Shares of the training between which the label of level surfaces falls to its least weight."""
+    """Shares of the training between which the weight of the labels of level surfaces falls from 1."""
     noisy_weight: float = 0.25
+    """Final weight of the labels of level surfaces."""
     flip: float = 0.5
+    """Probability of a mirrored sample."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ class RoadConfig:
     """How ground segmentation is applied."""
 
     batch_size: int = speed_only(8)
+    """Frames at once."""
 
 
 class Scenes:
-    """Frames with stage 1's depth, asked by (index, sample seed).
+    """Frames with the depth of stage 1, indexed by (index, sample seed).
 
     Args:
         data: folder of the frames.
         motion: folder of the motion outputs.
-        frames: which.
+        frames: the frames.
         flip: probability of a mirrored sample.
     """
 
@@ -89,13 +93,13 @@ class Scenes:
 
 
 def train_ground(data: Path, split: Path, motion: Path, out: Path, config: GroundConfig) -> None:
-    """Learn which pixels show the ground, from surfaces that stage 1's depth says are level.
+    """Train ground segmentation on the surfaces that are level in the depth of stage 1.
 
     Args:
         data: folder of the frames.
         split: frames to train on; those without motion output are left out and counted.
         motion: folder of `moduv depth scenes`.
-        out: receives `ground_segmentation.pth`, for frames of one size.
+        out: receives `ground_segmentation.pth`, which takes frames of this size only.
         config: schedule.
 
     Raises:
@@ -138,7 +142,7 @@ def _train(
 def predict_road(
     data: Path, split: Path, motion: Path, ground: Path, out: Path, config: RoadConfig
 ) -> None:
-    """Write where the road is, one mask a frame.
+    """Write the road of every frame as one mask.
 
     Args:
         data: folder of the frames.
@@ -149,7 +153,7 @@ def predict_road(
         config: batch size.
 
     Raises:
-        InputError: when a file is missing or broken, or of another size than the network was trained at.
+        InputError: when a file is missing or broken, or of another size than those that the network was trained on.
     """
     stage = Stage("depth road", out, config, (split, *made_here(motion), ground), data)
     stage.run(lambda: _predict(data, split, motion, ground, out, config))
@@ -172,7 +176,7 @@ def _predict(
 def _roads(
     net: GroundNet, scenes: Scenes, batch_size: int
 ) -> Iterator[tuple[FrameRef, np.ndarray]]:
-    """Every frame's road (1, H, W) bool."""
+    """The road (1, H, W) bool of every frame."""
     for frames, batch in frame_batches(scenes, batch_size, "road"):
         _check_size(batch["inputs"], net, scenes.motion)
         found = net(batch["inputs"]) > CERTAIN

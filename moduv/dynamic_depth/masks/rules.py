@@ -1,6 +1,6 @@
-"""Which masks are objects: of slots, and of predictions (Nguyen et al. 2024, section 3.2).
+"""Rules by which masks of slots, and predicted masks, are objects (Nguyen et al. 2024, section 3.2).
 
-The paper says what for; the numbers are those of its authors' published system.
+The paper describes the rules; the numbers are those of the authors' code.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from moduv.instances import rle
 
 KERNEL = np.ones((5, 5), np.uint8)
 ERODED = 5
-"""How often a slot is eroded, and then dilated, before its box is taken."""
+"""Iterations of erosion, and then of dilation, of a slot before its box is taken."""
 LARGEST = 0.5
-"""Share of the image from which on a slot's box is none of an object."""
+"""A slot whose box covers this share of the image or more is no object."""
 FILLED = 0.5
-"""Share of its box that a slot must exceed."""
+"""A slot must fill more than this share of its box."""
 SMALLEST = 0.001
-"""Share of the image that a label must exceed."""
+"""A label must cover more than this share of the image."""
 BOXLIKE = 0.1
-"""Share of its own area by which a predicted mask may differ from its box."""
+"""A predicted mask whose box exceeds its area by this share or more is no object."""
 COVERED = 0.25
-"""Share of a mask from which on a larger one that covers it replaces it."""
+"""A mask is dropped if a larger one covers this share of it or more."""
 
 
 def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """Objects (M, H, W) bool among the slots of a frame (N, H, W) bool, the largest first.
 
-    The largest slot is the background. Of the others, what moves and is no road gives a box, which must stand on the
-    road; what moves in the box and is no road is the object.
+    The largest slot is the background. In each of the others, the moving pixels off the road have a box, which must
+    touch the road; the object is everything in this box that moves and is not road.
 
     Args:
-        road, moving: (H, W) bool.
+        slots: (N, H, W) bool.
+        road: (H, W) bool.
+        moving: (H, W) bool.
     """
     free = moving & ~road
     objects = []
@@ -54,14 +56,14 @@ def slot_labels(slots: np.ndarray, road: np.ndarray, moving: np.ndarray) -> np.n
 
 
 def clean_masks(masks: np.ndarray, road: np.ndarray, unlike_box: float = BOXLIKE) -> np.ndarray:
-    """The predicted masks (M, H, W) bool, without road, that look like objects of their own, the largest first.
+    """The predicted masks (M, H, W) bool that look like single objects, without the road, the largest first.
 
-    Those go whose shape is unlike their box; of those that cover each other, one is left, see `distinct_masks`.
+    Masks whose shape is unlike their box are dropped, and so are duplicates, see `distinct_masks`.
 
     Args:
         masks: (N, H, W) bool.
         road: (H, W) bool.
-        unlike_box: share of its own area by which a mask may differ from its box.
+        unlike_box: masks whose box exceeds their area by this share or more are dropped.
     """
     likely = masks[np.array([_unlike_box(mask) < unlike_box for mask in masks], bool)]
     free = distinct_masks(likely) & ~road
@@ -69,17 +71,17 @@ def clean_masks(masks: np.ndarray, road: np.ndarray, unlike_box: float = BOXLIKE
 
 
 def _unlike_box(mask: np.ndarray) -> float:
-    """By how much of its own area a mask differs from its box; of an empty one, by all."""
+    """The share of its own area by which the box of a mask exceeds it; infinite for an empty mask."""
     left, top, right, bottom = rle.extent(mask)
     area = np.count_nonzero(mask)
     return (right - left) * (bottom - top) / area - 1 if area else np.inf
 
 
 def distinct_masks(masks: np.ndarray) -> np.ndarray:
-    """The masks (M, H, W) bool of which no larger one covers a quarter, the largest of (N, H, W) first.
+    """Drop the masks (N, H, W) bool of which a larger one covers a quarter or more; the rest, the largest first.
 
-    The authors' code also joins a mask to the one that covers half of it, but takes the union apart again when it comes
-    to that one: the larger mask is left as it was, which is what is done here.
+    The authors' code also merges a mask into one that covers half of it, but undoes this when it comes to the larger
+    mask, which therefore stays as it was, as it does here.
     """
     kept: list[np.ndarray] = []
     for mask in _largest_first(masks):

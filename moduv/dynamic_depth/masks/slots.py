@@ -1,4 +1,4 @@
-"""What slots are taught: to explain flow and depth, the first one as what stands still (Nguyen et al. 2024, section 3.2)."""
+"""The losses of slots, which explain flow and depth; the first slot is the background (Nguyen et al. 2024, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from moduv.dynamic_depth.losses import difference_of_probabilities
 from moduv.dynamic_depth.networks.slots import Slots
 
 DEPTH, BACKGROUND_DEPTH, BACKGROUND_MASK = 0.2, 0.02, 0.005
-"""Weights beside those of the flow's colours."""
+"""Weights beside the reconstruction of the flow's colours."""
 LIKELY = 0.01
-"""Presence that is asked of a slot."""
+"""Target presence of a slot."""
 
 
 def slot_losses(
@@ -24,16 +24,19 @@ def slot_losses(
     presence: float | None = None,
     logits: bool = False,
 ) -> dict[str, Tensor]:
-    """The loss of a batch.
+    """The losses of a batch.
 
     Args:
-        found: of these frames; with `presence`, of masks that are weighed by it.
+        found: the slots of these frames; with `presence`, their masks are weighted by it.
         frames: (B, 4, 128, 128), colours of the flow in [-1, 1] and depth.
         moving: (B, 1, 128, 128) bool.
-        background: ask of the first slot to be white and as far as can be, and to be where nothing moves.
-        presence: weight of how much the slots' presence is off, beside `background`; None: it does not count yet.
-        logits: take the probability of the background for a logit, as published: then even a certain and right one
-            costs something, and a doubtful one is hardly told from it.
+        background: train the first slot to be white, as far away as possible, and to cover what does not move.
+        presence: weight of the slots' presence, which needs `background`; None: no such term yet.
+        logits: treat the probability of the background as a logit, as published. Even a certain and correct
+            prediction then has a loss, hardly less than that of an uncertain one.
+
+    Returns:
+        `loss`, and its terms with their weights.
     """
     terms = {
         "flow": F.mse_loss(found.reconstruction[:, :3], frames[:, :3]),
@@ -46,7 +49,7 @@ def slot_losses(
         difference = _logit_difference if logits else difference_of_probabilities
         terms["background_mask"] = BACKGROUND_MASK * difference(found.masks[:, 0], ~moving)
     if presence is not None:
-        # Asked of the rest that no object covers, too, which then is the first mask.
+        # With presence, the first mask is what no object covers; it has the same target.
         terms["background_rest"] = terms["background_mask"]
         terms["presence"] = presence * (found.presence - LIKELY).abs().mean()
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -1,4 +1,4 @@
-"""Depth-scale alignment: how deep an object lies, told from its looks and the road around it (section 3.3)."""
+"""Depth-scale alignment: predicts an object's scale from its appearance and the road (Nguyen et al. 2024, section 3.3)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class DepthScaleAlignment(nn.Module):
     def forward(
         self, images: Tensor, object_mask: Tensor, road_depth: Tensor, object_depth: Tensor
     ) -> Tensor:
-        """The factor (B, 1) by which an object's depth is to be multiplied; it may be negative.
+        """The factor (B, 1) of an object's depth; it may be negative.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             object_mask: (B, 1, H, W), 1 on the object.
             road_depth: (B, 1, H, W), depth of the scene on the road, 0 elsewhere.
-            object_depth: (B, 1, H, W), depth on the object over its mean, 0 elsewhere.
+            object_depth: (B, 1, H, W), depth on the object divided by its mean, 0 elsewhere.
         """
         combined = (1 - object_mask) * road_depth + object_mask * object_depth
         features = self.all_feature_extractor(torch.cat([images, combined, object_depth], 1))

@@ -1,4 +1,4 @@
-"""Depth by DIFFNet."""
+"""Depth by DIFFNet (Zhou et al. 2021), as in Nguyen et al. 2024, section 3.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ground segmentation: which pixels show the ground, told from an image and its disparity (section 3.2)."""
+"""Ground segmentation from an image and its disparity (Nguyen et al. 2024, section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ CHANNELS = 4
 
 
 class GroundNet(nn.Module):
-    """Three convolutions, of which two are normalised over the whole image, so that it takes images of one size.
+    """Convolutions, two of them with layer norm over the whole image, so that images must be of one size.
 
     Args:
-        height, width: of the images, pixels.
+        height: of the images, pixels.
+        width: of the images, pixels.
     """
 
     def __init__(self, height: int = 192, width: int = 512) -> None:
@@ -36,5 +37,5 @@ def _normalised(inputs: int, shape: tuple[int, int, int]) -> nn.Sequential:
 
 
 def ground_inputs(images: Tensor, disparity: Tensor) -> Tensor:
-    """What the network sees (B, 4, H, W) of images (B, 3, H, W) in [0, 1] and disparities (B, 1, H, W)."""
+    """The network's inputs (B, 4, H, W) from images (B, 3, H, W) in [0, 1] and disparities (B, 1, H, W)."""
     return torch.cat([images, disparity / disparity.amax((2, 3), keepdim=True)], 1)

@@ -10,7 +10,7 @@ from moduv.depth.networks.resnet import ResNetEncoder
 
 
 class PoseDecoder(nn.Module):
-    """Six numbers from the last feature; the layers are named by number alone, see `depth.networks.pose`."""
+    """Pose from the last feature; unlike those of `depth.networks.pose`, the layers are named by number alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,6 +20,7 @@ class PoseDecoder(nn.Module):
         self.net = nn.ModuleList([*layers, nn.Conv2d(256, 12, 1)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, 512, h, w) to three angles and a translation, (B, 6)."""
         for layer in self.net[:-1]:
             x = F.relu(layer(x))
         return 0.01 * self.net[-1](x).mean((2, 3))[:, :6]
@@ -34,9 +35,9 @@ class PoseNet(nn.Module):
         self.pose_decoder = PoseDecoder()
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, 3, H, W) in [0, 1], in the order of time, to Euler angles (B, 3), radians, and translation.
+        """Frames (B, 3, H, W) in [0, 1], in temporal order, to Euler angles (B, 3) in radians and translations (B, 3).
 
-        They make the matrix that brings points from the first camera's coordinates to the second's.
+        Together they are the transformation from the first camera's coordinates to the second's.
         """
         features = self.pose_encoder(torch.cat([first, second], 1))
         angles, translation = self.pose_decoder(features[-1]).chunk(2, 1)

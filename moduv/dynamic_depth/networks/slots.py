@@ -12,7 +12,7 @@ from torch import Tensor, nn
 SIDE, COARSE = 128, 8
 """Sides in pixels of the input and of what the decoder starts from."""
 SLOTS, WIDTH, HIDDEN, ROUNDS = 5, 64, 128, 3
-"""The first slot is the background."""
+"""Number of slots, of which the first is the background; widths of slots and hidden layers; iterations."""
 CHANNELS = 4
 """Red, green and blue of the flow's colours in [-1, 1], and depth."""
 EPSILON = 1e-8
@@ -24,13 +24,13 @@ class Slots(NamedTuple):
     reconstruction: Tensor
     """(B, 4, 128, 128): the parts, weighed by their masks."""
     parts: Tensor
-    """(B, 5, 4, 128, 128): what each slot thinks the frame is."""
+    """(B, 5, 4, 128, 128): the frame as each slot reconstructs it."""
     masks: Tensor
-    """(B, 5, 1, 128, 128), in sum 1."""
+    """(B, 5, 1, 128, 128), with a sum of 1 over the slots."""
     slots: Tensor
     """(B, 5, 64)."""
     presence: Tensor
-    """(B, 4) in (0, 1): is there an object in the slot?"""
+    """(B, 4) in (0, 1): the probability that a slot holds an object."""
 
 
 class PositionEmbedding(nn.Module):
@@ -46,6 +46,7 @@ class PositionEmbedding(nn.Module):
         self.register_buffer("grid", torch.cat([near, 1 - near], -1)[None])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the embedding to features (B, 64, side, side)."""
         return x + rearrange(self.dense(self.grid), "1 h w c -> 1 c h w")
 
 
@@ -65,7 +66,7 @@ class SlotAttention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH))
 
     def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Features (B, N, 64) and normal noise (B, 5, 64) of the first slots to slots (B, 5, 64)."""
+        """Features (B, N, 64) and the normal noise (B, 5, 64) of the initial slots to slots (B, 5, 64)."""
         inputs = self.norm_inputs(pixels)
         keys, values = self.project_k(inputs), self.project_v(inputs)
         background = self.slots_bg_mu + self.slots_bg_log_sigma.exp() * noise[:, :1]
@@ -82,7 +83,7 @@ class SlotAttention(nn.Module):
 
 
 class SlotAttentionNet(nn.Module):
-    """Encoder, slot attention, a decoder for every slot, and a guess whether it holds an object."""
+    """Encoder, slot attention, a decoder for every slot, and the presence of an object in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,10 +108,12 @@ class SlotAttentionNet(nn.Module):
         self.decoder = nn.Sequential(*(_doubled() for _ in range(4)), _last())
 
     def forward(self, frames: Tensor, noise: Tensor, *, by_presence: bool = False) -> Slots:
-        """Explain frames (B, 4, 128, 128), from normal noise (B, 5, 64) on.
+        """Explain frames by slots.
 
         Args:
-            by_presence: weigh the objects' masks by their presence z, (z m)² / Σ z m; the rest is background.
+            frames: (B, 4, 128, 128), colours of the flow in [-1, 1] and depth.
+            noise: (B, 5, 64), normal, of the initial slots.
+            by_presence: weight the objects' masks m by their presence z, (z m)² / Σ z m; the rest is background.
         """
         features = self.encoder_pos_embedding(self.encoder(frames))
         pixels = self.encoder_out_layer(rearrange(features, "b c h w -> b (h w) c"))
@@ -131,14 +134,14 @@ class SlotAttentionNet(nn.Module):
 
 
 def _doubled() -> nn.Sequential:
-    """A transposed convolution to twice the size."""
+    """A transposed convolution that doubles the size."""
     return nn.Sequential(
         nn.ConvTranspose2d(WIDTH, WIDTH, 5, 2, padding=2, output_padding=1), nn.LeakyReLU()
     )
 
 
 def _last() -> nn.Sequential:
-    """To the channels of a frame and a mask."""
+    """The last layers, to the channels of a frame and a mask."""
     return nn.Sequential(
         nn.ConvTranspose2d(WIDTH, WIDTH, 5, padding=2),
         nn.LeakyReLU(),
@@ -147,7 +150,7 @@ def _last() -> nn.Sequential:
 
 
 def _stretched(colours: Tensor) -> Tensor:
-    """Each slot's colours (B, S, 3, H, W) linearly to [-1, 1]."""
+    """Scale each slot's colours (B, S, 3, H, W) linearly to [-1, 1]."""
     low = colours.amin((2, 3, 4), keepdim=True)
     high = colours.amax((2, 3, 4), keepdim=True)
     return 2 * (colours - low) / (high - low + 1e-7) - 1

@@ -1,4 +1,4 @@
-"""The last stage: stage 1 trained on with pseudo-depth where objects move (Nguyen et al. 2024, section 3.4)."""
+"""The last stage: stage 1 is trained further, with pseudo-depth on moving objects (Nguyen et al. 2024, section 3.4)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ class FinalConfig(TrainingConfig):
     """How the last stage is trained."""
 
     weight: float = 0.1
-    """Of the difference to pseudo-depth."""
+    """Weight of the difference to pseudo-depth."""
     bilinear: bool = False
-    """Reduce pseudo-depth to smaller scales bilinearly, as published, which mixes objects with what is behind them;
-    otherwise by the nearest pixel, as their masks."""
+    """Resize pseudo-depth to the smaller scales bilinearly, as published, which mixes objects with their background;
+    otherwise to the nearest pixel, like the masks."""
     flip: float = 0.5
+    """Probability of a mirrored sample."""
     jitter: float = 0.5
+    """Probability of changed colours."""
 
 
 def train_final(
     data: Path, split: Path, weights: Path, pseudo: Path, out: Path, config: FinalConfig
 ) -> None:
-    """The last stage: train stage 1 on, with pseudo-depth where objects move.
+    """The last stage: train stage 1 further, with pseudo-depth on moving objects.
 
     Args:
         data: folder of the segments.
         split: frames to train on; those without both neighbours are left out and counted.
         weights: folder of `moduv depth pixelwise`.
-        pseudo: folder of `moduv depth pseudo`, made with that stage 1. Without any object in it, the weights are kept
+        pseudo: folder of `moduv depth pseudo`, made with that stage 1. If it holds no object, the weights are kept
             as they are.
         out: receives `weights/`.
         config: schedule and weight.

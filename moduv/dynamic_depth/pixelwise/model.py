@@ -43,8 +43,11 @@ def pixelwise_terms(
 
     Args:
         batch: `images` and `augmented` (B, 3, 3, H, W) in [0, 1], and `K` (B, 4, 4) in pixels.
-        residual: explain what moves by residual flow, instead of taking all for still.
-        sparse: keep only what of it is longer than the mean, and ask for little of it.
+        residual: explain moving pixels by residual flow, instead of assuming a static scene.
+        sparse: keep only residual flow that is longer than the mean, and penalise it.
+
+    Returns:
+        `loss`, and its terms with their weights, see `triplet_losses`; and the depths by scale.
     """
     frames, K = batch["augmented"], batch["K"]
     depths = [depth.float() for depth in model.depth_net(frames[:, 1])]
@@ -64,15 +67,15 @@ def triplet_losses(
     *,
     sparse: bool,
 ) -> Batch:
-    """How well depth, motion and residual flow explain triplets.
+    """The losses of triplets that are explained by depth, ego-motion and residual flow.
 
     Args:
         frames: (B, 3, 3, H, W) in [0, 1], -1, 0, +1.
         depths: (B, 1, h, w) of the centres, at some scales.
         K: (B, 4, 4), pixels.
         poses: (B, 2, 4, 4), from the centre's coordinates to the neighbours'.
-        residual: (B, 2, 2, H, W), the same for all scales, see `residual_flow`; None: nothing moves by itself.
-        sparse: whether residuals cost something.
+        residual: (B, 2, 2, H, W), the same for all scales, see `residual_flow`; None: a static scene.
+        sparse: penalise residual flow.
 
     Returns:
         `loss`, and with their weights `photometric`, `smoothness` and `sparsity`, means over the scales.
@@ -96,7 +99,7 @@ def triplet_losses(
 def warp_neighbours(
     frames: Tensor, depth: Tensor, K: Tensor, poses: Tensor, residual: Tensor | None = None
 ) -> Tensor:
-    """The frames -1 and +1 as the centre would see them, (B, 2, 3, H, W); arguments as in `triplet_losses`."""
+    """The frames -1 and +1 warped to the centre, (B, 2, 3, H, W); arguments as in `triplet_losses`."""
     depths, cameras = (field.repeat_interleave(2, 0) for field in (depth, K))
     own = None if residual is None else residual.flatten(0, 1)
     coordinates, _ = residual_coordinates(depths, cameras, poses.flatten(0, 1), own)
@@ -106,13 +109,13 @@ def warp_neighbours(
 def pseudo_depth_term(
     depths: list[Tensor], pseudo: Tensor, mask: Tensor, *, bilinear: bool = False
 ) -> Tensor:
-    """The mean over scales of the difference to pseudo-depth where objects move.
+    """The difference to pseudo-depth on moving objects, mean over the scales.
 
     Args:
         depths: (B, 1, h, w), predicted, by scale.
-        pseudo: (B, 1, H, W), of any scale, complete: what does not move tells the scale.
+        pseudo: (B, 1, H, W), up to scale, and complete: the static pixels determine the scale.
         mask: (B, 1, H, W), not 0 where objects move.
-        bilinear: reduce pseudo-depth so; otherwise by the nearest pixel, as the mask.
+        bilinear: resize pseudo-depth bilinearly; otherwise to the nearest pixel, like the mask.
     """
 
     def nearest(field: Tensor, depth: Tensor) -> Tensor:

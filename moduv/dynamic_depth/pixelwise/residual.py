@@ -1,4 +1,4 @@
-"""Rigid motion of the scene and what every pixel adds to it: the residual flow (Nguyen et al. 2024, section 3.1)."""
+"""Rigid motion of the scene, and the residual flow of every pixel (Nguyen et al. 2024, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from moduv.dynamic_depth.networks.residual import ResidualNet
 from moduv.geometry.splatting import EPSILON
 
 FAINT = 1e-5
-"""Pixels below which a residual is none."""
+"""Residual flow shorter than this, in pixels, is 0."""
 STILL = 0.01
-"""Pixels, |u| + |v|, below which a flow is taken for that of the camera alone."""
+"""Flow of objects shorter than this, |u| + |v| in pixels, is 0."""
 
 
 def camera_poses(net: PoseNet, frames: Tensor) -> Tensor:
@@ -29,17 +29,17 @@ def camera_poses(net: PoseNet, frames: Tensor) -> Tensor:
 def residual_flow(
     net: ResidualNet, frames: Tensor, depth: Tensor, K: Tensor, poses: Tensor, *, sparse: bool
 ) -> Tensor:
-    """What pixels move by themselves: the centre moved as if all stood still, and what is left to the neighbours.
+    """The flow of pixels that move by themselves: what is left after the centre is warped to its neighbours by ego-motion.
 
     Args:
         frames: (B, 3, 3, H, W) in [0, 1], -1, 0, +1.
         depth: (B, 1, H, W) of the centre.
         K: (B, 4, 4), pixels.
         poses: (B, 2, 4, 4), see `camera_poses`.
-        sparse: keep only what is at least as long as the frame's mean, over all pixels.
+        sparse: keep only flow that is at least as long as the mean over the frame.
 
     Returns:
-        (B, 2, 2, H, W), pixels x depth, see `residual_coordinates`; 0 where one of the neighbours tells nothing.
+        (B, 2, 2, H, W), pixels x depth, see `residual_coordinates`; 0 where it is unknown for one of the neighbours.
     """
     centres, neighbours = frames[:, [1, 1]].flatten(0, 1), frames[:, [0, 2]].flatten(0, 1)
     depths, cameras = (field.repeat_interleave(2, 0) for field in (depth, K))
@@ -60,7 +60,7 @@ def residual_flow(
 
 
 def object_flow(depth: Tensor, K: Tensor, poses: Tensor, residual: Tensor) -> Tensor:
-    """The flow (B, 2, 2, H, W) in pixels to the frames -1 and +1 that is due to objects; 0 where there is next to none.
+    """The flow (B, 2, 2, H, W) of objects to the frames -1 and +1, in pixels; 0 where it is negligible.
 
     `depth` is (B, 1, H, W), the others are as in `residual_flow`.
     """
@@ -71,7 +71,7 @@ def object_flow(depth: Tensor, K: Tensor, poses: Tensor, residual: Tensor) -> Te
 
 
 def moving_pixels(flow: Tensor) -> Tensor:
-    """Where (B, 1, H, W) bool the flow due to objects (B, 2, 2, H, W) is a pixel long, |u| + |v|, on average."""
+    """The pixels (B, 1, H, W) bool whose flow of objects (B, 2, 2, H, W) is at least a pixel long, |u| + |v|, on average."""
     return flow.abs().sum(2).mean(1, keepdim=True) >= 1
 
 
@@ -94,17 +94,17 @@ def euler_pose(angles: Tensor, translation: Tensor, *, invert: bool = False) -> 
 def residual_coordinates(
     depth: Tensor, K: Tensor, pose: Tensor, residual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Where another camera shows the pixels of a depth map, if each adds its residual flow.
+    """The coordinates of the pixels of a depth map in another camera, with their residual flow.
 
     Args:
         depth: (B, 1, H, W).
         K: (B, 4, 4), pixels.
         pose: (B, 4, 4), from this camera's coordinates to the other's.
-        residual: (B, 2, H, W), added to the homogeneous pixel before it is divided by its depth, so in pixels
-            x depth; None: nothing moves by itself.
+        residual: (B, 2, H, W), added to the homogeneous coordinates before the division by depth, so its unit is
+            pixels x depth; None: a static scene.
 
     Returns:
-        Coordinates x, y (B, 2, H, W), clamped to the image, and what of them is due to the residual, pixels.
+        Coordinates x, y (B, 2, H, W), clamped to the image, and the part of them due to the residual, pixels.
     """
     points = geometry.transform(pose, geometry.back_project(depth, K.inverse()))
     homogeneous = (K[:, :3, :3] @ points.flatten(2)).unflatten(2, depth.shape[-2:])
@@ -123,9 +123,9 @@ def _clamped(coordinates: Tensor) -> Tensor:
 
 
 def sample(image: Tensor, coordinates: Tensor) -> Tensor:
-    """Read an image (B, C, H, W) bilinearly at coordinates x, y (B, 2, h, w) inside of it.
+    """Sample an image (B, C, H, W) bilinearly at coordinates x, y (B, 2, h, w) inside of it.
 
-    `geometry.warp` with the published rounding, which decides about structure where an image is saturated.
+    Like `geometry.warp`, but rounded as published, which matters for SSIM where an image is saturated.
     """
     height, width = image.shape[-2:]
     x, y = coordinates.unbind(1)

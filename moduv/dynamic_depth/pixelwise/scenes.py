@@ -1,4 +1,4 @@
-"""What stage 1 says of every frame: depth, what moves, and the flow's colours, in the form of stage 1 elsewhere."""
+"""Predictions of stage 1 for every frame: depth, moving pixels and flow colours, as files of `moduv motion predict`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from moduv.engine.stages import Stage
 from moduv.frames.clip import FrameRef
 
 PIXEL = 1.0
-"""Length |u| + |v| of a flow in pixels below which it has no colour."""
+"""Flow shorter than this, |u| + |v| in pixels, is white."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,22 @@ class ScenesConfig:
     """How stage 1 is applied."""
 
     batch_size: int = speed_only(8)
+    """Frames at once."""
     colours: bool = False
-    """Keep the colours of the flow to both neighbours, for slots."""
+    """Write the flow to both neighbours as colours, for slots."""
 
 
 def predict_scenes(data: Path, split: Path, weights: Path, out: Path, config: ScenesConfig) -> None:
-    """Write depth and what moves for the frames of a split.
+    """Write the depth and the moving pixels of the frames of a split.
 
     Args:
         data: folder of the segments.
         split: frames; those without both neighbours are left out and counted.
         weights: folder of `moduv depth pixelwise` or `moduv depth final`.
         out: receives `<segment>/NNNNNN.npz` with `depth` (H, W) in half precision, `mot_mask` (H, W), 1 where the flow
-            due to objects is a pixel long, `inv_K` (4, 4), `pose` (2, 4, 4), and for slots `colours`
+            of objects is at least a pixel long, `inv_K` (4, 4), `pose` (2, 4, 4), and for slots `colours`
             (2, 3, 128, 128) uint8. Finished files are kept.
-        config: batch size and what is kept.
+        config: batch size and outputs.
 
     Raises:
         InputError: when frames or weights are missing or broken, or depth is not finite.
@@ -94,9 +95,9 @@ def scenes(
 
 
 def flow_colours(flow: Tensor) -> Tensor:
-    """Colours (B, 2, 3, 128, 128) uint8 of flows (B, 2, 2, H, W), each over its largest; white below a pixel."""
+    """Flows (B, 2, 2, H, W) as colours (B, 2, 3, 128, 128) uint8, scaled by the longest of each; white below a pixel."""
     flat = flow.flatten(0, 1)
-    # One by one: torchvision divides by the largest flow of all that it is given.
+    # One by one, because torchvision scales by the longest flow of a batch.
     image = torch.stack([flow_to_image(each) for each in flat]).float()
     image = torch.where(flat.abs().sum(1, keepdim=True) < PIXEL, 255.0, image)
     small = geometry.resize(image, (SIDE, SIDE))

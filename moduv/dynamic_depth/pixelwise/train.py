@@ -28,7 +28,7 @@ WEIGHTS = "weights"
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of stage 1."""
+    """A part of stage 1: the networks that it trains, and with which losses."""
 
     trains: tuple[str, ...]
     residual: bool
@@ -40,7 +40,7 @@ PHASES = {
     "residual": Phase(("raft",), residual=True),
     "joint": Phase(("depth_net", "pose_net", "raft"), residual=True, sparse=True),
 }
-"""In their order; each has an optimiser of its own."""
+"""In order; each has its own optimiser."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,18 @@ class PixelwiseConfig:
     """Length, batch size and learning rate of each phase: rigid, residual, joint."""
     height: int = 192
     width: int = 512
-    """Size of the networks' input in pixels: multiples of 32, at least 128, about of the frames' aspect, which labels
+    """Size of the networks' input in pixels: multiples of 32, at least 128, with about the aspect ratio of the frames, which labels
     that are made from it must have."""
     hrnet_weights: str = ""
     """File of ImageNet's HRNet-W18, from which the depth encoder starts; empty: from scratch."""
     resnet_weights: str = ""
     """File of torchvision's ImageNet ResNet-18, from which the pose encoder starts; empty: from scratch."""
     flip: float = 0.5
+    """Probability of a mirrored sample."""
     jitter: float = 0.5
+    """Probability of changed colours."""
     seed: int = 0
+    """Of the initial weights."""
 
     def __post_init__(self) -> None:
         if list(self.loops) != list(PHASES):
@@ -73,7 +76,7 @@ class PixelwiseConfig:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise InputError for images that the networks do not take."""
+    """Raise InputError for image sizes, in pixels, that the networks do not take."""
     if height % 32 or width % 32 or min(height, width) < 128:
         raise InputError(
             f"{height} x {width} pixels: use multiples of 32 from 128 on, such as the published 192 x 512."
@@ -126,13 +129,13 @@ def _phase_step(model: PixelwiseNetworks, phase: Phase) -> Callable[[Batch, Step
 
 
 def freeze_all_but(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Train the children with these names only."""
+    """Freeze all children of a model except those with these names."""
     for name, network in model.named_children():
         network.requires_grad_(name in names)
 
 
 def by_network(model: nn.Module) -> list[dict[str, Any]]:
-    """A group of parameters for each network that is trained: their gradients are clipped one by one."""
+    """The trained parameters, grouped by network, so that the gradient of each network is clipped separately."""
     groups = [
         [parameter for parameter in network.parameters() if parameter.requires_grad]
         for network in model.children()

@@ -60,7 +60,7 @@ class VideoClips:
         return len(self.segments)
 
     def __getitem__(self, item: tuple[int, int]) -> Tensor:
-        """Whole frames at their own aspect, or with `crop` squares."""
+        """Whole frames in their own aspect ratio, or with `crop` squares."""
         rng = np.random.default_rng(item[1])
         refs = self.segments[item[0]]
         return torch.stack([self._clip(refs, rng) for _ in range(self.config.per_sample)])
