@@ -1,6 +1,7 @@
-"""Two views of a clip: one scale, crop and flip for both, and one similarity between them (section 3.3).
+"""Two views of a clip, related by a similarity transform (Araslanov et al., NeurIPS 2021, section 3.3).
 
-No colour is changed. All frames of a clip are treated alike, so that what moves in them moves by itself.
+All frames of a clip are scaled, cropped and flipped in the same way, so that the motion between them is that of the video.
+Colours are not changed.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from moduv.frames.images import resize_image
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """The published values, of YouTube-VOS."""
+    """How views are made; the defaults are the published values for YouTube-VOS."""
 
     smallest: tuple[int, int] = (256, 320)
-    """Pixels of the shorter side that frames are scaled to: from the first number to below the second."""
+    """Range of the shorter side in pixels to which frames are scaled; the second number is exclusive."""
     crop: int = 256
-    """Pixels of the square that is cut out."""
+    """Side of the square crop in pixels."""
     random_crop: bool = True
-    """Cut it out anywhere; otherwise around the centre."""
+    """Crop at a random place; otherwise at the centre."""
     flip: float = 0.5
-    """Probability of a flip: of both views, and once more of the second one."""
+    """Probability of a horizontal flip of both views, and of a further one of the second view alone."""
     zoom: float = 0.5
-    """Smallest share of a side that the second view shows."""
+    """Smallest share of each side of the main view that the second view shows."""
 
     def __post_init__(self) -> None:
         low, high = self.smallest
@@ -40,19 +41,19 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How the second view is made of the main one: flipped, then cut to a window that is resized back."""
+    """How the second view is made from the main view: a flip, then a window that is resized to the size of the view."""
 
     top: int
     left: int
     scale: float
-    """Share of both sides that the window has."""
+    """Sides of the window, as a share of those of the view."""
     flip: bool
 
     @classmethod
     def draw(
         cls, height: int, width: int, config: ViewConfig, rng: np.random.Generator
     ) -> Similarity:
-        """A random one for views of `height` x `width` pixels."""
+        """Draw a random similarity for views of `height` x `width` pixels."""
         flip, scale = bool(rng.random() < config.flip), float(rng.uniform(config.zoom, 1))
         top, left = (int(rng.integers(side - int(scale * side) + 1)) for side in (height, width))
         return cls(top, left, scale, flip)
@@ -67,9 +68,9 @@ class Similarity:
         return cv2.resize(window, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def matrix(self, height: int, width: int) -> np.ndarray:
-        """(2, 3) float32 for `affine_grid`: from the second view's positions to the main view's.
+        """The (2, 3) float32 matrix for `affine_grid`, from positions of the second view to those of the main view.
 
-        Shares of the sides are exact in it, although the window has whole pixels, as in the reference.
+        As in the reference, it uses the exact scale, although the window is rounded to whole pixels.
         """
         down = self.top + int(self.scale * height) / 2 - height / 2
         across = self.left + int(self.scale * width) / 2 - width / 2
@@ -82,7 +83,7 @@ class Similarity:
 
 
 def main_view(frames: list[np.ndarray], config: ViewConfig, rng: np.random.Generator) -> np.ndarray:
-    """Scale, cut out and flip all frames of a clip alike: (T, crop, crop, 3) uint8.
+    """Scale, crop and flip all frames of a clip in the same way: (T, crop, crop, 3) uint8.
 
     Args:
         frames: (H, W, 3) uint8, of one size.
@@ -105,14 +106,14 @@ def main_view(frames: list[np.ndarray], config: ViewConfig, rng: np.random.Gener
 def _cut_out(
     image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], flip: bool, view: np.ndarray
 ) -> None:
-    """Fill a view (crop, crop, 3) with a window of an image as if that were resized to `size`, bilinear.
+    """Fill a view (crop, crop, 3) with a window of an image that is resized bilinearly to `size`.
 
     Args:
         corner: row and column of the window in the resized image.
         flip: whether the window is mirrored.
     """
     down, across = (side / target for side, target in zip(image.shape[:2], size, strict=True))
-    # Pixels are squares whose centres lie at half numbers, before and after.
+    # Pixel centres lie at half-integers, both before and after resizing.
     row, column = (place + 0.5 for place in corner)
     first = column + view.shape[1] - 1 if flip else column
     step = -across if flip else across
@@ -122,6 +123,6 @@ def _cut_out(
 
 
 def scaled_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width whose shorter one is `side`."""
+    """Height and width of an image whose shorter side is scaled to `side` pixels."""
     shorter = min(height, width)
     return max(side, round(height * side / shorter)), max(side, round(width * side / shorter))

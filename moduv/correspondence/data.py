@@ -19,15 +19,17 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Which frames of a video make a sample."""
+    """Which frames of a video make up a sample."""
 
     frames: int = 5
+    """Frames of a clip."""
     gap: int = 2
-    """Frames from one to the next, where the video is long enough."""
+    """Distance between the frames of a clip, where the video is long enough."""
     in_order: bool = False
-    """Frames in order, at any fraction of a frame, repeated in short videos, as for Kinetics; otherwise in
-    random order, and short videos are left out."""
+    """Take frames in order and repeat them in short videos, as for Kinetics; otherwise take them in random order, and leave
+    out short videos."""
     views: ViewConfig = field(default_factory=ViewConfig)
+    """The two views of a clip."""
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.gap < 1:
@@ -35,8 +37,13 @@ class ClipConfig:
                 f"clips: frames is {self.frames} and gap {self.gap}; use 2 frames or more and a gap of 1 or more."
             )
 
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest video that can be used."""
+        return 1 if self.in_order else self.frames
+
     def offsets(self, length: int) -> tuple[np.ndarray, int]:
-        """Positions of the frames from the first on, and the last position where that can lie.
+        """Positions of the frames relative to the first, and the last possible position of the first.
 
         Args:
             length: frames of the video, at least `frames` unless they are taken in order.
@@ -55,7 +62,7 @@ class ClipConfig:
 
 
 class Clips:
-    """A clip of every video, in two views; frames are read at no more than the size that is needed."""
+    """A clip of every video, in two views; images are decoded at the smallest sufficient size."""
 
     def __init__(self, videos: Sequence[Video], config: ClipConfig) -> None:
         self.videos, self.config = videos, config

@@ -15,16 +15,18 @@ from moduv.engine import distributed
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The published values."""
+    """Grids, temperature and weights of the losses; the defaults are the published values."""
 
     anchors: int = 8
-    """Anchors along a side of a video's first frame."""
+    """Number of anchors along each side of a video's first frame."""
     contrastive: int = 4
-    """Positions along a side that the contrastive loss compares."""
+    """Number of positions along each side that the contrastive loss compares."""
     temperature: float = 0.05
+    """Divisor of the cosines in both losses."""
     contrastive_weight: float = 0.1
+    """Weight of the contrastive loss beside the self-training loss."""
     all_processes: bool = True
-    """Compare with the anchors of all processes' videos, so that they train what one would."""
+    """Compare with the anchors of the videos of all processes, so that the result does not depend on their number."""
 
 
 def correspondence_losses(
@@ -34,19 +36,19 @@ def correspondence_losses(
     draws: Tensor,
     config: LossConfig | None = None,
 ) -> dict[str, Tensor]:
-    """All losses of a batch of clips, each seen in two views.
+    """The losses of a batch of clips in two views.
 
     Args:
         main: key features (B, T, C, h, w) of the main view, of unit length.
-        second: those of the second view; of its frames only the first needs gradients.
-        affine: (B, 2, 3), for `affine_grid`: where the second view's positions lie in the main one.
+        second: key features (B, T, C, h, w) of the second view; only the first frame needs gradients.
+        affine: (B, 2, 3), as for `affine_grid`: from positions of the second view to positions of the main view.
         draws: (B, 4) in [0, 1): offsets of the columns and rows of the anchors, then of the positions of
             the contrastive loss.
         config: grids, temperature and weights.
 
     Returns:
         Scalars: `loss`, the sum; `temp`, the self-training loss over frames 1 to T - 1; `cross_key`, the
-        contrastive loss of the first frames, not weighted.
+        contrastive loss of the first frames, unweighted.
     """
     config = config or LossConfig()
     gather = _all_videos if config.all_processes else _own_videos
@@ -63,12 +65,15 @@ def correspondence_losses(
 
 
 def grid(height: int, width: int, count: int, draws: Tensor) -> Tensor:
-    """Flat indices (B, n) of a regular grid, n at most `count`², moved by one offset a video and axis.
+    """Flat indices (B, n) of a regular grid with n <= `count`², shifted by one offset per video and axis.
 
-    Where the sides are no multiples of `count` the distances vary by one cell.
+    Where a side is no multiple of `count`, the spacing varies by one cell.
 
     Args:
-        draws: (B, 2) in [0, 1): offsets of columns and rows, in shares of the distance.
+        height: rows of the feature map.
+        width: columns of the feature map.
+        count: positions along each side.
+        draws: (B, 2) in [0, 1): offsets of columns and rows, as shares of the spacing.
     """
     columns, rows = (
         _positions(side, count, draws[:, axis]) for axis, side in enumerate((width, height))
@@ -84,15 +89,15 @@ def _positions(side: int, count: int, draws: Tensor) -> Tensor:
 
 
 def sample(features: Tensor, indices: Tensor) -> Tensor:
-    """Features (B, n, C) of a map (B, C, h, w) at flat indices (B, n)."""
+    """The features (B, n, C) of a map (B, C, h, w) at flat indices (B, n)."""
     columns = features.flatten(2).transpose(1, 2)  # (B, h w, C)
     return columns.gather(1, indices[..., None].expand(-1, -1, columns.shape[2]))
 
 
 def align(features: Tensor, affine: Tensor) -> Tensor:
-    """Resample maps (B, T, C, h, w) by a similarity a video, nearest neighbour, 0 outside.
+    """Resample maps (B, T, C, h, w) by the similarity (B, 2, 3) of each video: nearest neighbour, 0 outside.
 
-    The paper resamples affinities to anchors; of nearest neighbours, those of resampled features are the same.
+    The paper resamples the affinities to the anchors; with nearest neighbours, resampling the features is the same.
     """
     frames, channels, height, width = features.shape[1:]
     where = F.affine_grid(affine, [len(affine), 1, height, width], align_corners=False)
@@ -103,30 +108,33 @@ def align(features: Tensor, affine: Tensor) -> Tensor:
 
 @torch.no_grad()
 def pseudo_labels(second: Tensor, anchors: Tensor) -> Tensor:
-    """For each position (B, T, h, w) of the second view the most similar of its own video's anchors (B, A, C)."""
+    """The index (B, T, h, w) of the most similar anchor (B, A, C) of the same video, for each position of the second view."""
     return torch.einsum("btchw,bac->bathw", second, anchors).argmax(1)
 
 
 def self_training_loss(
     aligned: Tensor, anchors: Tensor, labels: Tensor, temperature: float
 ) -> Tensor:
-    """Cross-entropy of the main view's affinities to all videos' anchors with the pseudo-labels.
+    """Cross-entropy between pseudo-labels and the affinities of the main view to the anchors of all videos.
 
     Args:
-        aligned: the main view's features (B, T, C, h, w) in the second view's frame.
+        aligned: features (B, T, C, h, w) of the main view, aligned to the second view.
         anchors: (N, C), of all videos.
         labels: (B, T, h, w), indices of anchors.
+        temperature: divisor of the affinities.
     """
     logits = aligned.movedim(2, -1).flatten(0, 3) @ anchors.t() / temperature
     return F.cross_entropy(logits, labels.flatten())
 
 
 def contrastive_loss(features: Tensor, others: Tensor, first: int, temperature: float) -> Tensor:
-    """Cross-entropy that finds a position (B, n, C) of one view among those of the other view.
+    """Cross-entropy of finding each position of one view among the positions of the other view.
 
     Args:
-        others: (N, C), of all videos.
-        first: where this process's own begin among them.
+        features: (B, n, C), of one view.
+        others: (N, C), of the other view, of all videos.
+        first: index in `others` of the first position of this process.
+        temperature: divisor of the affinities.
     """
     features = features.flatten(0, 1)
     targets = torch.arange(len(features), device=features.device) + first
@@ -145,7 +153,7 @@ def _own_videos(features: Tensor) -> tuple[Tensor, int]:
 
 
 def _all_videos(features: Tensor) -> tuple[Tensor, int]:
-    """(B, n, C) of all processes as (N, C), and where this one's begin. All must have as many."""
+    """(B, n, C) of all processes as (N, C), and the index of this one's first. All must have the same number."""
     features = features.flatten(0, 1)
     if distributed.world_size() == 1:
         return features, 0
@@ -153,7 +161,7 @@ def _all_videos(features: Tensor) -> tuple[Tensor, int]:
 
 
 class _Gathered(torch.autograd.Function):
-    """Rows of all ranks; a row's gradient is the sum of what all ranks ask of it."""
+    """Rows of all ranks; the gradient of a row is the sum of its gradients over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

@@ -19,24 +19,24 @@ from moduv.engine import checkpoint
 from moduv.engine.errors import InputError
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's images, red, green, blue."""
+"""Mean and standard deviation of ImageNet's red, green and blue."""
 
 
 class Features(NamedTuple):
-    """Features (B, C, h, w) of unit length over the channels; h and w are the image's over the stride."""
+    """Features (B, C, h, w) of unit length over the channels, where h = H / stride and w = W / stride."""
 
     res3: Tensor
     """After the third stage, 256 channels."""
     res4: Tensor
-    """After the fourth stage, 512 channels; by which labels are propagated."""
+    """After the fourth stage, 512 channels; used for label propagation."""
     key: Tensor
-    """After the head, 128 channels; the space of the losses."""
+    """After the head, 128 channels; used in the losses."""
 
 
 class Backbone(nn.Module):
-    """ResNet-18 up to its last stage; the third and fourth stage keep the size of the second.
+    """ResNet-18 without the classifier; the third and fourth stage keep the resolution of the second.
 
-    Its first convolution halves the image; with a stride of 4 it keeps its size.
+    The first convolution has a stride of 2, or of 1 for features of stride 4.
     """
 
     def __init__(self, width: int, stride: int) -> None:
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, 1)
         self.layer4 = _stage(4 * width, 8 * width, 1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # as torchvision's networks begin
+            if isinstance(module, nn.Conv2d):  # as in torchvision
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Head(nn.Module):
-    """Two 1 x 1 convolutions into the space in which features are compared while training."""
+    """Two 1 x 1 convolutions to the features that the losses compare."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
@@ -80,11 +80,12 @@ class Head(nn.Module):
         self.conv2 = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, channels, h, w) to (B, outputs, h, w)."""
         return self.conv2(F.relu(self.bn1(self.conv1(x))))
 
 
 class CorrespondenceNet(nn.Module):
-    """Backbone and head, by default the published ones."""
+    """Backbone and head; the defaults are the published network."""
 
     mean: Tensor
     deviation: Tensor
@@ -114,9 +115,9 @@ class TrainedNet:
 
 
 def read_network(path: str | Path) -> TrainedNet:
-    """Build the network of a file, or of a training's folder, in evaluation mode on the CPU.
+    """Load the network of a file, or of the folder of a training, in evaluation mode on the CPU.
 
-    Raises InputError when the file is missing, broken, or of another network.
+    Raises InputError when the file is missing, broken, or holds another network.
     """
     content = read_checkpoint(path)
     net = CorrespondenceNet(content.network)
@@ -127,10 +128,10 @@ def read_network(path: str | Path) -> TrainedNet:
 def load_weights(net: CorrespondenceNet, path: str | Path) -> None:
     """Load a network's weights strictly: an official checkpoint, or one of this library.
 
-    Raises InputError when the file is missing, broken, or of another network.
+    Raises InputError when the file is missing, broken, or holds another network.
     """
     content = read_checkpoint(path)
-    if content.network.stride != net.config.stride:  # the weights' shapes do not tell
+    if content.network.stride != net.config.stride:  # which the shapes of the weights do not show
         raise InputError(
             f"{path}: was trained with a stride of {content.network.stride}, and the network has "
             f"{net.config.stride}; build it as the file says."

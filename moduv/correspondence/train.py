@@ -47,25 +47,29 @@ BETAS = (0.5, 0.999)
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long and how fast is trained; one clip of every video is an epoch."""
+    """Length and learning rate of the training; an epoch is one clip of every video."""
 
     epochs: int = 501
-    """The reference counts from 0 to 500."""
+    """The reference implementation counts from 0 to 500."""
     batch_size: int = 16
-    """Clips, over all processes."""
+    """Clips per step, over all processes."""
     optimizer: str = "adam"
     learning_rate: float = 1e-4
-    """Of weights; biases learn twice as fast."""
+    """Learning rate of weights; that of biases is twice as high."""
     weight_decay: float = 5e-4
-    """Of weights; biases have none."""
+    """Weight decay of weights; biases have none."""
     decay: float = 0.5
-    """What the learning rate is multiplied with every `decay_every` epochs."""
+    """Factor of the learning rate every `decay_every` epochs."""
     decay_every: int = 100
+    """Epochs."""
     bf16: bool = False
+    """Train under autocast to bfloat16."""
     workers: int = speed_only(0)
-    """Processes that prepare samples; 0: this one."""
+    """Processes that prepare samples; 0: the training process itself."""
     save_every: int = speed_only(500)
+    """Steps between saved states."""
     log_every: int = speed_only(50)
+    """Steps between lines of the log."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,31 +104,35 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class CorrespondenceConfig:
-    """Everything that can be set; the defaults are those published for YouTube-VOS."""
+    """Settings of a training; the defaults are those published for YouTube-VOS."""
 
     folder: str = "ytvos/train/JPEGImages"
-    """Where the data set keeps its videos below the data folder; where that is not there, all videos are taken."""
+    """Folder of the videos below the data folder; if it does not exist, all videos below the data folder are taken."""
     clips: ClipConfig = field(default_factory=ClipConfig)
+    """Samples."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Width and stride of the network."""
     losses: LossConfig = field(default_factory=LossConfig)
+    """Grids and weights of the losses."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Length and learning rate."""
     sync_batch_norm: bool = True
-    """Normalise over the batches of all GPUs, so that they train what one would; processes on CPUs always do."""
+    """Share batch statistics among GPUs, so that the result does not depend on their number; processes on CPUs always do."""
     validate_every: int = 1000
-    """Steps between looks at held-out videos, where they are given."""
+    """Steps between validations on held-out videos, where they are given."""
     validation_sequences: int = 30
-    """How many of them, at even distances; 30 are all of DAVIS 2017."""
+    """Number of held-out videos, evenly spaced among all; 30 are all of DAVIS 2017."""
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
-    """How masks are carried through them."""
+    """How masks are propagated in validation."""
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Batches that processes share."""
+        """Sizes of the batches that processes share."""
         return (self.schedule.batch_size,)
 
 
 WatchTraining = Callable[[CorrespondenceNet], Watch]
-"""Makes the watch of a training, once the network is there."""
+"""Makes the watch of a training from its network."""
 
 
 def train_correspondence(
@@ -138,14 +146,14 @@ def train_correspondence(
 
     Args:
         data: folder of the videos: video files, folders of frames, or a data set as its authors pack it.
-        out: receives `weights.pth`: the best snapshot that the watch has kept, the last state without one.
+        out: receives `weights.pth`: the best snapshot of the watch, or the last state without a watch.
         config: network, losses and schedule.
         frame_list: the frames to train on, below `data`; a line for each, or for each folder of frames.
-        watch: looks at the network while it is trained.
+        watch: validates the network during training.
 
     Raises:
         InputError: for missing or broken frames, a list that does not fit the data, videos that are too
-            short, and settings that cannot be.
+            short, and impossible settings.
     """
     inputs = () if frame_list is None else (frame_list,)
     stage = Stage("correspondence train", out, config, inputs, data)
@@ -200,8 +208,7 @@ def training_videos(
             find_videos(source, unpacked, side)
         distributed.barrier()
         videos = find_videos(source, unpacked, side)
-    least = 1 if config.clips.in_order else config.clips.frames
-    return long_enough(videos, least, source)
+    return long_enough(videos, config.clips.shortest, source)
 
 
 def list_frames(data: Path, out: Path, config: CorrespondenceConfig) -> None:
@@ -220,12 +227,12 @@ def list_frames(data: Path, out: Path, config: CorrespondenceConfig) -> None:
     videos = read_layout(source) if source.is_dir() else []
     if not videos:
         raise InputError(f"{source}: holds no folders of frames; give the data set's folder.")
-    videos = long_enough(videos, config.clips.frames, source)
+    videos = long_enough(videos, config.clips.shortest, source)
     say(f"  {write_list(out, videos, data)} frames of {len(videos)} videos: {out}")
 
 
 def make_network(config: CorrespondenceConfig) -> CorrespondenceNet:
-    """The untrained network on this process's device, which depends on the seed only."""
+    """The untrained network on this process's device; its weights depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.schedule.seed)
         net = CorrespondenceNet(config.network)
@@ -242,7 +249,7 @@ def make_network(config: CorrespondenceConfig) -> CorrespondenceNet:
 
 
 def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
-    """Weights, and biases, which learn twice as fast without decay; normalisation has both."""
+    """Weights and biases; biases have twice the learning rate and no weight decay. Normalisation layers have both."""
     named = dict(net.named_parameters())
     biases = [parameter for name, parameter in named.items() if name.endswith(".bias")]
     weights = [parameter for name, parameter in named.items() if not name.endswith(".bias")]
@@ -255,7 +262,7 @@ def parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
 def training_step(
     net: CorrespondenceNet, losses: LossConfig
 ) -> Callable[[Batch, StepState], Batch]:
-    """The step function of `fit`: all losses of a batch of `data.Clips`."""
+    """The step function of `fit`, with all losses of a batch of `data.Clips`."""
 
     def step(batch: Batch, _: StepState) -> Batch:
         device = next(net.parameters()).device
@@ -269,8 +276,8 @@ def training_step(
 def clip_losses(net: CorrespondenceNet, batch: Batch, losses: LossConfig) -> Batch:
     """Losses of a batch of `data.Clips` on the network's device.
 
-    The main view and the second view's first frame pass with gradients, its other frames without (stop
-    gradient); batch normalisation sees the two sets one after the other.
+    The main view and the first frame of the second view have gradients, the other frames do not (stop-gradient). Batch
+    normalisation sees these two sets one after the other.
     """
     main, second = (_unit(batch[view]) for view in ("main", "second"))  # (B, T, 3, H, W)
     videos, frames = main.shape[:2]
@@ -279,12 +286,12 @@ def clip_losses(net: CorrespondenceNet, batch: Batch, losses: LossConfig) -> Bat
         others = net(second[:, 1:].flatten(0, 1)).key.unflatten(0, (videos, frames - 1))
     main_keys = with_gradients[: videos * frames].unflatten(0, (videos, frames))
     second_keys = torch.cat([with_gradients[videos * frames :, None], others], 1)
-    with torch.autocast(main.device.type, enabled=False):  # which the loop may have begun
+    with torch.autocast(main.device.type, enabled=False):  # `fit` may have entered it
         return correspondence_losses(
             main_keys, second_keys, batch["affine"], batch["draws"], losses
         )
 
 
 def _unit(images: Tensor) -> Tensor:
-    """8-bit images in [0, 1]."""
+    """8-bit images as floats in [0, 1]."""
     return images.float() / 255

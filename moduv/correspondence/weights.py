@@ -1,6 +1,6 @@
-"""Correspondence networks on disk: the official form, which ours extends; the only place that knows it.
+"""Files of correspondence networks: the official form, which this library extends.
 
-A file is a dictionary. `model` holds the state dict, whose keys may carry `module.`; ours adds the `feature`
+A file is a dictionary. `model` holds the state dict, whose keys may start with `module.`. This library adds the `feature`
 that did best, the `network` (width and stride), `score` and `step`.
 """
 
@@ -18,16 +18,16 @@ from moduv.engine.config import build
 from moduv.engine.errors import InputError
 
 WEIGHTS = "weights.pth"
-"""File of a finished training, in its folder."""
+"""Name of the weights in the folder of a training."""
 FEATURES = ("res3", "res4", "key")
 PUBLISHED_FEATURE = "res4"
 """The feature that did best on all four data sets."""
 STRIDES = (8, 4)
-"""Pixels a cell that the network can have; 8 is the published number."""
+"""Strides that the network can have; 8 is the published one."""
 NARROWEST, WIDEST = 8, 1024
 """Channels of the first stage. With AVX2, convolutions of torch 2.14 (oneDNN 3.12) write beyond the gradient of fewer."""
 WRAPPER = "module."
-"""Prefix that parallel training puts before every key."""
+"""Prefix of all keys after parallel training."""
 NUMPY_SCALAR = (
     *(
         (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar")
@@ -36,17 +36,17 @@ NUMPY_SCALAR = (
     np.dtype,
     type(np.dtype(np.float64)),
 )
-"""What the official trainer's `score` consists of, under the names of numpy 1 and 2."""
+"""Types in the official `score`, under their names in NumPy 1 and 2, which may be unpickled."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Which network."""
+    """Width and stride of the network; the defaults are the published ones."""
 
     width: int = 64
     """Channels of the first stage."""
     stride: int = 8
-    """Pixels a cell of the features: 8, or 4 for small frames, at four times the cost."""
+    """Stride of the features in pixels: 8, or 4 for small frames, at four times the cost."""
 
     def __post_init__(self) -> None:
         if not NARROWEST <= self.width <= WIDEST or self.stride not in STRIDES:
@@ -58,27 +58,27 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds."""
+    """The content of a file."""
 
     state: Mapping[str, Tensor]
     network: NetworkConfig
-    """Official files say nothing about it and hold the published network."""
+    """The published network where the file does not say, as official ones."""
     feature: str = PUBLISHED_FEATURE
-    """The one that propagates best."""
+    """The feature that propagates best."""
     score: float = 0.0
-    """Its mean J&F on held-out videos, 0 to 1; 0 where there were none."""
+    """Mean J&F of this feature on held-out videos, 0 to 1; 0 without held-out videos."""
     step: int = 0
-    """After which it was measured."""
+    """Training step of the measurement."""
 
 
 def weights_file(path: str | Path) -> Path:
-    """The weights that a path names: a file, or the folder of a training."""
+    """The file of weights that a path names: the file itself, or the folder of a training."""
     path = Path(path)
     return path / WEIGHTS if path.is_dir() else path
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file, or that of a training's folder.
+    """Read a file, or the one in the folder of a training.
 
     Raises InputError when it is missing, broken, or no checkpoint of a correspondence network.
     """
@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _record(content: dict) -> tuple[float, int]:
-    """Score and step of our own files; what official ones hold is of other units."""
+    """Score and step of this library's files; those of official files have other units."""
     score, step = content.get("score"), content.get("step")
     return (score, step) if type(score) is float and type(step) is int else (0.0, 0)
 
