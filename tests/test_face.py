@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from fractions import Fraction
@@ -19,6 +20,7 @@ import moduv
 from moduv.engine.errors import InputError
 from moduv.frames.images import read_image
 from moduv.frames.video_writer import write_video
+from moduv.instances.tracks import NOT_FOLLOWED
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,29 @@ def test_conversions_return_the_same_objects(placed: list[tuple[int, int, int, i
     assert [entry["area"] for entry in results] == found.areas().tolist()
 
 
+def test_identities_and_names_reach_coco_and_return() -> None:
+    found = instances_of([(0, 0, 9, 9), (20, 20, 40, 40)])
+    named = found.with_columns(track=[7, NOT_FOLLOWED], name=["car", "bus"], moving=[1, 0])
+    first, second = named.to_coco()
+    assert (first["track_id"], first["name"], second["name"]) == (7, "car", "bus")
+    assert "track_id" not in second
+    assert not {"track_id", "name", "moving"} & found.to_coco()[0].keys()
+    back = moduv.Instances.from_coco(named.to_coco(), named.size)
+    assert {name: values.tolist() for name, values in back.columns.items()} == {
+        "name": ["car", "bus"]
+    }
+
+
+def test_instances_are_shown_in_a_line() -> None:
+    found = instances_of([(0, 0, 9, 9), (20, 20, 40, 40)]).with_columns(track=[7, 8])
+    assert repr(found).startswith("Instances(2 objects; size ")
+    assert "columns track" in repr(found)
+    assert "counts" not in repr(found)
+    scored = dataclasses.replace(found, scores=[0.25, 0.5])
+    assert "scores 0.25 to 0.50" in repr(scored)
+    assert repr(scored[[]]).startswith("Instances(0 objects; size ")
+
+
 def test_columns_follow_selections_and_concatenations() -> None:
     found = instances_of([(0, 0, 9, 9), (20, 20, 40, 40)]).with_columns(name=["car", "bus"])
     assert found[[1]].columns["name"].tolist() == ["bus"]
@@ -188,6 +213,7 @@ def test_supervision_knows_the_same_objects() -> None:
     detections = found.to_supervision()
     assert isinstance(detections, supervision.Detections)
     assert detections.tracker_id.tolist() == [7, 8]
+    assert detections["class_name"].tolist() == ["a", "b"]
     back = moduv.Instances.from_supervision(detections)
     assert back.masks == found.masks
     assert back.columns["name"].tolist() == ["a", "b"]

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moduv.engine.log import say
 from moduv.instances.coco import CATEGORIES
 from moduv.instances.instances import Instances
-from moduv.instances.tracks import NOT_FOLLOWED
 
 
 @dataclass
@@ -29,10 +26,8 @@ class Detections:
         height, width = found.size
         number = len(self.images) + 1
         self.images.append({"id": number, **entry, "height": height, "width": width})
-        tracks = found.columns.get("track", np.full(len(found), NOT_FOLLOWED))
-        for result, track in zip(found.to_coco(number), tracks.tolist(), strict=True):
-            followed = {} if track == NOT_FOLLOWED else {"track_id": track}
-            annotation = {"id": len(self.annotations) + 1, **result, "iscrowd": 0, **followed}
+        for result in found.to_coco(number):
+            annotation = {"id": len(self.annotations) + 1, **result, "iscrowd": 0}
             self.annotations.append(annotation)
 
     def add_video(self, path: Path, frames: Sequence[tuple[float | None, Instances]]) -> None:

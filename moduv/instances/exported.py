@@ -83,8 +83,8 @@ def to_coco(
         image_sizes: (height, width) of every frame's image, or of all; None: the masks' size.
 
     Annotations carry a `score` (1 for labels without), so that the list is also one of COCO results;
-    images whose labels have none say `scored: false`. Labels that were imported keep their ids, and those
-    with identities have a `track_id`, which counts within a segment.
+    images whose labels have none say `scored: false`. Labels that were imported keep their ids, those
+    with identities have a `track_id`, which counts within a segment, and those with names a `name`.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -98,10 +98,7 @@ def to_coco(
             | ({"height": int(height), "width": int(width)} if height else {})
             | ({"scored": False} if instances.scores is None else {})
         )
-        found = instances.to_coco(image_id, (height, width))
-        tracks = instances.columns.get("track", np.zeros(0, int)).tolist()
-        followed = [{"track_id": track} for track in tracks] or [{} for _ in found]
-        annotations += [entry | track for entry, track in zip(found, followed, strict=True)]
+        annotations += instances.to_coco(image_id, (height, width))
         kept += instances.columns.get("id", np.full(len(instances), None)).tolist()
     numbered = [
         {"id": number, "iscrowd": 0, **entry}

@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
@@ -116,6 +115,17 @@ class Instances:
     def __len__(self) -> int:
         return len(self.masks)
 
+    def __repr__(self) -> str:
+        """How many there are, and what is known of them; the masks are too long to be read."""
+        told = [f"{len(self)} objects"]
+        if self.size is not None:
+            told.append("size {} x {}".format(*self.size))
+        if self.scores is not None and len(self):
+            told.append(f"scores {self.scores.min():.2f} to {self.scores.max():.2f}")
+        if self.columns:
+            told.append(f"columns {', '.join(self.columns)}")
+        return f"Instances({'; '.join(told)})"
+
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> Instances:
         """A selection by slice, positions or booleans."""
         chosen = np.arange(len(self))[index].reshape(-1)
@@ -210,76 +220,51 @@ class Instances:
     ) -> list[dict[str, Any]]:
         """COCO results: `bbox` [x, y, width, height], `score` (1 without scores), RLE `segmentation`.
 
+        Objects that are followed have a `track_id`, those with names a `name`.
+
         Args:
             image_id: of the image.
             size: height and width of the image; None: that of the masks.
         """
-        found = self if size is None else self.resized(*size)
-        scores = np.ones(len(found)) if found.scores is None else found.scores
-        corners = found.boxes.astype(float)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-        columns = (boxes.tolist(), found.areas().tolist(), found.masks, scores.tolist())
-        return [
-            {
-                "image_id": image_id,
-                "category_id": 1,
-                "bbox": box,
-                "area": area,
-                "segmentation": mask,
-                "score": score,
-            }
-            for box, area, mask, score in zip(*columns, strict=True)
-        ]
+        from moduv.instances.conversions import coco_results
+
+        return coco_results(self if size is None else self.resized(*size), image_id)
 
     @classmethod
     def from_coco(
         cls, annotations: Sequence[dict[str, Any]], size: tuple[int, int] | None = None
     ) -> Instances:
-        """See `moduv.instances.coco.coco_instances`."""
-        from moduv.instances.coco import coco_instances
+        """See `moduv.instances.coco.coco_instances`; `track_id` and `name` that all have become columns."""
+        from moduv.instances.conversions import from_coco
 
-        return coco_instances(annotations, size)
+        return from_coco(annotations, size)
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections` of class 0; `track` becomes `tracker_id`, other columns `data`.
+        """`supervision.Detections` of class 0; `track` becomes `tracker_id`, `name` the data `class_name`.
 
-        Raises ModuleNotFoundError where the package `supervision` is not installed.
+        Other columns are data under their names. Raises ModuleNotFoundError where the package `supervision`
+        is not installed.
         """
-        from supervision import Detections
+        from moduv.instances.conversions import to_supervision
 
-        return Detections(
-            xyxy=self.boxes,
-            mask=self.decode() if len(self) else None,
-            confidence=self.scores,
-            class_id=np.zeros(len(self), int),
-            tracker_id=self.columns.get("track"),
-            data={name: values for name, values in self.columns.items() if name != "track"},
-        )
+        return to_supervision(self)
 
     @classmethod
     def from_supervision(cls, detections: Any, size: tuple[int, int] | None = None) -> Instances:
-        """Of `supervision.Detections` with masks (N, H, W); `tracker_id` becomes the column `track`.
+        """Of `supervision.Detections` with masks (N, H, W); the way back of `to_supervision`.
 
         `size`, height and width of the image, is needed where there is no object. Raises ValueError when
         objects have no masks.
         """
-        if detections.mask is None and len(detections):
-            raise ValueError("the detections have no masks; segment them first")
-        columns = dict(detections.data)
-        if detections.tracker_id is not None:
-            columns["track"] = detections.tracker_id
-        if detections.mask is None:
-            return cls([], np.zeros((0, 4)), detections.confidence, size, columns)
-        return cls.from_dense(detections.mask, detections.xyxy, detections.confidence, columns)
+        from moduv.instances.conversions import from_supervision
+
+        return from_supervision(detections, size)
 
     def to_torchvision(self) -> dict[str, Tensor]:
         """A target of torchvision's detectors: `boxes` (N, 4), `labels` (N,) 1, `masks` (N, H, W) uint8."""
-        target = {
-            "boxes": torch.from_numpy(self.boxes),
-            "labels": torch.ones(len(self), dtype=torch.int64),
-            "masks": torch.from_numpy(self.decode().view(np.uint8)),
-        }
-        return target if self.scores is None else target | {"scores": torch.from_numpy(self.scores)}
+        from moduv.instances.conversions import to_torchvision
+
+        return to_torchvision(self)
 
     @classmethod
     def from_torchvision(
@@ -290,11 +275,9 @@ class Instances:
         `masks` are (N, H, W) or (N, 1, H, W), whole or probabilities that exceed a threshold; `scores` may
         be missing.
         """
-        found = {key: values.detach().cpu() for key, values in target.items()}
-        masks, scores = found["masks"].flatten(0, -3), found.get("scores")
-        hard = masks > (mask_threshold if masks.is_floating_point() else 0)
-        confidence = None if scores is None else scores.numpy()
-        return cls.from_dense(hard.numpy(), found["boxes"].numpy(), confidence)
+        from moduv.instances.conversions import from_torchvision
+
+        return from_torchvision(target, mask_threshold)
 
     @classmethod
     def from_dense(
