@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from moduv.correspondence.augmentation import Similarity, ViewConfig, main_view, scaled_size
 from moduv.correspondence.data import ClipConfig, Clips
 from moduv.correspondence.losses import align
-from moduv.correspondence.train import CorrespondenceConfig, training_videos
+from moduv.correspondence.train import CorrespondenceConfig, list_frames, training_videos
 from moduv.correspondence.videos import Video, find_videos, read_list, write_list
 from moduv.engine.errors import InputError
 from moduv.frames.images import read_image, write_image
@@ -222,6 +222,9 @@ def test_videos_shorter_than_a_clip_are_one_sentence_unless_frames_may_repeat(la
     kinetics = replace(CONFIG, clips=replace(CLIPS, frames=6, in_order=True))
     videos = training_videos(layout, layout / "out", kinetics)
     assert Clips(videos, kinetics.clips)[2, 0]["main"].shape[0] == 6
+    # A list holds what would be trained on.
+    list_frames(layout, layout / "list.txt", kinetics)
+    assert len(read_list(layout / "list.txt", layout)) == len(videos) == 3
 
 
 def test_broken_and_uneven_frames_are_one_sentence(layout: Path) -> None:

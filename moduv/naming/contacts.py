@@ -1,7 +1,4 @@
-"""From slots to named boxes without training: background removal, merging of neighbours, boxes (section 3.3).
-
-All of it is exact: one product of masks and words, one union of neighbours of the same class.
-"""
+"""From slots to named boxes without training: background removal and merging (Fan et al., ICCV 2023, section 3.3)."""
 
 from __future__ import annotations
 
@@ -14,58 +11,58 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 SCALE = 100.0
-"""Of logits, as in CLIP."""
+"""Scale of the logits, as in CLIP."""
 EPSILON = 1e-6
-"""Added to the length of a mask's feature."""
+"""Added to the norm of a mask's feature."""
 PATCH = 16
-"""Pixels a token."""
+"""Side of a token in pixels."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Sentences as vectors, and the classes that they stand for.
+    """Encoded prompts and their classes.
 
-    Classes 0 … F - 1 are names, of which 0 is the literal "__background__": it names what is merged, but
-    is no object. The others are stuff.
+    Classes 0 … F - 1 are names, of which 0 is the literal "__background__": it may be the name of merged slots, but never
+    makes a slot an object. The other classes are stuff.
     """
 
     vectors: np.ndarray
     """(P, E), unit."""
     classes: np.ndarray
-    """(P,), the class of each; several may share one."""
+    """(P,), the class of each prompt; several may share one."""
     names: tuple[str, ...]
-    """Of classes 0 … F - 1."""
+    """Names of classes 0 … F - 1."""
 
     def class_logits(self, logits: np.ndarray) -> np.ndarray:
-        """Of logits (N, P), those of the named classes (N, F): the largest of each class's prompts."""
+        """Logits (N, F) of the named classes from those of prompts (N, P): the largest over the prompts of each class."""
         columns = [logits[:, self.classes == number].max(1) for number in range(len(self.names))]
         return np.stack(columns, 1)
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Every step from slots to boxes, for a clip of T frames of h x w tokens."""
+    """The results of every step from slots to boxes, for a clip of T frames of h x w tokens."""
 
     hard: np.ndarray
     """(T, h, w): the slot of each token."""
     nodes: list[int]
-    """Slots that have tokens."""
+    """Slots with at least one token."""
     edges: list[tuple[int, int]]
     """Pairs of slots that touch."""
     logits: np.ndarray
-    """(nodes, P)."""
+    """(nodes, P), of slots and prompts."""
     kept: list[int]
     """Slots that are objects."""
     groups: list[list[int]]
-    """Slots merged together, by their smallest."""
+    """Slots that are merged, ordered by the smallest of each group."""
     merged: np.ndarray
-    """(groups, T, h, w) bool."""
+    """(groups, T, h, w) bool, the masks of the groups."""
     class_scores: np.ndarray
-    """(groups, F): softmax over the names."""
+    """(groups, F), softmax over the names."""
     names: list[str]
-    """The likeliest name of each group."""
+    """The most probable name of each group."""
     boxes: np.ndarray
-    """(T, groups, 4) XYXY, inclusive pixel indices; zeros where a group is not seen."""
+    """(T, groups, 4) XYXY, inclusive pixel indices; zeros where a group is not visible."""
 
     @property
     def removed(self) -> list[int]:
@@ -74,7 +71,7 @@ class Localisation:
 
     @property
     def name_scores(self) -> np.ndarray:
-        """(groups,): the probability of the likeliest name."""
+        """(groups,), the probability of the most probable name."""
         return self.class_scores.max(1)
 
 
@@ -84,8 +81,8 @@ def post_process(
     """Turn a decoder's alphas into named boxes.
 
     Args:
-        alphas: (T, K, n) of K slots at n = h w tokens.
-        patch_features: (T, n, E), text-aligned, of any length.
+        alphas: (T, K, n), shares of K slots in n = h w tokens.
+        patch_features: (T, n, E), text-aligned, of any norm.
         prompts: names and stuff.
         grid: h and w.
     """
@@ -124,10 +121,9 @@ def post_process(
 
 
 def contacts(labels: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of labels of (T, h, w) that meet within a step forward in time, down, right, or several of them.
+    """Pairs of labels in (T, h, w) that are neighbours along time, rows, columns, or their common diagonals.
 
-    Steps back, up or left together with forward ones do not count: what touches along the other diagonal
-    is apart, as published, so that a mirrored clip may have other contacts.
+    As published, neighbours along the other diagonals do not count, so the contacts of a mirrored clip may differ.
     """
     found: set[tuple[int, int]] = set()
     for step in product((0, 1), repeat=3):
@@ -140,15 +136,15 @@ def contacts(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def mask_logits(features: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Logits (N, P) of summed patch features (N, E), of length 1, and words (P, E)."""
+    """Logits (N, P) of summed patch features (N, E), which are normalised, and prompts (P, E)."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return SCALE * (features / (length + EPSILON)) @ text.T
 
 
 def foreground(logits: np.ndarray, prompts: Prompts) -> np.ndarray:
-    """Which masks are objects, (N,) bool: the likeliest prompt, above 0, is of a name.
+    """Which masks are objects, (N,) bool: those whose largest logit is positive and that of a name.
 
-    Where none is, the one with the largest logit of a name: at least one object a clip.
+    If there is none, the mask with the largest logit of a name is one, so that every clip has an object.
     """
     is_object = (prompts.classes > 0) & (prompts.classes < len(prompts.names))
     best = logits.argmax(1)
@@ -159,9 +155,9 @@ def foreground(logits: np.ndarray, prompts: Prompts) -> np.ndarray:
 
 
 def merge(rows: Sequence[int] | np.ndarray, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Rows joined by pairs, ascending, each group by its smallest.
+    """Groups of rows that are connected by pairs, each ascending, ordered by their smallest row.
 
-    With one prompt a class this is what repeated contraction arrives at, in whatever order.
+    With one prompt per class, this equals the published repeated contraction, in any order.
     """
     rows = np.asarray(rows, int)
     places = {int(row): place for place, row in enumerate(rows)}
@@ -173,13 +169,13 @@ def merge(rows: Sequence[int] | np.ndarray, pairs: Sequence[tuple[int, int]]) ->
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in double precision."""
+    """Softmax over the last axis, in double precision."""
     exponents = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 
 
 def token_boxes(masks: np.ndarray, patch: int = PATCH) -> np.ndarray:
-    """Boxes (N, 4) around masks (N, h, w) of tokens: inclusive XYXY in pixels, zeros of empty ones."""
+    """Boxes (N, 4) around masks (N, h, w) of tokens: inclusive XYXY in pixels; zeros for empty masks."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -193,6 +189,6 @@ def token_boxes(masks: np.ndarray, patch: int = PATCH) -> np.ndarray:
 
 
 def association(alphas: np.ndarray) -> np.ndarray:
-    """The share of seeds in which two tokens share a slot, (T n, T n), from alphas (seeds, T, K, n)."""
+    """How often two tokens share a slot, (T n, T n), as a share of the seeds of alphas (seeds, T, K, n)."""
     slots = alphas.argmax(2).reshape(len(alphas), -1)
     return (slots[:, :, None] == slots[:, None]).mean(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Objects in images and videos get names: views are cropped, encoded, pooled over tracks, and named."""
+"""Names for objects in images and videos: views are cropped, encoded, pooled over tracks, and named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moduv.naming.regions import VIEWS, choose_views, crop_object
 from moduv.naming.vocabulary import Vocabulary
 
 BATCH = 64
-"""Crops that wait for the encoder at most."""
+"""Largest number of crops that are encoded at once."""
 UNKNOWN = "unknown"
 
 
@@ -30,10 +30,11 @@ class NamingConfig:
     """How detections are named."""
 
     score: float = 0.5
-    """Detections with a score above it are named; those without score, too."""
+    """Detections with a score above this are named, and so are those without a score."""
     views: int = VIEWS
-    """Of a track, at most."""
+    """Largest number of views per track."""
     names: NamesConfig = field(default_factory=NamesConfig)
+    """When a track has a name."""
     workers: int = speed_only(2)
     """Threads that decode images."""
 
@@ -47,11 +48,11 @@ class Seen:
     """An object in one image."""
 
     image: Hashable
-    """What the image is asked for by."""
+    """Key of the image."""
     frame: int
-    """Its place in time."""
+    """Index of the image in its video."""
     track: Hashable
-    """Equal where the object is the same one."""
+    """Key of the track; the same for all views of an object."""
     mask: Rle
     box: tuple[float, float, float, float]
     """XYXY in pixels of the mask's size."""
@@ -59,21 +60,21 @@ class Seen:
 
 @dataclass(frozen=True)
 class Naming:
-    """What objects are called."""
+    """The names of objects."""
 
     names: dict[Hashable, TrackName]
-    """By track; `TrackName.track` counts them."""
+    """By track; `TrackName.track` is the track's number."""
     threshold: float
     groups: dict[str, dict[str, Any]]
-    """Of unknown tracks, see `describe_groups`."""
+    """Groups of unknown tracks, see `describe_groups`."""
     pictures: dict[str, list[np.ndarray]]
-    """Of each group: the best view of its medoid, then of its nearest."""
+    """Crops (S, S, 3) of each group: the best view of its medoid, then of the nearest tracks."""
     header: dict[str, Any]
-    """What the names depend on: vocabulary, encoder, threshold."""
+    """What the names depend on: vocabulary, encoder, threshold and number of views."""
 
 
 Frames = Callable[[list[Hashable]], Iterable[tuple[Hashable, np.ndarray]]]
-"""Images (H, W, 3) uint8 by what they are asked for, each once, in any order."""
+"""Reads the images (H, W, 3) uint8 of some keys, each once, in any order."""
 
 
 def name_objects(
@@ -83,17 +84,20 @@ def name_objects(
     encoder: Encoder,
     config: NamingConfig | None = None,
 ) -> Naming:
-    """Name objects, one name a track.
+    """Name objects, with one name per track.
 
     Args:
         seen: the objects; a track is one object in several images.
         frames: reads images.
-        vocabulary: what they may be called.
-        encoder: compares views and words.
+        vocabulary: the possible names.
+        encoder: encodes views and words.
         config: views and threshold.
 
+    Returns:
+        The names by track, and groups of the unknown ones.
+
     Raises:
-        InputError: for groups of another encoder, and masks that do not fit their images.
+        InputError: for prototypes of another encoder, and masks that do not fit their images.
     """
     config = config or NamingConfig()
     words = vocabulary.encode(encoder)

@@ -1,4 +1,4 @@
-"""Encoders of images and words into one space; their weights are local files, nothing is downloaded."""
+"""Encoders of images and text into a joint space. Weights are local files; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ from moduv.engine.hardware import choose_device
 from moduv.engine.log import say
 
 CONFIG = "open_clip_config.json"
-"""What open_clip calls the description of a model in a folder."""
+"""Description of a model in a folder, as open_clip names it."""
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "weights.pth")
-"""Weights beside it: as on model hubs, and ours."""
+"""Weights beside the description: as on model hubs, and of this library."""
 PARTS = ("vision_cfg", "text_cfg")
-"""What a description must hold."""
+"""Required entries of a description."""
 WRAPPER = "module."
-"""Prefix that parallel training puts before every key."""
+"""Prefix of all keys after parallel training."""
 BATCH = 32
+"""Images or sentences that are encoded at once."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Encoder(Protocol):
-    """Images and words as unit vectors whose product says how well they fit."""
+    """Encodes images and text as unit vectors, whose dot product is their similarity."""
 
     size: int
-    """Side of the square images, pixels."""
+    """Side of the square images in pixels."""
     identity: dict[str, str]
-    """What decides the vectors: architecture and the digest of the weights."""
+    """What determines the vectors: the architecture and the digest of the weights."""
 
     def images(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Vectors (N, E) float32 of N images (size, size, 3) uint8 RGB."""
+        """Encode N images (size, size, 3) uint8 RGB as (N, E) float32."""
 
     def text(self, prompts: Sequence[str]) -> np.ndarray:
-        """Vectors (M, E) float32 of sentences."""
+        """Encode M sentences as (M, E) float32."""
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (…, E) of length 1; those without length stay."""
+    """Normalise vectors (…, E) to length 1; zero vectors stay zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(length, 1e-12)
 
 
 def load_encoder(spec: str, device: str = "auto") -> OpenClipEncoder:
-    """The encoder of a specification.
+    """Load the encoder of a specification.
 
     Args:
         spec: `open_clip:ARCHITECTURE:WEIGHTS_FILE` with a name that open_clip knows, or
@@ -98,7 +99,7 @@ def _from_folder(folder: Path, device: torch.device) -> OpenClipEncoder:
 
 @dataclass(frozen=True)
 class Description:
-    """An architecture in open_clip's words, and how its images are normalised."""
+    """An architecture in open_clip's format, and the normalisation of its images."""
 
     name: str
     model: dict[str, Any]
@@ -107,7 +108,7 @@ class Description:
 
     @classmethod
     def of_name(cls, name: str) -> Description:
-        """One that open_clip knows. Raises InputError for others."""
+        """The description of an architecture that open_clip knows. Raises InputError for others."""
         model = open_clip().get_model_config(name)
         if model is None:
             raise InputError(
@@ -120,12 +121,12 @@ class Description:
         norms = {
             (tuple(c.get("mean") or CLIP_MEAN), tuple(c.get("std") or CLIP_STD)) for c in known
         }
-        # Where trainings of one architecture differ, CLIP's own numbers are the usual ones.
+        # Where the pretrained weights of an architecture differ, CLIP's own normalisation is the most common.
         return cls(name, model, *(norms.pop() if len(norms) == 1 else ()))
 
     @classmethod
     def of_file(cls, path: Path) -> Description:
-        """Of a model folder. Raises InputError for a file of another form."""
+        """Read the description in a model folder. Raises InputError for a file of another form."""
         content = read_json(path)
         model = content.get("model_cfg") if isinstance(content, dict) else None
         images = content.get("preprocess_cfg", {}) if isinstance(content, dict) else None
@@ -145,9 +146,9 @@ class Description:
         return cls(path.parent.name, model, tuple(norms[0]), tuple(norms[1]))
 
     def build(self) -> nn.Module:
-        """The model with random weights.
+        """Build the model with random weights.
 
-        Raises InputError for one whose words need files of a model hub, or a broken description.
+        Raises InputError when its text encoder needs files of a model hub, or the description is broken.
         """
         text = self.model.get("text_cfg", {})
         hub = [key for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
@@ -161,7 +162,7 @@ class Description:
         kind = clip.CustomTextCLIP if self.model.get("custom_text") else clip.CLIP
         try:
             return kind(**options)
-        except Exception as error:  # whatever numbers from elsewhere lead to
+        except Exception as error:  # a foreign description may lead to any error
             raise InputError(
                 f"{self.name}: open_clip cannot build it ({reason_of(error)}); check its description."
             ) from None
@@ -178,7 +179,7 @@ def _is_colour(numbers: Any) -> bool:
 
 @functools.cache
 def open_clip() -> Any:
-    """The package. Raises InputError, saying how to install it, where it is missing."""
+    """The package open_clip. Raises InputError when it is not installed."""
     try:
         import open_clip
     except ModuleNotFoundError:
@@ -200,7 +201,7 @@ class OpenClipEncoder:
 
     @classmethod
     def of_model(cls, model: nn.Module, described: Description) -> OpenClipEncoder:
-        """Of a model in memory, where it is."""
+        """Wrap a model in memory, on its device."""
         encoder = cls.__new__(cls)
         encoder.identity = {"architecture": described.name, "weights_sha256": ""}
         encoder._use(model, described, next(model.parameters()).device)
@@ -225,7 +226,7 @@ class OpenClipEncoder:
         return self.model.encode_image(self.normalise(pixels), normalize=True)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Images (N, 3, S, S) uint8 as the model was trained on them."""
+        """Normalise images (N, 3, S, S) uint8 as in the training of the model."""
         return (pixels.float() / 255 - self.mean) / self.std
 
     def text(self, prompts: Sequence[str]) -> np.ndarray:
@@ -240,7 +241,7 @@ class OpenClipEncoder:
 
 
 def tokenizer(described: Description) -> Any:
-    """What turns sentences into tokens (N, context length)."""
+    """The tokenizer of N sentences, to (N, context length)."""
     length = described.model["text_cfg"].get("context_length", 77)
     return open_clip().SimpleTokenizer(context_length=length)
 

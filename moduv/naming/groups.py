@@ -1,4 +1,4 @@
-"""Groups of unknown objects that look alike; a user's name for one makes it a prototype."""
+"""Groups of unknown objects that look alike; a group that a user has named becomes a prototype."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from moduv.engine.files import MEND, read_json
 from moduv.naming.encoders import unit
 
 CUTS = np.arange(0.02, 0.62, 0.02)
-"""Mean cosine distances at which the tree of tracks may be cut."""
+"""Mean cosine distances at which the dendrogram of tracks may be cut."""
 SHOWN = 6
-"""Pictures of a group: its medoid, then its nearest."""
+"""Number of pictures of a group: its medoid, then the nearest members."""
 
 
 @dataclass(frozen=True)
 class Prototype:
-    """A name for looks."""
+    """A name for objects that look like the members of a group."""
 
     name: str
     vector: np.ndarray
-    """(E,), unit: the mean of the group's members."""
+    """(E,), unit: the normalised mean of the group's members."""
     least: float
-    """The smallest cosine of a member to it."""
+    """The smallest cosine between a member and `vector`."""
 
 
 def group_unknown(embeddings: np.ndarray) -> list[str]:
-    """Groups of unit vectors (N, E) by average linkage of cosine distances: `group_01`, the largest, …
+    """Group unit vectors (N, E) by average linkage of cosine distances: `group_01` is the largest, …
 
-    The tree is cut where the silhouette (Rousseeuw 1987) is best, and nowhere when no cut has one above
-    0: then all are one group.
+    The dendrogram is cut where the silhouette (Rousseeuw 1987) is largest. If no cut has a positive silhouette, all vectors
+    are one group.
     """
     if len(embeddings) < 2:
         return ["group_01"] * len(embeddings)
@@ -53,13 +53,14 @@ def group_unknown(embeddings: np.ndarray) -> list[str]:
 
 
 def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """The mean silhouette of a grouping, -1 to 1; members of groups of one count 0.
+    """The mean silhouette of a grouping, from -1 to 1; it is 0 for members of groups of one.
 
     Args:
         distances: (N, N).
-        labels: (N,).
+        labels: (N,), the group of each member.
 
-    Returns 0 where there is one group, or each member is its own.
+    Returns:
+        The mean; 0 where there is a single group, or as many groups as members.
     """
     kinds, owners = np.unique(labels, return_inverse=True)
     if not 1 < len(kinds) < len(labels):
@@ -78,12 +79,15 @@ def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
 def describe_groups(
     groups: Sequence[str | None], embeddings: np.ndarray, tracks: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """Every group's members, from its medoid outwards, and its prototype.
+    """The members and the prototype of every group.
 
     Args:
-        groups: of each track; None: in no group.
+        groups: (T,), the group of each track, or None.
         embeddings: (T, E), unit.
-        tracks: identities, T.
+        tracks: (T,), identities.
+
+    Returns:
+        By group: `tracks`, the medoid first and then by decreasing similarity to it; `vector` and `least`, see `Prototype`.
     """
     found = {}
     for group in sorted({group for group in groups if group}):
@@ -96,21 +100,21 @@ def describe_groups(
         found[group] = {
             "tracks": [int(tracks[members[n]]) for n in order],
             "vector": [round(float(value), 7) for value in vector],
-            # Vectors of the same pictures differ in the last digits from machine to machine.
+            # Embeddings of the same picture differ slightly between machines.
             "least": round(float(cosines.min()) - 1e-5, 7),
         }
     return found
 
 
 def read_prototypes(named: Mapping[str, str], identity: Mapping[str, str]) -> list[Prototype]:
-    """The groups that users gave names to.
+    """Read the groups that users have named.
 
     Args:
-        named: places `GROUPS.json#group_01` by their names.
+        named: references `GROUPS.json#group_01` by name.
         identity: of the encoder in use.
 
     Raises:
-        InputError: for a place that is no group, or one of another encoder's vectors.
+        InputError: for a reference to no group, or to a group of another encoder.
     """
     return [_read_prototype(name, place, identity) for name, place in named.items()]
 

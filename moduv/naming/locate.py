@@ -1,4 +1,4 @@
-"""The paper's system in use: frames in, named boxes and masks out (Fan et al., ICCV 2023)."""
+"""Unsupervised localisation of named objects in videos (Fan et al., ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from moduv.naming.vocabulary import Vocabulary
 from moduv.naming.weights import load_grouping, load_patch_clip
 
 BACKGROUND = "__background__"
-"""The literal word that the published list of names begins with."""
+"""The first entry of the published list of names."""
 DETECTIONS = "detections.json"
 
 
@@ -43,13 +43,15 @@ class LocateConfig:
     """Networks and sizes of the localisation."""
 
     network: GroupingConfig = field(default_factory=GroupingConfig)
+    """Sizes of the slot network."""
     tower: TowerConfig = field(default_factory=TowerConfig)
+    """Sizes of the image tower of patch-CLIP."""
     size: int = 224
     """Shorter side of the frames, pixels."""
     seed: int = 287
-    """Of the first slots, which are random also in use."""
+    """Of the initial slots, which are random at inference, too."""
     bf16: bool = False
-    """Multiply in bfloat16, which graphics cards and some processors do faster; masks hardly differ."""
+    """Run under autocast to bfloat16, which is faster on GPUs and some CPUs and hardly changes the masks."""
 
     def __post_init__(self) -> None:
         if self.size % PATCH or self.size <= 0 or self.tower.patch != PATCH:
@@ -61,7 +63,7 @@ class LocateConfig:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What decides the result beside files of ours."""
+    """What determines the result beside the input files."""
 
     config: LocateConfig
     vocabulary_sha256: str
@@ -87,8 +89,8 @@ def locate(
         data: folder of the frames.
         split: frames; those of a segment are its video.
         vocabulary: YAML file of names, or one that comes with the package.
-        encoder: the CLIP model that patches speak the language of, open_clip:ARCHITECTURE:WEIGHTS_FILE.
-        out: receives `detections.json` with names, one track a slot and clip.
+        encoder: the CLIP model whose text encoder the patches are aligned with, open_clip:ARCHITECTURE:WEIGHTS_FILE.
+        out: receives `detections.json` with names, one track per slot and clip.
         config: networks and sizes.
         device: auto, cpu, cuda or cuda:N.
 
@@ -155,9 +157,9 @@ def _collect(parts: dict[Path, list[FrameRef]]) -> dict[str, Any]:
 
 
 def prompts(vocabulary: Vocabulary, encoder: Encoder) -> Prompts:
-    """A vocabulary as post-processing takes it: the literal background, things, stuff.
+    """The prompts of a vocabulary for post-processing: the literal background, objects, stuff.
 
-    Raises InputError when it names no things.
+    Raises InputError when the vocabulary has only stuff.
     """
     words = vocabulary.encode(encoder)
     things = [n for n, entry in enumerate(words.names) if entry.kind != "stuff"]
@@ -173,7 +175,7 @@ def prompts(vocabulary: Vocabulary, encoder: Encoder) -> Prompts:
 
 
 class Localiser:
-    """Slots, patches that speak, and a vocabulary in use."""
+    """Localises and names objects by slots, patch-CLIP and a vocabulary."""
 
     def __init__(
         self,
@@ -195,8 +197,8 @@ class Localiser:
     def video(self, images: Sequence[np.ndarray], name: str = "a video") -> list[Instances]:
         """Objects of every frame (H, W, 3) uint8, with the columns `track` and `name`.
 
-        The video is cut into clips; the last one reaches back where frames are left. Raises InputError when
-        it is shorter than a clip, or its frames are of several sizes.
+        The video is cut into clips; the last one overlaps the one before where frames are left over. Raises InputError
+        when the video is shorter than a clip, or its frames are of several sizes.
         """
         length = self.config.network.frames
         if len(images) < length:
@@ -240,9 +242,9 @@ class Localiser:
 
     @torch.inference_mode()
     def spoken(self, pixels: Tensor) -> np.ndarray:
-        """Text-aligned tokens (T, n, E) of frames (T, H, W, 3) uint8, normalised as patch-CLIP was trained.
+        """Text-aligned tokens (T, n, E) of frames (T, H, W, 3) uint8, normalised as in the training of patch-CLIP.
 
-        Published: as ImageNet's.
+        The published code normalises by ImageNet's mean and deviation here.
         """
         images = patch_clip.normalise(pixels.permute(0, 3, 1, 2))
         with self._precision():

@@ -1,4 +1,4 @@
-"""Names of tracks from their vectors: the likeliest word, unless it is of stuff or nothing fits."""
+"""Names of tracks from their embeddings: the most similar word, unless it is stuff or too dissimilar."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class NamesConfig:
     """When an object has a name."""
 
     threshold: float | None = None
-    """Least cosine of a track and its name; None: by leaving each name out, see `calibrate`."""
+    """Smallest cosine between a track and its name; None: found by leaving out each name in turn, see `calibrate`."""
     quantile: float = 0.5
-    """Of the cosines of tracks whose name is left out."""
+    """Quantile of the cosines of tracks whose name is left out, for `calibrate`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.quantile <= 1 or not -1 <= (self.threshold or 0) <= 1:
@@ -32,26 +32,26 @@ class NamesConfig:
 
 @dataclass(frozen=True)
 class TrackName:
-    """What a track is called."""
+    """The name of a track."""
 
     track: int
     name: str | None
     """None: unknown."""
     score: float
-    """Cosine to the likeliest name, or to the prototype that named it."""
+    """Cosine to the most similar name, or to the prototype that named the track."""
     margin: float
-    """By which the likeliest name leads the next."""
+    """Difference between the cosines of the two most similar names."""
     group: str | None = None
-    """Of an unknown track: the group of its like, or the stuff that it was taken for."""
+    """For an unknown track, its group, or the stuff that it is taken for."""
 
 
 def pool_tracks(embeddings: np.ndarray, tracks: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Unit means (T, E) of the views of tracks 0 … T - 1, weighted.
+    """Normalised weighted means (T, E) of the views of tracks 0 … T - 1.
 
     Args:
         embeddings: (N, E), unit.
-        tracks: (N,) the track of each view; every track has one.
-        weights: (N,) above 0, such as areas.
+        tracks: (N,), the track of each view; every track has at least one view.
+        weights: (N,), positive, such as areas.
     """
     sums = np.zeros((int(tracks.max(initial=-1)) + 1, embeddings.shape[1]))
     np.add.at(sums, tracks, embeddings * np.asarray(weights, float)[:, None])
@@ -59,16 +59,18 @@ def pool_tracks(embeddings: np.ndarray, tracks: np.ndarray, weights: np.ndarray)
 
 
 def calibrate(cosines: np.ndarray, kinds: Sequence[str], quantile: float = 0.5) -> float:
-    """The cosine under which a track is unknown, from the tracks themselves.
+    """Find the cosine below which a track is unknown, from the tracks themselves.
 
-    Every name is left out in turn: how well do its tracks fit the names that remain? The `quantile` of
-    that, averaged over the names, is where the known ends. No label and no negative is needed. -1 where
-    there is nothing to learn from: no track, or one name.
+    Each name is left out in turn, and the cosines of its tracks to the most similar of the remaining names are taken. The
+    threshold is the `quantile` of these cosines, averaged over the names. It needs no labels and no negatives.
 
     Args:
-        cosines: (T, names) of tracks and names.
-        kinds: of the names; tracks of stuff do not count.
-        quantile: of each name's remaining cosines.
+        cosines: (T, names), between tracks and names.
+        kinds: kind of each name; tracks of stuff do not count.
+        quantile: of the cosines to the remaining names.
+
+    Returns:
+        The threshold; -1 without tracks, or with a single name.
     """
     best = cosines.argmax(1) if cosines.size else np.zeros(0, int)
     ends = []
@@ -86,17 +88,17 @@ def name_tracks(
     prototypes: Sequence[Prototype] = (),
     config: NamesConfig | None = None,
 ) -> tuple[list[TrackName], float]:
-    """Name tracks by their vectors, the unknown ones by prototypes or in groups.
+    """Name tracks by their embeddings; unknown ones are named by prototypes, or grouped.
 
     Args:
-        tracks: identities, T.
+        tracks: (T,), identities.
         embeddings: (T, E), unit.
-        words: the vocabulary as the same encoder knows it.
-        prototypes: looks that unknown tracks may have.
-        config: threshold of the unknown.
+        words: the vocabulary, encoded by the same encoder.
+        prototypes: named groups of earlier runs, for unknown tracks.
+        config: threshold below which a track is unknown.
 
     Returns:
-        A name for each track, in order, and the threshold in force.
+        A name for each track, in order, and the threshold that was used.
     """
     config = config or NamesConfig()
     cosines = words.cosines(embeddings)
@@ -135,7 +137,7 @@ def _decide(track: int, cosines: np.ndarray, words: Words, threshold: float) -> 
 def _alike(
     embedding: np.ndarray, prototypes: Sequence[Prototype]
 ) -> tuple[Prototype, float] | None:
-    """The nearest prototype that the vector is as close to as its own members are."""
+    """The most similar prototype among those to which the vector is at least as similar as their own members."""
     near = [(float(embedding @ p.vector), n) for n, p in enumerate(prototypes)]
     near = [(cosine, n) for cosine, n in near if cosine >= prototypes[n].least]
     if not near:

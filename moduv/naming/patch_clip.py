@@ -1,7 +1,7 @@
-"""CLIP whose patches speak (Mukhoti et al. 2023), trained without captions (Fan et al. 2023, section 3.2).
+"""Patch-CLIP: text-aligned patches (Mukhoti et al. 2023), trained without captions (Fan et al. 2023, section 3.2).
 
-A new last block and a small head turn patch tokens into vectors of the text's space. What they learn from is the
-image's own CLIP vector in the place of a caption.
+A new last block and a small head project patch tokens into the text's embedding space. They are trained with the image's
+own CLIP embedding in place of a caption.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ class TowerConfig:
     """The frozen image tower, by default OpenAI's ViT-B/16."""
 
     width: int = 768
+    """Width of the tokens."""
     layers: int = 12
+    """Number of blocks."""
     heads: int = 12
+    """Number of attention heads."""
     output: int = 512
+    """Width of the embeddings."""
     image: int = 224
+    """Side of the images in pixels at which positions are learned."""
     patch: int = 16
+    """Side of a patch in pixels."""
 
     def __post_init__(self) -> None:
         if min(vars(self).values()) < 1 or self.width % self.heads or self.image % self.patch:
@@ -38,12 +44,12 @@ class TowerConfig:
 
 
 def build_patch_clip(config: TowerConfig | None = None) -> PatchClip:
-    """The tower with its new branch; keys of the published files, without their prefix `module.`."""
+    """The tower with its new branch, under the keys of the published files without the prefix `module.`."""
     return PatchClip(config or TowerConfig())
 
 
 class Head(nn.Module):
-    """Patch tokens to the text's space: a perceptron beside a projection."""
+    """Projects patch tokens into the text's embedding space: a perceptron and a linear shortcut."""
 
     def __init__(self, width: int, output: int) -> None:
         super().__init__()
@@ -57,16 +63,16 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Spoken:
-    """What is known of images, N patches each."""
+    """Embeddings of B images with N patches each."""
 
     query: Tensor
-    """(B, E): CLIP's own vector of the image, of any length."""
+    """(B, E): CLIP's own embedding of the image, not normalised."""
     patches: Tensor
-    """(B, N, E), of any length."""
+    """(B, N, E): text-aligned embeddings of its patches, not normalised."""
 
 
 class PatchClip(nn.Module):
-    """A frozen tower of open_clip, and the branch that is trained."""
+    """A frozen image tower of open_clip with a trained branch."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -90,13 +96,13 @@ class PatchClip(nn.Module):
         self.vision_emb = Head(config.width, config.output)
 
     def train(self, mode: bool = True) -> PatchClip:
-        """The tower stays as it is in use."""
+        """Set the mode of the branch; the tower stays in evaluation mode."""
         super().train(mode)
         self.model.eval()
         return self
 
     def forward(self, images: Tensor) -> Spoken:
-        """Of images (B, 3, H, W) normalised by CLIP's mean and deviation, of any multiple of the patch."""
+        """Images (B, 3, H, W), normalised by CLIP's mean and deviation, to embeddings; sides are multiples of the patch."""
         tokens = self.tokens(images)
         query = self._project(self.last_block(tokens)[:, 0])
         spoken = self.vision_emb(self.ln_last(self.last_transformer(tokens))[:, 1:])
@@ -104,7 +110,7 @@ class PatchClip(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """What enters the last block, (B, 1 + N, width)."""
+        """The input (B, 1 + N, width) of the last block."""
         tower: Any = self.model
         maps = tower.conv1(images)
         first = tower.class_embedding.expand(len(images), 1, -1)
@@ -116,12 +122,12 @@ class PatchClip(nn.Module):
 
     @torch.no_grad()
     def last_block(self, tokens: Tensor) -> Tensor:
-        """CLIP's own last block and norm of `tokens`."""
+        """The output (B, 1 + N, width) of CLIP's own last block and norm for `tokens`."""
         tower: Any = self.model
         return tower.ln_post(tower.transformer.resblocks[-1](tokens))
 
     def own_patches(self, tokens: Tensor) -> Tensor:
-        """CLIP's own patch vectors (B, N, E), which were never trained to be any."""
+        """CLIP's own patch embeddings (B, N, E), which CLIP was not trained for."""
         return self._project(self.last_block(tokens)[:, 1:])
 
     def _project(self, x: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ class PatchClip(nn.Module):
         return x @ tower.proj
 
     def _positions(self, rows: int, columns: int) -> Tensor:
-        """Positions (1 + N, width) for other sizes of images: bicubic."""
+        """Position embeddings (1 + N, width), resized bicubically for other image sizes."""
         tower: Any = self.model
         first, others = tower.positional_embedding[:1], tower.positional_embedding[1:]
         base = self.config.image // self.config.patch
@@ -149,17 +155,17 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def pool(query: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """What a query (B, E) sees among patches (B, N, E): weights (B, N) without temperature, and their sum (B, E)."""
+    """Attention of queries (B, E) over patches (B, N, E): weights (B, N), without temperature, and the pooled patches (B, E)."""
     weights = (patches @ query[:, :, None])[..., 0].softmax(1)
     return weights, (weights[:, None] @ patches)[:, 0]
 
 
 def alignment_loss(spoken: Spoken) -> Tensor:
-    """InfoNCE of what the images' patches say and the images' own vectors, at temperature 1.
+    """InfoNCE between pooled patches and the images' own embeddings, at temperature 1.
 
-    It hardly falls: with 128 images from 4.85 to 3.86 at best. Judge by retrieval.
+    With 128 images it falls only from 4.85 to 3.86 at best, so the training is better judged by retrieval.
 
-    Raises InputError for a single image, which has no other to be told from.
+    Raises InputError for a single image, which has no negatives.
     """
     if len(spoken.query) < 2:
         raise InputError("patch-CLIP learns by telling images apart; use a batch of two or more.")

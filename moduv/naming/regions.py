@@ -1,4 +1,4 @@
-"""What an encoder is shown of an object: the views of its track that show most, cropped around it."""
+"""Inputs of an encoder: crops around an object, in the best views of its track."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from moduv.instances import rle
 from moduv.instances.rle import Rle
 
 MARGIN = 1.2
-"""Side of a crop by the longer side of the object's box."""
+"""Side of a crop, relative to the longer side of the object's box."""
 DIMMING = 0.5
-"""Share of the image's mean colour in what is around the object: context stays, neighbours fade."""
+"""Share of the image's mean colour that is blended into the surroundings of the object."""
 VIEWS = 8
-"""Of a track, at most."""
+"""Largest number of views per track."""
 
 
 def choose_views(
@@ -25,17 +25,17 @@ def choose_views(
     sizes: Sequence[tuple[int, int]],
     limit: int = VIEWS,
 ) -> list[int]:
-    """The positions of a track's best views: spread over its time, off the image's edge, and large.
+    """Choose the best views of a track: spread over time, not cut off at the image's border, and large.
 
     Args:
-        frames: number of the frame of each view, in any order.
+        frames: frame index of each view, in any order.
         boxes: (N, 4) XYXY in pixels.
-        areas: pixels of each mask.
+        areas: area of each mask in pixels.
         sizes: height and width of each image.
-        limit: how many views at most.
+        limit: largest number of views.
 
     Returns:
-        Positions, by frame; of a short track all that show anything.
+        Positions of the views, ordered by frame; all views with a pixel if there are no more than `limit`.
     """
     order = sorted((n for n in range(len(frames)) if areas[n] > 0), key=lambda n: frames[n])
     if len(order) <= limit:
@@ -49,17 +49,17 @@ def choose_views(
 def crop_object(
     image: np.ndarray, mask: Rle, box: Sequence[float], size: int, dimming: float = DIMMING
 ) -> np.ndarray:
-    """The square around an object, its surroundings dimmed to the image's mean.
+    """Crop the square around an object, with its surroundings blended into the image's mean colour.
 
     Args:
         image: (H, W, 3) uint8.
         mask: of the image's size.
-        box: XYXY in pixels; the square is `MARGIN` times as long as its longer side.
-        size: side of the result, pixels; resampling is bicubic and averages when it shrinks.
+        box: XYXY in pixels; the side of the square is `MARGIN` times its longer side.
+        size: side of the result in pixels, resampled bicubically with antialiasing.
         dimming: share of the image's mean colour outside of the mask.
 
     Returns:
-        (size, size, 3) uint8; beyond the image's edge the mean colour.
+        (size, size, 3) uint8, of the mean colour beyond the image's border.
     """
     left, top, side = square(box)
     mean = image.reshape(-1, 3).mean(0)

@@ -1,6 +1,6 @@
-"""Slots that share the tokens of a clip among them (Locatello et al. 2020; Fan et al. 2023, section 3.1).
+"""Slot attention over the tokens of a clip (Locatello et al. 2020; Fan et al. 2023, section 3.1).
 
-One softmax over all frames: a slot is the same thing throughout the clip, and no tracker is needed.
+Slots attend to all frames at once, so a slot is the same object throughout the clip and no tracker is needed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,29 @@ from moduv.naming.videomae import ENCODER, PATCH, Encoder, TransformerConfig, re
 
 EPSILON = 1e-8
 CLASSES = 174
-"""Of the data set that the published encoder was named for; its head is in the files and has no use."""
+"""Classes of the encoder's head, which is part of the published files and not used."""
 
 
 @dataclass(frozen=True)
 class GroupingConfig:
-    """Sizes of the grouping."""
+    """Sizes of the slot network; the defaults are the published ones."""
 
     frames: int = 8
+    """Frames of a clip."""
     base: int = 14
-    """Rows and columns of patches that positions are learned for."""
+    """Rows and columns of patches for which positions are learned."""
     slots: int = 15
+    """Number of slots."""
     dim: int = 128
-    """Of a slot."""
+    """Width of a slot."""
     iterations: int = 3
+    """Iterations of slot attention."""
     slot_hidden: int = 512
+    """Hidden width of the slots' perceptron."""
     decoder_hidden: int = 1024
+    """Hidden width of the decoder."""
     encoder: TransformerConfig = ENCODER
+    """Sizes of the frozen encoder."""
 
     def __post_init__(self) -> None:
         counts = {k: v for k, v in vars(self).items() if k != "encoder"}
@@ -42,7 +48,7 @@ class GroupingConfig:
 
 
 def build_grouping(config: GroupingConfig | None = None) -> Grouping:
-    """The network that groups a clip; keys and, by default, sizes of the published files."""
+    """The network that groups a clip, under the keys and, by default, with the sizes of the published files."""
     return Grouping(config or GroupingConfig())
 
 
@@ -59,15 +65,15 @@ class Residual(nn.Module):
 
 
 class SlotAttention(nn.Module):
-    """Slots compete for tokens, a few times over.
+    """Iterative attention in which slots compete for tokens.
 
     Args:
         features: width of the tokens.
         slots: width of the slots.
         inner: width of queries, keys and values.
         hidden: width of the slots' perceptron.
-        heads: parts of `inner`; their softmax is over slots and heads together.
-        iterations: how often slots are updated.
+        heads: attention heads; the softmax is over slots and heads together.
+        iterations: number of updates of the slots.
         bias: whether queries, keys and values have biases.
     """
 
@@ -95,10 +101,15 @@ class SlotAttention(nn.Module):
         )
 
     def forward(self, features: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Update slots (B, K, D) by tokens (B, N, F).
+        """Update slots by tokens.
 
-        Returns the slots, and the attention (B, K, N) of the last iteration: shares of each token,
-        averaged over heads, before they are normalised over tokens.
+        Args:
+            features: tokens (B, N, F).
+            slots: initial slots (B, K, D).
+
+        Returns:
+            The slots (B, K, D), and the attention (B, K, N) of the last iteration: the shares of each token, averaged over
+            heads and not yet normalised over tokens.
         """
         x = self.norm_input(features)
         keys, values = (self._split(layer(x)) for layer in (self.to_k, self.to_v))
@@ -125,7 +136,7 @@ class SlotAttention(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Where slots start: draws from one learned Gaussian."""
+    """Initial slots: samples of a learned Gaussian."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -140,7 +151,7 @@ class Conditioning(nn.Module):
 
 
 class Projection(nn.Module):
-    """Features as slots see them, and the attention itself."""
+    """Projection of the features to the width of slots, and slot attention."""
 
     def __init__(self, config: GroupingConfig) -> None:
         super().__init__()
@@ -158,7 +169,7 @@ class Projection(nn.Module):
 
 
 class MixtureDecoder(nn.Module):
-    """Every slot paints all tokens; alphas say whose paint is seen."""
+    """Decodes every slot to all tokens, and mixes the reconstructions by alphas."""
 
     def __init__(self, config: GroupingConfig) -> None:
         super().__init__()
@@ -175,7 +186,7 @@ class MixtureDecoder(nn.Module):
         )
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """(T n, D), resized frame by frame."""
+        """Position embeddings (T n, D) for rows x columns tokens per frame, resized bicubically."""
         maps = self.pos_embed.unflatten(1, (self.base, self.base)).permute(0, 3, 1, 2)
         if (rows, columns) != (self.base, self.base):
             maps = F.interpolate(maps, (rows, columns), mode="bicubic", align_corners=False)
@@ -189,7 +200,7 @@ class MixtureDecoder(nn.Module):
         return (alphas[..., None] * painted[..., :-1]).sum(1), alphas
 
     def alphas(self, slots: Tensor, rows: int, columns: int) -> Tensor:
-        """The alphas alone, slot by slot: one row of the last layer, and positions are embedded once."""
+        """The alphas (B, K, T n) alone, cheaper than `forward`: one row of the last layer, and positions are embedded once."""
         first, *middle, last = self.decoder
         places = F.linear(self.positions(rows, columns), first.weight, first.bias)  # type: ignore[arg-type]
         inner = nn.Sequential(*middle)
@@ -197,18 +208,18 @@ class MixtureDecoder(nn.Module):
             F.linear(inner(F.linear(slot, first.weight)[:, None] + places), last.weight[-1:])  # type: ignore[arg-type, index]
             for slot in slots.unbind(1)
         ]
-        # The bias of a row is the same for all slots, and the softmax forgets it.
+        # The bias is the same for all slots, so the softmax does not depend on it.
         return torch.cat(logits, -1).transpose(1, 2).softmax(1)
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """What grouping a clip yields; N = T h w tokens."""
+    """The grouping of a clip of N = T h w tokens."""
 
     features: Tensor
-    """(B, N, C), of the frozen encoder, without its last norm."""
+    """(B, N, C), of the frozen encoder, before its last norm."""
     projected: Tensor
-    """(B, N, D)."""
+    """(B, N, D), the inputs of slot attention."""
     slots: Tensor
     """(B, K, D)."""
     attention: Tensor
@@ -216,7 +227,7 @@ class Grouped:
     reconstruction: Tensor
     """(B, N, C)."""
     alphas: Tensor
-    """(B, T, K, h w): the masks."""
+    """(B, T, K, h w), the soft masks."""
 
     @property
     def loss(self) -> Tensor:
@@ -225,7 +236,7 @@ class Grouped:
 
 
 class Grouping(nn.Module):
-    """Frozen encoder, slots, mixture decoder."""
+    """Frozen encoder, slot attention and mixture decoder."""
 
     def __init__(self, config: GroupingConfig) -> None:
         super().__init__()
@@ -236,7 +247,7 @@ class Grouping(nn.Module):
         self.decoder = MixtureDecoder(config)
 
     def train(self, mode: bool = True) -> Grouping:
-        """The encoder stays as it is in use."""
+        """Set the mode of the trained parts; the encoder stays in evaluation mode."""
         super().train(mode)
         self.model.eval()
         return self
@@ -244,7 +255,7 @@ class Grouping(nn.Module):
     def forward(
         self, clip: Tensor, noise: Tensor | None = None, slots: Tensor | None = None
     ) -> Grouped:
-        """Group a clip (B, 3, T, H, W), from standard normal `noise` (B, K, D) or from given first slots."""
+        """Group a clip (B, 3, T, H, W), from standard normal `noise` (B, K, D) or from initial `slots` (B, K, D)."""
         rows, columns = self._grid(clip)
         features = self.features(clip)
         projected = self.grouping.positional_embedding(features)
@@ -257,7 +268,7 @@ class Grouping(nn.Module):
 
     @torch.no_grad()
     def features(self, clip: Tensor) -> Tensor:
-        """(B, N, C): raw output of the frozen encoder's last block."""
+        """The output (B, N, C) of the frozen encoder's last block."""
         rows, columns = self._grid(clip)
         table = resized_table(
             self.config.frames, rows, columns, self.config.encoder.dim, self.config.base
@@ -266,7 +277,7 @@ class Grouping(nn.Module):
 
     @torch.inference_mode()
     def alphas(self, clip: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The masks (B, T, K, h w) alone, at a part of the cost of `forward`."""
+        """The soft masks (B, T, K, h w) alone, cheaper than `forward`."""
         rows, columns = self._grid(clip)
         projected = self.grouping.positional_embedding(self.features(clip))
         found, _ = self.grouping.slot_attention(projected, self._start(clip, noise))
@@ -291,6 +302,6 @@ class Grouping(nn.Module):
 
 
 def schedule(step: int, warmup: int = 5_000, half_life: int = 50_000) -> float:
-    """The learning rate's factor at a step: a linear rise from 0, and a decay throughout; 0: none of it."""
+    """The factor of the learning rate at a step: linear warm-up, and exponential decay throughout; 0 switches either off."""
     rise = min(1.0, step / warmup) if warmup else 1.0
     return rise * (0.5 ** (step / half_life) if half_life else 1.0)

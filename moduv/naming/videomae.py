@@ -1,7 +1,6 @@
-"""VideoMAE with tubelets of a single frame (Tong et al. 2022, as Fan et al. 2023 use it): a token a patch a frame.
+"""VideoMAE with tubelets of a single frame (Tong et al. 2022, as used by Fan et al. 2023): one token per patch and frame.
 
-Written from the papers and from timm's blocks. Clips are (B, 3, T, H, W), normalised by ImageNet's mean and
-deviation; tokens are in the order of time, row, column.
+Clips are (B, 3, T, H, W), normalised by ImageNet's mean and deviation; tokens are ordered by time, row, column.
 """
 
 from __future__ import annotations
@@ -18,18 +17,22 @@ from torch.nn import functional as F
 from moduv.engine.errors import InputError
 
 PATCH = 16
+"""Side of a patch in pixels."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's."""
+"""Mean and standard deviation of ImageNet's red, green and blue."""
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Width, blocks and heads."""
+    """Sizes of a transformer."""
 
     dim: int
+    """Width of the tokens."""
     depth: int
+    """Number of blocks."""
     heads: int
+    """Number of attention heads."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
@@ -57,7 +60,7 @@ def normalise(clip: Tensor) -> Tensor:
 
 
 def sine_table(frames: int, rows: int, columns: int, dim: int) -> Tensor:
-    """Positions (frames rows columns, dim): a third of the numbers each for row and column, the rest for time."""
+    """Position embeddings (frames rows columns, dim): a third of the channels each for row and column, the rest for time."""
     third = dim // 3
     parts = [(frames, dim - 2 * third), (rows, third), (columns, third)]
     time, row, column = (_sines(length, width) for length, width in parts)
@@ -71,7 +74,7 @@ def sine_table(frames: int, rows: int, columns: int, dim: int) -> Tensor:
 
 
 def _sines(length: int, dim: int) -> Tensor:
-    """(length, dim): sines at even, cosines at odd places, of falling frequency (Vaswani et al. 2017)."""
+    """(length, dim): sines in even and cosines in odd channels, of decreasing frequency (Vaswani et al. 2017)."""
     number = torch.arange(dim)
     rate = torch.pow(10_000.0, -2 * (number // 2).double() / dim)
     angle = torch.arange(length).double()[:, None] * rate
@@ -79,7 +82,7 @@ def _sines(length: int, dim: int) -> Tensor:
 
 
 def resized_table(frames: int, rows: int, columns: int, dim: int, base: int) -> Tensor:
-    """The table of `base` x `base` patches, resized frame by frame to rows x columns, bicubic."""
+    """Position embeddings of `base` x `base` patches, resized bicubically to rows x columns in every frame."""
     table = sine_table(frames, base, base, dim)
     if (rows, columns) == (base, base):
         return table
@@ -195,18 +198,18 @@ class Pretraining(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
     def encode(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """The visible tokens (B, visible, C) after the last norm.
+        """Encode the visible tokens, (B, visible, C) after the last norm.
 
         Args:
             clip: (B, 3, T, H, W).
-            mask: (B, h w) bool, hidden patches, the same in all frames.
+            mask: (B, h w) bool, the masked patches, which are the same in all frames.
         """
         grid = _grid(clip)
         table = sine_table(*grid, self.encoder.config.dim)
         return self.encoder.norm(self.encoder(clip, table, ~_tube(mask, grid[0])))
 
     def forward(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """Predictions (B, hidden, 768) of the hidden patches, in the order of tokens; see `encode`."""
+        """Predictions (B, hidden, 768) of the masked patches, in the order of tokens; arguments as of `encode`."""
         hidden = _tube(mask, clip.shape[2])
         seen = self.encoder_to_decoder(self.encode(clip, mask))
         table = sine_table(*_grid(clip), seen.shape[-1]).to(seen).expand(len(clip), -1, -1)
@@ -233,7 +236,7 @@ def _tube(mask: Tensor, frames: int) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Uniform weights (Glorot and Bengio 2010), no biases."""
+    """Initialise linear layers: uniform weights (Glorot and Bengio 2010), zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -241,16 +244,16 @@ def initialise(module: nn.Module) -> None:
 
 
 def tube_mask(patches: int, share: float, generator: torch.Generator) -> Tensor:
-    """Hidden patches of a frame, (patches,) bool: the whole part of `share` of them."""
+    """Draw the masked patches of a frame, (patches,) bool: `share` of them, rounded down."""
     hidden = math.floor(share * patches)
     order = torch.rand(patches, generator=generator, device=generator.device).argsort()
     return order < hidden
 
 
 def pixel_targets(clip: Tensor) -> Tensor:
-    """What is to be predicted: patches (B, N, 768) of pixels in [0, 1], standardised patch by patch.
+    """The targets of the prediction: patches (B, N, 768) of pixels in [0, 1], standardised per patch.
 
-    Each channel of a patch has mean 0 and deviation 1. Pixels come one after the other, channels inside.
+    Each channel of a patch has mean 0 and deviation 1. Channels are interleaved, pixel by pixel.
     """
     mean, std = (torch.tensor(v).to(clip)[:, None, None, None] for v in (MEAN, STD))
     frames, rows, columns = _grid(clip)
@@ -262,12 +265,12 @@ def pixel_targets(clip: Tensor) -> Tensor:
 
 
 def reconstruction_loss(prediction: Tensor, clip: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of the hidden patches.
+    """Mean squared error of the masked patches.
 
     Args:
         prediction: (B, hidden, 768).
         clip: (B, 3, T, H, W).
-        mask: (B, h w) bool.
+        mask: (B, h w) bool, the masked patches.
     """
     targets = pixel_targets(clip)
     hidden = targets[_tube(mask, clip.shape[2])].reshape(prediction.shape)

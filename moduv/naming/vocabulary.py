@@ -1,4 +1,4 @@
-"""The words that objects may be called by: a YAML file of names, their synonyms, and templates."""
+"""Vocabularies of names: a YAML file of names, their synonyms, and templates."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ class Name:
 
     name: str
     also: tuple[str, ...] = ()
-    """Synonyms; the name is as likely as its likeliest word."""
+    """Synonyms; the most similar of all its words counts for a name."""
     kind: str = "mobile"
-    """`mobile` and `static` things are named; what looks like `stuff` is no object."""
+    """`mobile` and `static` objects are named; what looks like `stuff` is no object."""
     like: str = ""
-    """`GROUPS.json#group_01`: a group of unknown objects of an earlier naming, which the name is for."""
+    """`GROUPS.json#group_01`: the group of unknown objects of an earlier run that this is the name of."""
 
     @property
     def words(self) -> tuple[str, ...]:
+        """The name and its synonyms."""
         return (self.name, *self.also)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names, and the sentences in which an encoder reads them."""
+    """Names, and the templates of the sentences in which they are encoded."""
 
     names: tuple[Name, ...]
     templates: tuple[str, ...] = TEMPLATES
@@ -73,14 +74,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, source: str | Path) -> Vocabulary:
-        """A YAML file, or a vocabulary that comes with the package, by its name.
+        """Load a YAML file, or a vocabulary of the package by its name.
 
-        The file has `names`, a mapping of names to `also`, `kind` and `like` (or to nothing), and
-        perhaps `templates`.
+        The file has `names`, a mapping from names to `also`, `kind` and `like` (or to nothing), and optionally `templates`.
 
         Raises:
-            InputError: naming the file, for one that is missing, empty or broken, or a word that occurs
-                twice.
+            InputError: when the file is missing, empty or broken, or a word occurs twice.
         """
         path = Path(source)
         if path.suffix.lower() in {".yaml", ".yml"}:
@@ -98,19 +97,19 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the vocabulary says."""
+        """SHA-256 of the content."""
         content = [[e.name, e.also, e.kind, e.like] for e in self.names], self.templates
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
     def spoken(self) -> tuple[Name, ...]:
-        """The names that are recognised by their words, not by a group's looks."""
+        """The names that are recognised by their words, not by a prototype."""
         return tuple(entry for entry in self.names if not entry.like)
 
     def encode(self, encoder: Encoder) -> Words:
-        """The vectors of the words of `spoken`: unit means over the templates.
+        """Encode the words of `spoken` as unit vectors, averaged over the templates.
 
-        Raises InputError when every name is one of a group.
+        Raises InputError when all names are those of groups.
         """
         entries = self.spoken
         if not entries:
@@ -124,28 +123,28 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Words:
-    """Names as an encoder knows them."""
+    """Encoded names."""
 
     names: tuple[Name, ...]
     vectors: np.ndarray
-    """(W, E), unit: one a word."""
+    """(W, E), unit, one per word."""
     owners: np.ndarray
-    """(W,): the name of each word, ascending."""
+    """(W,): index of the name of each word, ascending."""
 
     def cosines(self, embeddings: np.ndarray) -> np.ndarray:
-        """Of unit embeddings (N, E) to every name, (N, names): those of the likeliest words."""
+        """Cosines (N, names) between unit embeddings (N, E) and names, each by its most similar word."""
         cosines = embeddings @ self.vectors.T
         starts = np.flatnonzero(np.diff(self.owners, prepend=-1))
         return np.maximum.reduceat(cosines, starts, axis=1)
 
 
 def spoken(word: str) -> str:
-    """A word as it is said in a sentence: underscores are spaces."""
+    """A word as it stands in a sentence, with spaces for underscores."""
     return " ".join(word.replace("_", " ").split())
 
 
 def vocabulary_names() -> list[str]:
-    """Vocabularies that come with the package."""
+    """Names of the vocabularies in the package."""
     return sorted(p.name.removesuffix(".yaml") for p in _folder().iterdir())
 
 

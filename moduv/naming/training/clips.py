@@ -1,4 +1,4 @@
-"""Clips for training: frames of a segment at a step, at the size that patches fill."""
+"""Clips for training: equidistant frames of a segment, resized to multiples of the patch size."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from moduv.frames.images import fitted_size, read_image
 from moduv.naming.videomae import PATCH
 
 CROPS = (1.0, 0.875, 0.75, 0.66)
-"""Sides of the crops of pre-training, in shares of the shorter side."""
+"""Sides of the crops of pre-training, as shares of the shorter side."""
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Which frames make a clip."""
+    """Which frames make up a clip."""
 
     frames: int
+    """Frames of a clip."""
     steps: tuple[int, ...]
-    """Distances between its frames, each as likely as the others."""
+    """Possible distances between its frames, with equal probability."""
     size: int = 224
-    """Shorter side, pixels; of a crop both."""
+    """Shorter side of the frames in pixels; both sides of a crop."""
     per_sample: int = 1
-    """Clips of one video in a sample, which are of one size."""
+    """Clips of one video in a sample."""
 
     def __post_init__(self) -> None:
         if min(self.frames, self.per_sample, *self.steps, 1 if self.steps else 0) < 1:
@@ -43,8 +44,7 @@ class ClipConfig:
 class VideoClips:
     """Clips of the segments of a split, (index, sample seed) to (C, 3, T, H, W) uint8.
 
-    Where a segment ends before a clip, its last frame within reach is repeated. A missing frame raises
-    InputError when it is asked for.
+    Where a segment is too short for a clip, its last frame is repeated. Missing frames raise InputError when they are read.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class VideoClips:
         return len(self.segments)
 
     def __getitem__(self, item: tuple[int, int]) -> Tensor:
-        """Whole frames in their own aspect ratio, or with `crop` squares."""
+        """Whole frames in their own aspect ratio, or square crops with `crop`."""
         rng = np.random.default_rng(item[1])
         refs = self.segments[item[0]]
         return torch.stack([self._clip(refs, rng) for _ in range(self.config.per_sample)])
 
     @staticmethod
     def collate(samples: list[Tensor]) -> list[Tensor]:
-        """Samples side by side: videos may be of different sizes."""
+        """Keep samples in a list, as videos may be of different sizes."""
         return samples
 
     def _clip(self, refs: Sequence[FrameRef], rng: np.random.Generator) -> Tensor:
@@ -93,16 +93,16 @@ class VideoClips:
 
 
 def choose_frames(count: int, frames: int, step: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of a clip's frames among `count`: anywhere it fits, else from the first, the end repeated."""
+    """Indices of a clip's frames among `count`: at a random place, or from 0 with the last one repeated if it does not fit."""
     start = int(rng.integers(count - frames * step + 1)) if count >= frames * step else 0
     last = start + step * ((count - 1 - start) // step)
     return [min(start + step * n, last) for n in range(frames)]
 
 
 def crop_places(height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a crop at one of a few scales and places, its sides a scale apart at most.
+    """Rows and columns of a random crop by multi-scale cropping (Wang et al. 2016).
 
-    Multi-scale cropping of Wang et al. (2016): at quarters of the room that is left.
+    The sides are of the same or of neighbouring scales, and the place is on a 5 x 5 grid.
     """
     pairs = [(a, b) for a in range(len(CROPS)) for b in range(len(CROPS)) if abs(a - b) < 2]
     rows, columns = pairs[rng.integers(len(pairs))]

@@ -1,4 +1,4 @@
-"""Crops of named objects with captions, and of what is around them: what a small encoder learns from."""
+"""Crops of named objects and of the background, with captions: training samples of a small encoder."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ from moduv.naming.regions import crop_object
 from moduv.naming.vocabulary import spoken
 
 WIDER = 1.25
-"""Crops are kept wider than objects are shown later, so that they can be jittered."""
+"""Cached crops are wider than training samples by this factor, so that they can be jittered."""
 TRIES = 10
-"""Places at which a piece of background is looked for in a frame."""
+"""Largest number of attempts at a crop of the background in a frame."""
 CROWDED = 0.1
-"""Share of a background crop that an object may cover."""
+"""Largest share of a background crop that objects may cover."""
 
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """What is said of a crop."""
+    """The captions of crops."""
 
     caption: str = "a photo of a {}"
+    """Template of a caption."""
     kind_share: float = 0.3
-    """Of objects of several words, "red van", that are called by the last one, their kind."""
+    """Share of captions that use the last word of a name only, such as "van" of "red van"."""
     background_share: float = 0.17
-    """Of crops that show no object."""
+    """Share of crops of the background."""
     background_name: str = "street"
+    """Name of the background."""
 
     def __post_init__(self) -> None:
         shares = self.kind_share, self.background_share
@@ -65,10 +67,9 @@ class Sample:
 class NamedCrops:
     """Training samples of an image-text encoder, drawn from the sample seed alone.
 
-    Names are drawn in proportion to the root of how often they occur. Once `cache_bytes` of crops
-    are kept, the rest is made every time.
+    Names are drawn in proportion to the square root of their frequency. At most `cache_bytes` of crops are cached.
 
-    Raises InputError for a ground truth in which nothing is named.
+    Raises InputError for a ground truth without names.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class NamedCrops:
         return crop
 
     def _background(self, number: int, rng: np.random.Generator) -> np.ndarray | None:
-        """A piece of an object's frame as large as the object, with hardly any object in it."""
+        """A crop of the background of an object's frame, as large as the object; None if there is no room."""
         entry = self.objects[number]
         image = self._image(self.images[entry["image_id"]])
         height, width = image.shape[:2]
@@ -189,7 +190,7 @@ def _kept(size: int) -> int:
 
 
 def _jittered(crop: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A part of a wide crop, about as wide as objects are shown, moved, mirrored, lighter or darker."""
+    """A sample (size, size, 3) from a wider crop, randomly scaled, moved, mirrored, and lighter or darker."""
     whole = len(crop)
     side = whole / WIDER * rng.uniform(0.88, 1.12)
     left, top = ((whole - side) / 2 + rng.uniform(-0.06, 0.06, 2) * side).tolist()

@@ -1,4 +1,4 @@
-"""A small image-text encoder, trained on named objects: where no CLIP weights can be had, and in tests."""
+"""A small image-text encoder that is trained on named objects, for use without CLIP weights and in tests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MODEL: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-"""In open_clip's words."""
+"""The architecture in open_clip's format."""
 TINY = Description("tiny", MODEL, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LARGEST_SCALE = 100.0
-"""Of the logits, as in CLIP (Radford et al. 2021)."""
+"""Largest scale of the logits, as in CLIP (Radford et al. 2021)."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,27 @@ class EncoderTrainingConfig:
         )
     )
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """The captions of crops."""
     cache_bytes: int = speed_only(1 << 29)
-    """Memory for crops, per loading process."""
+    """Memory for cached crops in bytes, per loading process."""
 
 
 def train_encoder(
     annotations: Path, find: Callable[[str], Path], out: Path, config: EncoderTrainingConfig
 ) -> OpenClipEncoder:
-    """Train the small encoder; resumes exactly after a kill.
+    """Train the small encoder. An interrupted training is continued exactly.
 
     Args:
         annotations: COCO JSON whose objects have masks and a `name`.
-        find: the file of an image by its `file_name`.
+        find: returns the file of an image by its `file_name`.
         out: receives the model's description and weights, for `open_clip:OUT`.
         config: captions and loop.
 
+    Returns:
+        The trained encoder.
+
     Raises:
-        InputError: when nothing is named, or images are missing or broken.
+        InputError: when no object has a name, or images are missing or broken.
     """
     stage = Stage("name train", out, config, (annotations,))
     stage.run(lambda: _train(annotations, find, out, config))
@@ -91,7 +95,7 @@ def _train(
 
 
 def contrastive_step(encoder: OpenClipEncoder) -> Step:
-    """The step of `fit`: images and captions of a batch find each other."""
+    """The step of `fit`: images are matched with the captions of a batch."""
     model: Any = encoder.model
 
     def step(batch: tuple[Tensor, Tensor, Tensor], _: StepState) -> dict[str, Tensor]:
@@ -105,11 +109,11 @@ def contrastive_step(encoder: OpenClipEncoder) -> Step:
 
 
 def contrastive_loss(logits: Tensor, captions: Tensor) -> Tensor:
-    """InfoNCE in both directions, where all samples of one caption are each other's positives.
+    """InfoNCE in both directions; samples with the same caption are positives of each other.
 
     Args:
         logits: (B, B), images by texts.
-        captions: (B,) numbers, equal where captions are.
+        captions: (B,), an index of each sample's caption.
     """
     same = (captions[:, None] == captions).float()
     target = same / same.sum(1, keepdim=True)

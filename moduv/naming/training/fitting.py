@@ -1,4 +1,4 @@
-"""What every training of naming ends with."""
+"""The training loop of the networks of this package, and their final weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS = "weights.pth"
 def fit_and_save(
     model: nn.Module, step: Step, data: Sampled, loop: LoopConfig, out: Path, **options: Any
 ) -> None:
-    """`fit`, with its options, and the weights beside its state as `weights.pth`, whole on every process after."""
+    """Call `fit` with its options, and write the weights to `weights.pth`, which all processes may read afterwards."""
     fit(model, step, data, loop, out, label=out.name, **options)
     if distributed.is_main():
         checkpoint.save_weights(out / WEIGHTS, model.state_dict())

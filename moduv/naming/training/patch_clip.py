@@ -29,13 +29,14 @@ from moduv.naming.training.fitting import fit_and_save
 from moduv.naming.weights import load_tower
 
 RATIOS = (3 / 4, 4 / 3)
-"""Of the width to the height of a crop."""
+"""Range of the aspect ratio, width over height, of a crop."""
 TRIES = 10
+"""Largest number of attempts at a crop that fits into the image."""
 
 
 @dataclass(frozen=True)
 class PatchTrainingConfig:
-    """How patch-CLIP is trained: published 200 epochs of ImageNet, 4,096 images a step on 32 GPUs."""
+    """How patch-CLIP is trained; published are 200 epochs of ImageNet with 4,096 images per step on 32 GPUs."""
 
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -43,20 +44,20 @@ class PatchTrainingConfig:
         )
     )
     smallest: float = 0.9
-    """Share of an image that a crop has at least."""
+    """Smallest area of a crop, as a share of the image."""
     network: TowerConfig = field(default_factory=TowerConfig)
+    """Sizes of the image tower."""
 
 
 def train_patches(tower: Path, images: Path, out: Path, config: PatchTrainingConfig) -> None:
-    """Train patches to speak CLIP's language, on any images.
+    """Train patch-CLIP on images without captions.
 
-    Under torchrun each process tells the images of its own share apart, as published.
+    Under torchrun each process contrasts the images of its own batch only, as published.
 
     Args:
-        tower: weights of a CLIP model of open_clip whose image tower stays as it is, ViT-B-16-quickgelu
-            by default.
+        tower: weights of a CLIP model of open_clip, by default ViT-B-16-quickgelu, whose image tower is frozen.
         images: folder that is walked recursively, such as ImageNet's train folder.
-        out: receives `weights.pth` under the published keys, and what continues an interrupted training.
+        out: receives `weights.pth` under the published keys, and the state of the training.
         config: crops, network, loop.
 
     Raises:
@@ -83,7 +84,7 @@ def _train(
 
 
 class ImageCrops:
-    """Crops of images, (index, sample seed) to (3, S, S) uint8."""
+    """Random crops of images, indexed by (index, sample seed), (3, S, S) uint8."""
 
     def __init__(self, files: Sequence[Path], size: int, smallest: float) -> None:
         self.files, self.size, self.smallest = files, size, smallest
@@ -92,7 +93,7 @@ class ImageCrops:
         return len(self.files)
 
     def __getitem__(self, item: tuple[int, int]) -> Tensor:
-        """A crop of most of the image, resized, mirrored half of the time."""
+        """A resized crop of most of the image, mirrored with a probability of 0.5."""
         rng = np.random.default_rng(item[1])
         picture = Image.fromarray(read_image(self.files[item[0]]))
         box = crop_box(picture.height, picture.width, self.smallest, rng)
@@ -102,14 +103,14 @@ class ImageCrops:
 
     @staticmethod
     def collate(samples: list[Tensor]) -> Tensor:
-        """(B, 3, S, S)."""
+        """Stack samples to (B, 3, S, S)."""
         return torch.stack(samples)
 
 
 def crop_box(
     height: int, width: int, smallest: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random crop of at least a share of an image, else all of it."""
+    """Left, top, right and bottom of a random crop of at least the share `smallest` of an image, or of the whole image."""
     for _ in range(TRIES):
         area = height * width * rng.uniform(smallest, 1)
         ratio = np.exp(rng.uniform(*np.log(RATIOS)))
@@ -121,7 +122,7 @@ def crop_box(
 
 
 def alignment_step(model: PatchClip) -> Step:
-    """The step of `fit`: what patches say finds its own image."""
+    """The step of `fit`: pooled patches are matched with their own image."""
 
     def step(batch: Tensor, _: StepState) -> dict[str, Tensor]:
         device = next(model.parameters()).device

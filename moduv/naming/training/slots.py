@@ -1,4 +1,4 @@
-"""Training of the slots: rebuild the features of a frozen video transformer (Fan et al. 2023, section 3.1)."""
+"""Training of slots: reconstruct the features of a frozen video transformer (Fan et al. 2023, section 3.1)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from moduv.naming.weights import load_encoder_weights
 
 @dataclass(frozen=True)
 class GroupingTrainingConfig:
-    """How slots are trained: published 300 epochs of 3,862 videos, 32 a step with 7 clips each."""
+    """How slots are trained; published are 300 epochs of 3,862 videos, 32 per step with 7 clips each."""
 
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             36_300, 32, 3e-3, warmup=5_000, halve_every=50_000, clip_norm=1.0, workers=8
         )
     )
-    """`halve_every` is the half-life of a decay from step to step."""
+    """Its `halve_every` is the half-life of an exponential decay."""
     clips: ClipConfig = field(default_factory=lambda: ClipConfig(8, (1, 2, 4, 8), per_sample=7))
+    """Clips of a video."""
     network: GroupingConfig = field(default_factory=GroupingConfig)
+    """Sizes of the network."""
 
     def __post_init__(self) -> None:
         if self.clips.frames != self.network.frames:
@@ -47,14 +49,14 @@ def train_slots(
     """Train slots on frames without labels, over a frozen video transformer.
 
     Args:
-        encoder: weights of its pre-training, ours or VideoMAE's with tubelets of one frame.
+        encoder: weights of `moduv name pretrain`, or of VideoMAE with tubelets of one frame.
         data: folder of the frames.
-        split: frames; those of a segment make its clips.
-        out: receives `weights.pth` under the published keys, and what continues an interrupted training.
+        split: frames; clips consist of frames of one segment.
+        out: receives `weights.pth` under the published keys, and the state of the training.
         config: clips, network, loop.
 
     Raises:
-        InputError: when frames are missing or the encoder is another.
+        InputError: when frames are missing, or the encoder has another architecture.
     """
     stage = Stage("name slots", out, config, (split, encoder), data)
     stage.run(
@@ -75,7 +77,7 @@ def _train(
 
 
 def grouping_step(model: Grouping) -> Step:
-    """The step of `fit`: the error of the rebuilt features, video by video."""
+    """The step of `fit`: the error of the reconstructed features, averaged over videos."""
 
     def step(batch: list[Tensor], state: StepState) -> dict[str, Tensor]:
         losses = [_loss(model, clips, state.generator) for clips in batch]

@@ -31,12 +31,12 @@ from moduv.naming.videomae import (
 
 BETAS = (0.9, 0.95)
 FIRST, LAST = 1 / 150, 1 / 15
-"""The learning rate at the first and at the last step, in shares of its largest."""
+"""The learning rate at the first and at the last step, as shares of its maximum."""
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """How VideoMAE is pre-trained: published 2,401 epochs of 168,913 clips, 512 a batch."""
+    """How VideoMAE is pre-trained; published are 2,401 epochs of 168,913 clips, 512 per batch."""
 
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -44,10 +44,13 @@ class PretrainingConfig:
         )
     )
     clips: ClipConfig = field(default_factory=lambda: ClipConfig(16, (2,)))
+    """Clips of a video."""
     hidden: float = 0.9
-    """Share of the patches that are hidden, the same in all frames."""
+    """Share of masked patches, which are the same in all frames."""
     encoder: TransformerConfig = ENCODER
+    """Sizes of the encoder."""
     decoder: TransformerConfig = DECODER
+    """Sizes of the decoder."""
 
     def __post_init__(self) -> None:
         patches = (self.clips.size // PATCH) ** 2
@@ -60,8 +63,8 @@ def pretrain(data: Path, split: Path, out: Path, config: PretrainingConfig) -> N
 
     Args:
         data: folder of the frames.
-        split: frames; those of a segment make its clips.
-        out: receives `weights.pth` under the published keys, and what continues an interrupted training.
+        split: frames; clips consist of frames of one segment.
+        out: receives `weights.pth` under the published keys, and the state of the training.
         config: clips, network, loop.
 
     Raises:
@@ -83,7 +86,7 @@ def _train(clips: VideoClips, out: Path, config: PretrainingConfig) -> dict[str,
 
 
 def pretraining_step(model: Pretraining, hidden: float) -> Step:
-    """The step of `fit`: hide patches, predict their pixels."""
+    """The step of `fit`: mask patches and predict their pixels."""
 
     def step(batch: list[Tensor], state: StepState) -> dict[str, Tensor]:
         device = next(model.parameters()).device
@@ -96,7 +99,7 @@ def pretraining_step(model: Pretraining, hidden: float) -> Step:
 
 
 def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and the mask token do not."""
+    """Parameter groups with weight decay for matrices, and without for biases, norms and the mask token."""
     named = [(k, p) for k, p in model.named_parameters() if p.requires_grad]
     kept = [p for k, p in named if p.ndim < 2 or k == "mask_token"]
     decayed = [p for k, p in named if p.ndim >= 2 and k != "mask_token"]
@@ -107,7 +110,7 @@ def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def rate(config: LoopConfig, step: int) -> float:
-    """The learning rate at a step: a linear rise, then half a cosine."""
+    """The learning rate at a step: linear warm-up, then cosine decay."""
     if step < config.warmup:
         share = FIRST + (1 - FIRST) * step / config.warmup
     else:
