@@ -116,10 +116,16 @@ def street_frame(root: Path) -> tuple[Path, Path, FrameRef]:
     return root / "motion", split, frame
 
 
-def test_motion_outputs_are_measured_by_region(tmp_path: Path) -> None:
+def test_motion_outputs_are_measured_by_region(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     motion, split, _ = street_frame(tmp_path)
     measure_depth(motion, tmp_path / "truth", split, out=tmp_path / "depth.json")
     metrics = json.loads((tmp_path / "depth.json").read_text())
+    head, _, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[:3]] == ["all", "static", "dynamic"]
+    assert rows[2][1 + head.index("abs_rel")] == "0.500"
+    assert ["objects", "1"] in rows
     assert metrics["abs_rel_static"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["abs_rel_dynamic"] == pytest.approx(0.5, rel=1e-5)
     assert metrics["objects"] == 1

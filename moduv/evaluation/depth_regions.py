@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from moduv.evaluation.depth import (
     mean_errors,
     median_scaled,
 )
+from moduv.evaluation.tables import format_table
 from moduv.frames import layouts
 from moduv.frames.clip import FrameRef
 
@@ -163,6 +164,20 @@ def evaluate_depths(
         **_object_summary(objects),
         "dynamic_share": float(np.mean(shares)),
     }
+
+
+def errors_by_region(metrics: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+    """A table of the errors, a line a region, and the other metrics of `evaluate_depths`."""
+    errors = [name.removesuffix("_all") for name in metrics if name.endswith("_all")]
+    rows: dict[str, dict[str, float]] = {region: {} for region in REGIONS}
+    others = {}
+    for name, value in metrics.items():
+        error, _, region = name.rpartition("_")
+        if error in errors and region in rows:
+            rows[region][error] = value
+        else:
+            others[name] = value
+    return format_table(rows, {error: error for error in errors}), others
 
 
 def _summary(regions: list[dict[str, dict[str, float]]]) -> dict[str, float]:

@@ -21,7 +21,7 @@ from moduv.engine.pipeline import config_class
 from moduv.engine.stages import MANIFEST, Stage, fingerprint, read_manifest
 from moduv.evaluation.agreement import describe_sets
 from moduv.evaluation.consistency import temporal_consistency
-from moduv.evaluation.depth_regions import PROTOCOLS, evaluate_depths
+from moduv.evaluation.depth_regions import PROTOCOLS, errors_by_region, evaluate_depths
 from moduv.evaluation.detection import evaluate
 from moduv.evaluation.stage1 import evaluate_motion_outputs
 from moduv.evaluation.tables import show_metrics
@@ -261,7 +261,12 @@ def measure_depth(
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r} is unknown; choose one of {tuple(PROTOCOLS)}.")
     frames = with_motion(motion, split)
-    show_metrics(evaluate_depths(motion, truth, frames, PROTOCOLS[protocol]), out)
+    metrics = evaluate_depths(motion, truth, frames, PROTOCOLS[protocol])
+    table, others = errors_by_region(metrics)
+    say(table)
+    show_metrics(others)
+    if out is not None:
+        write_json(out, metrics, indent=1)
 
 
 def evaluate_detections(
