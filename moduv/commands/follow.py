@@ -1,4 +1,4 @@
-"""A mask drawn in one frame of a video, followed to its end."""
+"""Follow objects that are drawn in one frame of a video to its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from moduv.visual.drawing import draw_instances
 
 TRACKS = "tracks.json"
 MOST_COLOURS = 64
-"""Of a mask drawn in colours or greys; more come from smooth edges."""
+"""Largest number of colours or grey levels in a drawn mask; more of them come from smooth edges."""
 JPEG = (".jpg", ".jpeg")
 
 
@@ -88,7 +88,7 @@ def _beyond(video: Path, total: int, frame: int) -> str:
 
 
 def _check_kept(video: Path, mask: Path, film: Path, folder: Path) -> None:
-    """Raise InputError where what is written would take the place of what is read."""
+    """Raise InputError where an output would replace an input."""
     made = {film.resolve(), folder.resolve()}
     if video.resolve() in made:
         raise InputError(f"{video}: would be written over; choose another folder for --out.")
@@ -102,7 +102,7 @@ def _check_kept(video: Path, mask: Path, film: Path, folder: Path) -> None:
 def read_mask(path: Path) -> np.ndarray:
     """Object indices (H, W) uint8 of a drawn mask, by the indices or the colours of its pixels.
 
-    Colours of DAVIS' palette have its indices; others are numbered in the order in which they are met.
+    If all colours are in DAVIS's palette, they have its indices; otherwise they are numbered in raster order.
 
     Raises InputError when the file is missing or broken, and for a mask without objects or with too many.
     """
@@ -121,7 +121,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _has_other_background(path: Path, indices: np.ndarray) -> bool:
-    """Whether black, or what is transparent, has other indices than 0, as where a program sorts its palette."""
+    """Whether there are black or transparent pixels, but none of index 0, as after a program has sorted the palette."""
     colours = _colours(path)
     background = (colours[..., 3] == 0) | ~colours[..., :3].any(-1)
     return bool(background.any() and indices[background].all())
@@ -166,7 +166,7 @@ def _by_colour(path: Path, kind: str, values: np.ndarray) -> np.ndarray:
 
 
 def _check_flat(path: Path, count: int, what: str) -> None:
-    """Raise InputError for more values than a hand draws."""
+    """Raise InputError for more values than anyone draws by hand."""
     if count > MOST_COLOURS:
         raise InputError(
             f"{path}: has {count} {what}, and each is taken for an object; draw without smooth edges, or save "
@@ -176,7 +176,7 @@ def _check_flat(path: Path, count: int, what: str) -> None:
 
 @dataclass
 class _Followed:
-    """A video that is gone through: its masks are written, and what was found is kept."""
+    """Follows objects through a video; writes their masks and keeps them as instances."""
 
     follower: Follower
     video: Path

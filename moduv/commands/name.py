@@ -1,4 +1,4 @@
-"""Names for detections on disk: the JSON of the demo, COCO results, COCO data sets and label sets."""
+"""Names for stored detections: the JSON of the demo, COCO results, COCO data sets and label sets."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def name_detections(
     split: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Say what detected objects are, one name a track; their boxes, masks and scores stay as they are.
+    """Name detected objects, with one name per track; their boxes, masks and scores stay as they are.
 
     Args:
         detections: detections.json of the demo or of `moduv detect`, a COCO file, or a label root.
-        images: folder that the names of images and videos start from; of a label root, its data folder.
+        images: folder below which the images and videos lie; for a label root, its data folder.
         vocabulary: YAML file of names, or street, street_paints, road.
         encoder: open_clip:ARCHITECTURE:WEIGHTS_FILE, or open_clip:FOLDER.
         config: score, views and threshold.
         out: receives the named file or label root under its own name, and the groups of unknown objects:
             groups.json and a picture each.
-        truth: COCO file that says which image a number is, for detections that are a bare list.
+        truth: COCO file with the images of detections that are a bare list.
         split: frames of a label root.
         device: auto, cpu, cuda or cuda:N.
 
@@ -87,7 +87,7 @@ def check_groups_kept(words: Vocabulary, out: Path) -> None:
 
 @dataclass
 class Namer:
-    """A vocabulary and an encoder in use."""
+    """Names detections by a vocabulary and an encoder."""
 
     vocabulary: Vocabulary
     encoder: Encoder
@@ -342,7 +342,7 @@ def write_groups(out: Path, naming: Naming) -> None:
 
 
 def summarise(seen: Sequence[Seen], naming: Naming, path: Path) -> None:
-    """Say how many tracks are called what."""
+    """Log how many tracks have each name."""
     counts: dict[str, int] = defaultdict(int)
     for one in naming.names.values():
         counts[one.name or (UNKNOWN if one.group in naming.groups else "taken for stuff")] += 1

@@ -1,4 +1,4 @@
-"""Masks carried between two frames by what looks alike: the least of label propagation."""
+"""Masks carried between two frames by the similarity of features."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from moduv.correspondence.propagation import PropagationConfig
 
 @dataclass(frozen=True)
 class FeatureWay:
-    """How masks (H, W) bool get from a frame to another one, and back: each cell takes the labels of the other's."""
+    """Carries masks (H, W) bool from one frame to another and back, by label propagation between the two."""
 
     forward: Votes
-    """Cells of the frame that cells of the other one take labels from."""
+    """From the frame to the other one."""
     backward: Votes
-    """Cells of the other frame that those of the frame take labels from."""
+    """From the other frame back."""
     cells: tuple[int, int]
     """Height and width of the features."""
 
     @classmethod
     def between(cls, feature: Tensor, other: Tensor, config: PropagationConfig) -> FeatureWay:
-        """Of the features (C, h, w) of two frames."""
+        """Compare the features (C, h, w) of two frames."""
         first, second = (x.float().movedim(0, -1).contiguous() for x in (feature, other))
         forward, backward = (
             vote(
@@ -39,22 +39,22 @@ class FeatureWay:
         return cls(forward, backward, (first.shape[0], first.shape[1]))
 
     def there(self, mask: np.ndarray) -> np.ndarray:
-        """Where a mask of the frame is in the other one."""
+        """Carry a mask of the frame to the other one."""
         return self._taken(mask, self.forward)
 
     def back(self, mask: np.ndarray) -> np.ndarray:
-        """Where a mask of the other frame is in this one."""
+        """Carry a mask of the other frame back."""
         return self._taken(mask, self.backward)
 
     def _taken(self, mask: np.ndarray, votes: Votes) -> np.ndarray:
-        """A pixel belongs to the object if most of what it takes does."""
+        """Pixels whose weighted labels exceed 0.5."""
         planes = coverage(mask[None], self.cells, votes.weights.device)
         found = votes.taken(planes).view(1, 1, *self.cells)
         return (F.interpolate(found, mask.shape, mode="bilinear")[0, 0] > 0.5).cpu().numpy()
 
 
 def coverage(masks: np.ndarray, cells: tuple[int, int], device: torch.device) -> Tensor:
-    """How much of each cell (N, h w) masks (N, H, W) bool cover."""
+    """The share of each cell (N, h w) that masks (N, H, W) bool cover."""
     if not len(masks):
         return torch.zeros(0, cells[0] * cells[1], device=device)
     dense = torch.from_numpy(masks).to(device, torch.float32)[None]

@@ -1,4 +1,4 @@
-"""Which pixels of another frame look most like each pixel of this one: windows in blocks, or the whole frame."""
+"""Most similar pixels between frames, by the cosine of their features: within a window, or in the whole frame."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch import Tensor
 from moduv.engine.errors import InputError
 
 BLOCK = 8
-"""Side of a block of queries. Its windows are one matrix product: larger blocks multiply more that no window
-holds, smaller ones make products too small to be fast."""
+"""Side of a block of queries, which is compared with its window in one matrix product. Larger blocks compute more products
+outside of any window, smaller ones make matrix products inefficient."""
 ROWS = 512
 KEYS = 4096
-"""Queries and keys at once, in whole rows, where the whole frame is searched."""
+"""Queries and keys per matrix product, in whole rows, where the whole frame is searched."""
 MOST = (1 << 15) - 1
-"""Largest number in 16 bits, with a sign."""
+"""Largest signed integer of 16 bits."""
 LEAST = 1e-30
-"""What the largest number of a vector counts as at least: some are 0."""
+"""Lower bound of the largest absolute value of a vector, which may be 0."""
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Features of a frame in half the memory: whole numbers of 16 bits, and what one of them is worth at each pixel.
+    """Features of a frame in half the memory: integers of 16 bits with a scale for each pixel.
 
-    Cosines are off by some 3e-6; those of half precision, which takes as much, would be by several times that.
+    The error of cosines is about 3e-6, several times less than in half precision, which needs as much memory.
     """
 
     numbers: Tensor
@@ -41,21 +41,23 @@ class Rounded:
 
     @property
     def shape(self) -> torch.Size:
+        """(h, w, C)."""
         return self.numbers.shape
 
     def __getitem__(self, rows: slice) -> Rounded:
-        """Some rows."""
+        """A slice of rows."""
         return Rounded(self.numbers[rows], self.scale[rows])
 
     def restored(self) -> Tensor:
-        """(h, w, C) float32."""
+        """The features (h, w, C) as float32."""
         return self.numbers.float().mul_(self.scale)
 
     def clone(self) -> Rounded:
+        """A copy in memory of its own."""
         return Rounded(self.numbers.clone(), self.scale.clone())
 
     def fill(self, feature: Tensor) -> None:
-        """Take the place of other features; row by row, so that hardly any memory is needed beside it."""
+        """Overwrite with other features, row by row to save memory."""
         for numbers, scale, row in zip(self.numbers, self.scale, feature, strict=True):
             scale.copy_(row.abs().amax(-1, keepdim=True)).clamp_(min=LEAST).div_(MOST)
             numbers.copy_((row / scale).round_())
@@ -67,26 +69,26 @@ Feature = Tensor | Rounded
 
 @dataclass(frozen=True)
 class Found:
-    """What looks most like each of h w pixels."""
+    """The k most similar pixels of each of h w pixels."""
 
     cosines: Tensor
-    """(h w, k) in no order, -inf where there are fewer."""
+    """(h w, k), unordered; -inf where there are fewer than k."""
     places: Tensor
-    """(h w, k) int64, in the flat frames that were searched, one after the other."""
+    """(h w, k) int64, flat indices into the concatenated frames that were searched."""
     pixels: int
-    """Of these frames together."""
+    """Number of pixels of these frames together."""
 
 
 def most_similar(
     query: Feature, keys: Sequence[Feature], count: int, radius: float | None
 ) -> Found:
-    """The `count` most similar pixels of some frames together for each pixel of `query`.
+    """Find the `count` most similar pixels in all of some frames, for each pixel of `query`.
 
     Args:
-        query: (h, w, C) features of unit length.
-        keys: the same of other frames.
-        count: k.
-        radius: only pixels nearer than this count, in pixels of the features; None: all.
+        query: (h, w, C), features of unit length.
+        keys: features (h, w, C) of the frames that are searched.
+        count: number k of pixels.
+        radius: only pixels closer than this are compared, in pixels of the features; None: all pixels.
 
     Raises:
         InputError: for frames of several sizes.
@@ -109,25 +111,25 @@ def _plain(feature: Feature) -> Tensor:
 
 @dataclass(frozen=True)
 class Votes:
-    """Which pixels of some frames each pixel of another one takes its labels from."""
+    """The pixels from which each pixel of a frame takes its labels."""
 
     places: Tensor
-    """(h w, k) int64, in the flat frames one after the other."""
+    """(h w, k) int64, flat indices into the concatenated frames."""
     weights: Tensor
-    """(h w, k); their sum is 1."""
+    """(h w, k), with a sum of 1."""
 
     def taken(self, labels: Tensor) -> Tensor:
-        """The weighted labels (K, h w) of the pixels chosen among those of all the frames (K, T h w)."""
+        """The weighted labels (K, h w) from those of all frames (K, T h w)."""
         return (labels[:, self.places] * self.weights).sum(-1)
 
 
 def vote(found: Sequence[Found], count: int, temperature: float) -> Votes:
-    """The best of what `most_similar` has found in several searches, weighted by a softmax of their cosines.
+    """Weight the most similar pixels of several searches by a softmax of their cosines.
 
     Args:
-        found: of each search.
-        count: of the best in all frames together.
-        temperature: by which cosines are divided.
+        found: the result of `most_similar` of each search.
+        count: number of pixels that are taken from all searches together.
+        temperature: divisor of the cosines.
     """
     cosines = torch.cat([one.cosines for one in found], 1)
     starts = accumulate((one.pixels for one in found), initial=0)

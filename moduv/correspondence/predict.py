@@ -1,4 +1,4 @@
-"""Masks carried through the sequences of a data set, and written as its evaluation reads them."""
+"""Propagation of masks through the sequences of a data set, written in the form of its evaluation."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from moduv.frames.images import read_image, resize_image, write_image
 from moduv.instances.indexed import palette, read_indices, write_indices
 
 COLOR = 0.7
-"""Share of an object's colour in the pictures."""
+"""Opacity of an object's colour in overlays."""
 USUAL_SIDE = 480
 """Shorter side, pixels, of the frames on which features are usually compared: that of DAVIS."""
 
 
 @dataclass(frozen=True)
 class PropagatedConfig:
-    """How masks are carried through a data set."""
+    """How masks are propagated."""
 
     feature: str = ""
     """`res3`, `res4` or `key`; empty: the one that did best when the network was trained."""
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
+    """Context and weights."""
 
     def __post_init__(self) -> None:
         if self.feature not in ("", *FEATURES):
@@ -61,7 +62,7 @@ class Follower:
         device: torch.device,
         largest_side: int = 0,
     ) -> Follower:
-        """The network of a file or a training's folder. Raises InputError when it is none."""
+        """Load a network from a file or the folder of a training. Raises InputError when it holds none."""
         trained = read_network(weights)
         trained.net.to(device)
         return cls(trained, config, device, largest_side)
@@ -117,7 +118,7 @@ def propagate_dataset(
     dataset: str = "folder",
     list: Path | None = None,
 ) -> None:
-    """Carry first masks through the sequences of a data set.
+    """Propagate the first masks of the sequences of a data set.
 
     Args:
         data: root of the data set. davis: `JPEGImages/480p`, `Annotations/480p`, `ImageSets/2017/val.txt`.
@@ -128,8 +129,8 @@ def propagate_dataset(
             `<feature>_vis`, the same over the frames; for ytvos also `Annotations.zip`.
         config: the feature, and how labels are carried.
         dataset: davis, ytvos or folder.
-        list: a file of lines 'flag image mask' below `data`, which names the frames instead; masks may be
-            absent, and frames of flag 0 are gone through and not written.
+        list: a file of lines 'flag image mask' with paths below `data`, which names the frames instead; masks may be
+            absent, and the masks of frames with flag 0 are not written.
 
     Raises:
         InputError: when files are missing or do not fit; sequences that are done are kept.
@@ -168,7 +169,7 @@ def _is_finished(sequence: VideoSequence, folder: Path) -> bool:
 def _follow_sequence(
     follower: Follower, sequence: VideoSequence, masks: Path, pictures: Path
 ) -> None:
-    """Write masks and pictures of a sequence; the mask of a frame last, for it says that all is there."""
+    """Write masks and overlays of a sequence; the mask of a frame comes last, as it marks the frame as done."""
     given = {frame: read_indices(path) for frame, path in sequence.masks.items()}
     size = _read(sequence.frames[0]).shape[:2]
     for frame, mask in given.items():
@@ -195,7 +196,7 @@ def check_size(mask: np.ndarray, size: tuple[int, ...], path: Path) -> None:
 
 
 def overlay(image: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) with its objects in the colours of DAVIS."""
+    """Overlay an image (H, W, 3) with its objects (H, W) in the colours of DAVIS."""
     coloured = (1 - COLOR) * image + COLOR * palette()[indices]
     return np.where(indices[..., None] > 0, np.round(coloured), image).astype(np.uint8)
 

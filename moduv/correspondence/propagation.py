@@ -1,7 +1,7 @@
-"""Masks carried through a video: each pixel takes the labels of those that look most like it.
+"""Label propagation: each pixel takes the labels of the most similar pixels of earlier frames.
 
-Jabri et al. 2020, section 3.4, with the settings of Araslanov et al. 2021: frames are looked at one after the
-other, in the frame where an object was given (all of it) and in the latest ones (nearby).
+As in Jabri et al. 2020, section 3.4, with the settings of Araslanov et al. 2021: the context of a frame is the frame in which
+an object was given, as a whole, and the latest frames, within a radius.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from moduv.engine.errors import InputError
 from moduv.instances.indexed import VOID
 
 MOST_OBJECTS = 254
-"""An index is a byte, 0 is the background and 255 means void."""
+"""Indices are bytes, of which 0 is the background and 255 void."""
 PLANES = 8
-"""Planes that are enlarged to the size of the frames at once."""
+"""Number of planes that are resized to the size of the frames at once."""
 
 
 @dataclass(frozen=True)
 class PropagationConfig:
-    """How labels are carried."""
+    """Settings of label propagation; the defaults are the published ones."""
 
     context: int = 20
-    """Latest frames that are looked at."""
+    """Number of latest frames in the context."""
     radius: float = 12
-    """Distance in pixels of the features below which a pixel of them may match."""
+    """Only pixels closer than this are compared in the latest frames, in pixels of the features."""
     top_k: int = 10
-    """Pixels of all frames together that a label is taken from."""
+    """Number of pixels in the whole context from which a label is taken."""
     temperature: float = 0.05
-    """By which cosines are divided before the softmax that weights them."""
+    """Divisor of the cosines in the softmax that weights these pixels."""
 
     def __post_init__(self) -> None:
         if self.context < 1 or self.radius <= 0 or self.top_k < 1 or self.temperature <= 0:
@@ -57,20 +57,20 @@ def propagate(
     top_k: int = 10,
     temperature: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """Carry masks through a clip.
+    """Propagate masks through a clip.
 
     Args:
         features: (T, C, h, w), of unit length over C.
-        first_masks: by frame, the planes (K, H, W) of what is given there, in [0, 1]: the background first,
-            once, and then each object in the frame where it is new (see `first_planes`).
+        first_masks: given masks by frame, as planes (K, H, W) in [0, 1]: plane 0 is the background, and the plane of an
+            object is set in the frame where it is new (see `first_planes`).
         size: (H, W) of the masks.
-        context: latest frames that are looked at.
-        radius: distance in pixels of the features below which a pixel of them may match.
-        top_k: pixels of all frames together that a label is taken from.
-        temperature: of the softmax over them.
+        context: number of latest frames in the context.
+        radius: only pixels closer than this are compared in the latest frames, in pixels of the features.
+        top_k: number of pixels in the whole context from which a label is taken.
+        temperature: divisor of the cosines in the softmax over these pixels.
 
     Returns:
-        Indices (T, H, W) uint8 of the likeliest planes and how likely they are (T, H, W), not normalised.
+        Indices (T, H, W) uint8 of the largest planes and their values (T, H, W), not normalised.
 
     Raises:
         InputError: for masks of other frames or sizes, and for too many objects.
@@ -92,7 +92,7 @@ def carry(
     size: tuple[int, int],
     config: PropagationConfig,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same frame by frame: features (C, h, w) in, indices (H, W) and confidence (H, W) out.
+    """Propagate masks frame by frame: features (C, h, w) in, indices (H, W) and confidence (H, W) out.
 
     Memory does not grow with the length of the video.
     """
@@ -107,9 +107,9 @@ def carry(
 
 
 def _likeliest(planes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The highest of the planes (K, h, w) at every pixel of (H, W), and its index uint8; the first of equal ones.
+    """The largest of the planes (K, h, w) at every pixel of (H, W), and its index uint8; the first one of equal ones.
 
-    A few planes are enlarged at a time, for there may be hundreds.
+    Only a few planes are resized at a time to save memory, as there may be hundreds.
     """
     confidence, indices = _resized(planes[:PLANES], size).max(0)
     for start in range(PLANES, len(planes), PLANES):
@@ -133,11 +133,11 @@ def _check_masks(first_masks: Mapping[int, Tensor], planes: int, size: tuple[int
 
 
 def first_planes(masks: Mapping[int, np.ndarray]) -> dict[int, Tensor]:
-    """What is new in each of some masks: planes (K, H, W) bool for `propagate`.
+    """The objects that are new in each of some masks, as planes (K, H, W) bool for `propagate`.
 
     Args:
-        masks: by frame, object indices (H, W), 0 the background; void pixels (255) count as it. An index
-            counts where it is first seen; what later masks say of it is not used.
+        masks: object indices (H, W) by frame; 0 and 255 (void) are background. An object is taken from the first mask
+            that has its index; later masks of it are ignored.
     """
     objects = [np.where(mask == VOID, 0, mask) for mask in masks.values()]
     count = max((int(mask.max(initial=0)) for mask in objects), default=0)
@@ -155,38 +155,38 @@ def first_planes(masks: Mapping[int, np.ndarray]) -> dict[int, Tensor]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A frame that was gone through."""
+    """An earlier frame."""
 
     frame: int
     feature: Rounded
     """(h, w, C)."""
     planes: Tensor
-    """(K, h, w), as carried: soft."""
+    """(K, h, w), soft, as propagated."""
 
 
 @dataclass(frozen=True)
 class _Start:
-    """A frame in which objects were given, which is looked at for good."""
+    """A frame in which objects were given; it stays in the context."""
 
     seen: _Seen
     present: Tensor
-    """Indices of the planes given there; what is carried from here counts for these."""
+    """Indices of the planes that were given there, which are the ones propagated from this start."""
 
 
 class Memory:
-    """What of a video is still looked at."""
+    """The context of a video: features and planes of the starts and of the latest frames."""
 
     def __init__(self, planes: int, config: PropagationConfig) -> None:
         self.config = config
         self._planes = planes
         self._frame = 0
         self._ring: list[Rounded] = []
-        """Features of this frame and the latest, in one piece: several would scatter in memory."""
+        """Features of this frame and the latest, allocated at once against fragmentation of memory."""
         self._recent: deque[_Seen] = deque(maxlen=config.context)
         self._starts: list[_Start] = []
 
     def advance(self, feature: Tensor, given: Tensor | None) -> Tensor:
-        """Planes (K, h, w) of the next frame, of whose masks `given` (K, H, W) is new."""
+        """The planes (K, h, w) of the next frame, in which the objects of `given` (K, H, W) are new."""
         kept = self._kept(feature)
         planes = self._carried(kept)
         if given is not None and given.any():
@@ -203,7 +203,7 @@ class Memory:
         return planes
 
     def _kept(self, feature: Tensor) -> Rounded:
-        """Features (C, h, w) of the next frame, in the place of those that are no longer needed."""
+        """Store the features (C, h, w) of the next frame in the place of those no longer needed."""
         feature = feature.movedim(0, -1)
         places = self.config.context + 1
         if not self._frame:
@@ -220,12 +220,12 @@ class Memory:
         return kept
 
     def _carried(self, feature: Rounded) -> Tensor:
-        """The sum of what each start's context says, each of the objects that were given there."""
+        """The planes propagated from each start, added up; each start has the objects that were given there."""
         height, width, _ = feature.shape
         total = feature.scale.new_zeros(self._planes, height, width)
         if not self._starts:
             return total
-        # Starts share what nearby pixels of the latest frames say.
+        # The searches in the latest frames are shared among starts.
         near = self._near(feature)
         for start in self._starts:
             if len(start.present):
@@ -234,7 +234,7 @@ class Memory:
         return total
 
     def _near(self, feature: Rounded) -> list[tuple[list[_Seen], Found]]:
-        """What is nearby in the latest frames, from the first start on; those of starts are searched alone."""
+        """Search the latest frames from the first start on; frames of starts are searched separately."""
         begins = [start.seen.frame for start in self._starts]
         parts: list[list[_Seen]] = []
         for seen in self._recent:
@@ -249,14 +249,14 @@ class Memory:
     def _from_start(
         self, feature: Rounded, start: _Start, near: list[tuple[list[_Seen], Found]]
     ) -> Tensor:
-        """Planes (K, h w) of the objects of one start: the best of all its frames, by their cosines."""
+        """The planes (K, h w) of the objects of one start, from the most similar pixels of its context."""
         k, begin = self.config.top_k, start.seen.frame
         context, found = [start.seen], [most_similar(feature, [start.seen.feature], k, None)]
         for part, best in near:
             if part[0].frame >= begin:
                 context += part
                 found.append(best)
-        # Frames before the start are replaced by it, so that it counts as often.
+        # As in the reference, the start takes the place of context frames before it.
         replaced = begin - (self._frame - self.config.context)
         if replaced > 0:
             copies = min(replaced, k)
@@ -267,5 +267,5 @@ class Memory:
 
 
 def _resized(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Planes (K, H, W) at another size, bilinear, corners on corners."""
+    """Resize planes (K, H, W) bilinearly, with aligned corners."""
     return F.interpolate(planes[None], tuple(size), mode="bilinear", align_corners=True)[0]

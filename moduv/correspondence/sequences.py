@@ -1,4 +1,4 @@
-"""Sequences whose masks are to be carried: the layouts of DAVIS and YouTube-VOS, folders, and file lists."""
+"""Sequences for mask propagation: the layouts of DAVIS and YouTube-VOS, folders, and file lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moduv.frames.splits import is_inside
 from moduv.instances.indexed import DAVIS_FRAMES, DAVIS_LISTS, DAVIS_MASKS
 
 YTVOS_ALL, YTVOS = "valid_all_frames", "valid"
-"""All frames, where they were downloaded, and every fifth, which the server asks for; with the masks."""
+"""Folders of all frames, if they were downloaded, and of every fifth frame with the masks, which the server evaluates."""
 DATASETS = ("davis", "ytvos", "folder")
 
 
@@ -27,12 +27,12 @@ class VideoSequence:
     name: str
     frames: tuple[Path, ...]
     masks: dict[int, Path]
-    """By frame; an object counts from the frame where it is first seen."""
+    """By frame; an object starts in the first frame whose mask has it."""
     asked: tuple[bool, ...]
-    """Frames whose masks are written."""
+    """Whether the mask of each frame is written."""
 
     def results(self, folder: Path) -> list[Path | None]:
-        """Where a frame's mask is written; None for one that is not asked for."""
+        """The file of each frame's mask; None for frames whose mask is not written."""
         files = [folder / self.name / f"{frame.stem}.png" for frame in self.frames]
         return [file if asked else None for file, asked in zip(files, self.asked, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Identities over the frames of a video by appearance: where propagated masks say that each object is."""
+"""Identities over the frames of a video by propagated masks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from moduv.instances.instances import Instances
 
 @dataclass(frozen=True)
 class MaskTrackConfig:
-    """When a detection is of a known object."""
+    """When a detection belongs to a known object."""
 
     match_iou: float = 0.1
-    """Least IoU, of soft masks in cells of the features, of a detection with the propagated mask."""
+    """Smallest IoU of a detection and the propagated mask of an object, as soft masks at the size of the features."""
     propagation: PropagationConfig = field(default_factory=lambda: PropagationConfig(context=10))
-    """`context` is also how many frames an object that is not detected is remembered."""
+    """Its `context` is also the number of frames for which an undetected object is remembered."""
 
     def __post_init__(self) -> None:
         if not 0 < self.match_iou <= 1:
@@ -37,14 +37,14 @@ class _Seen:
     feature: Tensor
     """(h, w, C)."""
     planes: dict[int, Tensor]
-    """By identity, how much of each cell (h w,) is of the object."""
+    """By identity, the share of each cell that the object covers, (h w,)."""
 
 
 class MaskTracker:
-    """Gives the objects of successive frames their identities by masks that are propagated to them.
+    """Assigns identities to the objects of successive frames by propagated masks.
 
-    The masks of the latest frames are carried to the next (Jabri et al. 2020); its detections are assigned to
-    them so that the sum of IoUs is largest. An object that is not detected is where it was propagated to.
+    The masks of the latest frames are propagated to the next (Jabri et al. 2020), and its detections are assigned to them by
+    the largest sum of IoUs. An object that is not detected keeps its propagated mask.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MaskTracker:
         """Frames since each known object was last detected."""
 
     def forget(self) -> None:
-        """Know no object any more, as after a cut; identities go on counting."""
+        """Forget all objects, as after a cut; new identities are still different from earlier ones."""
         self._recent.clear()
         self._unseen.clear()
 
@@ -79,7 +79,7 @@ class MaskTracker:
         return identities
 
     def _propagated(self, feature: Tensor) -> tuple[list[int], Tensor]:
-        """The known identities, and how much of each cell (K, h w) is expected to be of them."""
+        """The known identities, and their propagated masks (K, h w)."""
         known = list(self._unseen)
         height, width, _ = feature.shape
         if not known:

@@ -21,7 +21,7 @@ from moduv.frames.splits import is_inside
 from moduv.frames.video import read_clip, scenes
 
 LARGEST = 1 << 31
-"""Bytes that a list may have, tens of millions of frames."""
+"""Largest size of a list in bytes, which is tens of millions of frames."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Video:
 
 
 def read_list(path: Path, root: Path) -> list[Video]:
-    """Read a file list: a line for each frame, or for each folder of frames, below `root`.
+    """Read a file list with a line for each frame, or for each folder of frames, below `root`.
 
-    Leading slashes do not count; frames of one folder that follow one another are a video.
+    Leading slashes are ignored; successive frames of one folder are a video.
 
     Raises:
         InputError: when the list is missing, empty, leaves `root`, or names what is not there.
@@ -99,7 +99,7 @@ def _listed_frames(folder: Path, names: list[str], source: Path) -> Video:
 
 
 def read_layout(folder: Path) -> list[Video]:
-    """The videos of a data set whose folders of frames lie side by side; others do not count."""
+    """The videos of a folder with one folder of frames each; other files are ignored."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     videos = [video for video in map(_video, folders) if len(video)]
     if len(videos) < len(folders):
@@ -112,8 +112,8 @@ def find_videos(source: Path, unpacked: Path, side: int) -> list[Video]:
 
     Args:
         source: a folder, or a video file.
-        unpacked: receives the frames of video files, a folder a scene.
-        side: pixels that the shorter side of unpacked frames has at most.
+        unpacked: receives the frames of video files, in one folder per scene.
+        side: largest shorter side of unpacked frames in pixels.
 
     Raises:
         InputError: when there are none.
@@ -154,7 +154,7 @@ def _unpack(file: Path, target: Path, side: int) -> None:
 
 
 def write_list(path: Path, videos: Iterable[Video], root: Path) -> int:
-    """Write the authors' form of a list, a line for each frame below `root`; how many there are.
+    """Write a list in the authors' form, with a line for each frame below `root`, and return the number of lines.
 
     Raises InputError for a name that a list cannot hold.
     """
@@ -171,7 +171,7 @@ def write_list(path: Path, videos: Iterable[Video], root: Path) -> int:
 
 
 def _is_line(text: str) -> bool:
-    """Whether a text is read from a list as it was written."""
+    """Whether a line is read back from a list as it was written."""
     encoded = text.encode("utf-8", "ignore").decode()  # names that are no UTF-8 have no code
     return text.splitlines() == [text.strip()] and encoded == text
 
@@ -183,9 +183,9 @@ def _lines(videos: Iterable[Video], root: Path) -> Iterator[str]:
 
 
 def long_enough(videos: list[Video], frames: int, source: Path) -> list[Video]:
-    """The videos that have at least `frames` frames; others are counted.
+    """The videos of at least `frames` frames; the number of others is logged.
 
-    Raises InputError when none has.
+    Raises InputError when there are none.
     """
     kept = [video for video in videos if len(video) >= frames]
     if not kept:

@@ -25,9 +25,9 @@ from moduv.frames.splits import read_split, write_split
 
 FRAMES, CAMERA, DISPARITY = "leftImg8bit_sequence", "camera", "disparity"
 STEP = 2
-"""Frames from one that is kept to the next."""
+"""Distance between the frames that are kept."""
 BEFORE, AFTER = 18, 10
-"""Frames of a snippet before and after the annotated one, in whole steps."""
+"""Extent of a snippet in frames before and after the annotated one, multiples of `STEP`."""
 SEEN = 0.75
 """Share of the rows, from the top, above the car's hood."""
 DOWNLOAD = (

@@ -27,9 +27,9 @@ from moduv.frames.video import read_clip
 FRAMES, SNIPPETS, BOXES = "Data/VID", "Data/VID/snippets", "Annotations/VID"
 PARTS = ("train", "val", "test")
 MULTIPLE = 16
-"""Sides are multiples of it: those of a patch of the networks."""
+"""Sides of prepared frames are multiples of this, the side of a patch of the networks."""
 LONGEST_SIDE = 1 << 16
-"""Pixels beyond which an image's side is an error of its annotation."""
+"""Larger sides of an image, in pixels, are errors of its annotation."""
 DOWNLOAD = (
     "download ILSVRC2015_VID.tar.gz from image-net.org (registration, non-commercial) and unpack it, so that "
     "there are Data/VID and Annotations/VID."

@@ -1,4 +1,4 @@
-"""What preparations share: settings, segments that are finished one by one, the files of a frame."""
+"""Shared parts of the preparation of data sets: settings, segments and the files of a frame."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Work = Callable[[Job], list[int]]
 MOVING_SPEED = 1.0
 """Metres a second above which an object counts as moving (Dynamo-Depth, section 4)."""
 LARGEST_SCAN = 1 << 28
-"""Bytes that a scan may have, a hundred times those of the largest."""
+"""Largest size of a scan in bytes, a hundred times that of real ones."""
 RECORD = "finished.json"
-"""Beside a segment's frames: the numbers of them, written when the segment is whole."""
+"""File beside the frames of a segment with their numbers, written when the segment is complete."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class PrepareConfig:
     """How a data set is prepared; the sizes are those that Dynamo-Depth was trained at."""
 
     height: int = 320
+    """Height of the resized frames in pixels."""
     width: int = 480
-    """Size of the shrunken frames in pixels."""
+    """Width of the resized frames in pixels."""
     points: bool = True
-    """Write lidar depths, which evaluation reads and training does not."""
+    """Write lidar depths, which are used by evaluation and not by training."""
     workers: int = speed_only(4)
+    """Processes, each of which prepares a segment."""
 
     def __post_init__(self) -> None:
         if self.height % 32 or self.width % 32 or self.workers < 1:
@@ -52,7 +54,7 @@ class PrepareConfig:
 
 
 class Settings(Protocol):
-    """What decides a preparation, a dataclass."""
+    """Settings of a preparation, a dataclass."""
 
     @property
     def workers(self) -> int:
@@ -72,31 +74,23 @@ def prepare(
 ) -> None:
     """Run one job per segment and list its frames in a split file.
 
-    Data sets come in pieces: a later call with other segments adds them to the folder and to the split.
+    Data sets may be prepared in parts: a later call with other segments adds them to the folder and to the split.
 
     Args:
         name: the stage's name.
         out: receives the segments and `splits/all_files.txt`.
-        jobs: pickled for another process.
+        config: settings, among them the number of processes.
+        jobs: arguments of `work`, which can be pickled.
         segments: segment of each job; a segment with a `finished.json` is skipped.
         work: prepares the segment of a job and returns its frame numbers.
-        left_out: what the data set holds and no job takes, and how many; told at the end.
-        neighbours: list the frames alone that have both neighbours, as stage 1 needs them.
+        left_out: counts of what the data set holds and no job takes, which are logged at the end.
+        neighbours: list only frames that have both neighbours, as stage 1 needs them.
 
     Raises:
-        InputError: when no segment has three frames in a row, where neighbours are needed, and for a segment
-            whose name leaves `out` or no split file can hold.
+        InputError: when neighbours are needed and no segment has three frames in a row, and for segments with the same
+            name or a name that no split file can hold.
     """
-    for segment, count in Counter(segments).items():
-        if count > 1:
-            raise InputError(
-                f"{out}: {count} recordings would be called {segment!r:.200}; give one of them at a time."
-            )
-        if not is_nameable(segment):
-            raise InputError(
-                f"{out}: a segment would be called {segment!r:.200}, which no split file can name; rename its "
-                "folder or file without spaces."
-            )
+    _check_names(segments, out)
     split = out / "splits" / "all_files.txt"
     records = [out / segment / RECORD for segment in segments]
 
@@ -109,9 +103,8 @@ def prepare(
         frames = [frame for frame in earlier if frame.segment not in set(segments)]
         alone = 0
         for segment, record in zip(segments, records, strict=True):
-            known = set(read_json(record)["frames"])
-            wanted = [n for n in known if not neighbours or {n - 1, n + 1} <= known]
-            kept = [FrameRef(segment, n) for n in wanted]
+            known = [FrameRef(segment, number) for number in set(read_json(record)["frames"])]
+            kept = _with_neighbours(known) if neighbours else known
             frames += kept
             alone += len(known) - len(kept)
         others = Counter(left_out or {}) + Counter({"frames without both neighbours": alone})
@@ -127,6 +120,26 @@ def prepare(
 
     whole = all(path.is_file() for path in (split, *records))
     Stage(name, out, config).run(run, grown=not whole)
+
+
+def _check_names(segments: Sequence[str], out: Path) -> None:
+    """Raise InputError for segments of the same name, and for names that no split file can hold."""
+    for segment, count in Counter(segments).items():
+        if count > 1:
+            raise InputError(
+                f"{out}: {count} recordings would be called {segment!r:.200}; give one of them at a time."
+            )
+        if not is_nameable(segment):
+            raise InputError(
+                f"{out}: a segment would be called {segment!r:.200}, which no split file can name; rename its "
+                "folder or file without spaces."
+            )
+
+
+def _with_neighbours(frames: Sequence[FrameRef]) -> list[FrameRef]:
+    """The frames of a segment that have both neighbours."""
+    known = set(frames)
+    return [frame for frame in frames if {frame.neighbour(-1), frame.neighbour(1)} <= known]
 
 
 def _prepare_segment(work: Work, task: tuple[Job, Path]) -> None:

@@ -1,7 +1,7 @@
-"""What ground truths share: the objects of images as a COCO file; depths and motion labels of frames.
+"""Shared parts of ground truth: objects of images as a COCO file, depths and motion labels of frames.
 
-Objects come from the data sets' annotations, see `write_truth`; depths and motion labels lie in the layouts
-that preparations and the street world write, see `read_truth`.
+`write_truth` writes objects from the annotations of a data set; `read_truth` reads depths and motion labels from the layouts
+of prepared data sets and of the street world.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from moduv.instances.rle import Rle
 Size = tuple[int, int]
 """Height and width in pixels."""
 Box = tuple[float, float, float, float]
-"""As in COCO: left, top, width, height in pixels; continuous, so a pixel is 1 wide."""
+"""Left, top, width and height in pixels, as in COCO; coordinates are continuous, so a pixel is 1 wide."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class TruthConfig:
     """Which annotated objects and images count; by default all."""
 
     min_width: float = 0.0
+    """Objects with a narrower box, in pixels of the full image, are ignored."""
     min_height: float = 0.0
-    """Objects with a narrower or lower box, in pixels of the full image, are ignored."""
+    """Objects with a lower box, in pixels of the full image, are ignored."""
     min_area: float = 0.0
     """Objects that cover fewer pixels are ignored."""
     empty_images: bool = True
-    """Keep images without any object that counts; every detection there is wrong."""
+    """Keep images without an object that counts, in which every detection is a false positive."""
 
     def __post_init__(self) -> None:
         if min(self.min_width, self.min_height, self.min_area) < 0:
@@ -59,7 +60,7 @@ class TrueObject:
     """Its category in the data set."""
     mask: Rle | None = None
     area: float | None = None
-    """Pixels; None: the area of the mask, or of the box."""
+    """Area in pixels; None: that of the mask, or else of the box."""
     ignore: bool = False
     moving: bool | None = None
 
