@@ -116,9 +116,12 @@ def test_a_named_group_is_recognised_the_next_time(named: Any, tmp_path: Path) -
     found = named(tmp_path / "in/detections.json", tmp_path / "in", tmp_path / "again")
     assert [e.get("name") for e in found["annotations"]][:2] == ["red", "robot"]
     content = read_json(tmp_path / "out/groups.json")
-    write_json(tmp_path / "out/groups.json", {**content, "encoder": {"architecture": "other"}})
-    with pytest.raises(SystemExit):
-        named(tmp_path / "in/detections.json", tmp_path / "in", tmp_path / "other")
+    group = content["groups"]["group_01"]
+    cut = {"group_01": {**group, "vector": group["vector"][:-1]}}
+    for changes in ({"encoder": {"architecture": "other"}}, {"groups": cut}):
+        write_json(tmp_path / "out/groups.json", {**content, **changes})
+        with pytest.raises(SystemExit):
+            named(tmp_path / "in/detections.json", tmp_path / "in", tmp_path / "other")
 
 
 def test_bare_results_are_named_by_the_ground_truth(named: Any, tmp_path: Path) -> None:

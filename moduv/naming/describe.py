@@ -102,7 +102,7 @@ def name_objects(
     config = config or NamingConfig()
     words = vocabulary.encode(encoder)
     like = {entry.name: entry.like for entry in vocabulary.names if entry.like}
-    prototypes = read_prototypes(like, encoder.identity)
+    prototypes = read_prototypes(like, encoder.identity, words.vectors.shape[1])
     tracks: dict[Hashable, list[Seen]] = defaultdict(list)
     for one in seen:
         tracks[one.track].append(one)

@@ -106,20 +106,23 @@ def describe_groups(
     return found
 
 
-def read_prototypes(named: Mapping[str, str], identity: Mapping[str, str]) -> list[Prototype]:
+def read_prototypes(
+    named: Mapping[str, str], identity: Mapping[str, str], width: int
+) -> list[Prototype]:
     """Read the groups that users have named.
 
     Args:
         named: references `GROUPS.json#group_01` by name.
         identity: of the encoder in use.
+        width: length E of its embeddings.
 
     Raises:
         InputError: for a reference to no group, or to a group of another encoder.
     """
-    return [_read_prototype(name, place, identity) for name, place in named.items()]
+    return [_read_prototype(name, place, identity, width) for name, place in named.items()]
 
 
-def _read_prototype(name: str, place: str, identity: Mapping[str, str]) -> Prototype:
+def _read_prototype(name: str, place: str, identity: Mapping[str, str], width: int) -> Prototype:
     file, _, group = place.rpartition("#")
     if not file:
         raise InputError(
@@ -137,7 +140,7 @@ def _read_prototype(name: str, place: str, identity: Mapping[str, str]) -> Proto
     try:
         vector = np.asarray(entry["vector"], np.float64)
         least = float(entry["least"])
-        whole = vector.ndim == 1 and len(vector) and np.isfinite([*vector, least]).all()
+        whole = vector.shape == (width,) and np.isfinite([*vector, least]).all()
     except (KeyError, TypeError, ValueError):
         whole = False
     if not whole:
