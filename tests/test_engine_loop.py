@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -73,6 +74,16 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, stop_at: int) -> None:
     ]
     assert len(losses[0]) == 4
     assert losses[0] == losses[1]
+
+
+def test_no_more_workers_than_cores_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr("moduv.engine.loop.cores", lambda: 1)
+    many = train(tmp_path / "many", dataclasses.replace(CONFIG, workers=64))
+    none = train(tmp_path / "none", CONFIG)
+    assert torch.equal(many[0].weight, none[0].weight)
+    assert not [warning for warning in recwarn if "worker" in str(warning.message)]
 
 
 def test_state_of_other_settings_is_refused(tmp_path: Path) -> None:

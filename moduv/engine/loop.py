@@ -25,6 +25,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.journal import Journal, Tally, Watch
 from moduv.engine.loading import ErrorsAsSamples, raise_errors
 from moduv.engine.log import progress_bar, say
+from moduv.engine.parallel import cores
 from moduv.engine.resuming import state_problem
 
 
@@ -51,7 +52,7 @@ class LoopConfig:
     """Largest norm of the gradient, of each group of parameters by itself; 0: not clipped."""
     bf16: bool = False
     workers: int = speed_only(0)
-    """Processes that prepare samples; 0: this one."""
+    """Processes that prepare samples, no more than there are cores; 0: this one."""
     save_every: int = speed_only(500)
     log_every: int = speed_only(50)
     seed: int = 0
@@ -277,7 +278,7 @@ def _batches(dataset: Sampled, config: LoopConfig, start: int) -> Iterator[Any]:
         samples,
         batch_sampler=SampleStream(len(dataset), config, start=start),
         collate_fn=samples.collate,
-        num_workers=config.workers,
+        num_workers=min(config.workers, cores()),
         pin_memory=torch.cuda.is_available(),
     )
     return raise_errors(iter(loader))
