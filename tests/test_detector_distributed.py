@@ -35,14 +35,22 @@ STATE = StepState(0, 1, torch.Generator())
 
 
 def detector() -> MaskRCNN:
+    """A detector in float64: the last bits of float32 depend on processor and batch size and may decide
+    which proposals are left, and so which regions are learned from."""
     torch.manual_seed(0)
-    return build_detector(FROZEN).train()
+    model = build_detector(FROZEN).double().train()
+    # Statistics of no data let activations grow from block to block; trained ones would not.
+    for name, buffer in model.named_buffers():
+        if name.endswith(("bn3.weight", "downsample.1.weight")):
+            buffer.fill_(0.1)
+    return model
 
 
 def samples(root: Path, count: int = 2) -> list:
     refs = write_world(root, count + 1)[:count]
     dataset = LabelledFrames(root / "frames", refs, root / "labels", AugmentationConfig(jitter=0.0))
-    return [dataset[(index, 7 + index)] for index in range(count)]
+    drawn = [dataset[(index, 7 + index)] for index in range(count)]
+    return [(image.double(), target) for image, target in drawn]
 
 
 def gradients(model: MaskRCNN, batch: list) -> dict[str, Tensor]:
@@ -62,7 +70,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_images(tmp_path: Path) -> None:
     for name, value in whole.items():
         mean = (parts[0][name] + parts[1][name]) / 2
         torch.testing.assert_close(
-            value, mean, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            value, mean, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -86,26 +94,21 @@ from moduv.detector.transforms import AugmentationConfig
 from moduv.engine import distributed
 from moduv.engine.loop import LoopConfig
 from moduv.frames.clip import FrameRef
-from test_detector_distributed import FROZEN
+from test_detector_distributed import FROZEN, detector
 root, stop, precise = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4]
 distributed.start()
 training.detector_config = lambda _: FROZEN
-# Frozen layers of random numbers are as good as others to compare with.
 loop = LoopConfig(steps=3, batch_size=2, learning_rate=1e-3, optimizer="sgd", save_every=1)
 settings = training.DetectorTrainingConfig(loop, detector="street", augmentation=AugmentationConfig(jitter=0.5))
-build = training.start_detector
-def start(config):
-    import torch
-    torch.manual_seed(0)
-    return training.build_detector(FROZEN)
-training.start_detector = start
+training.start_detector = lambda _: detector()
 plain = training.detector_step
 def stopping(model):
     step = plain(model)
     def stepping(batch, state):
         if stop and state.step == stop:
             raise KeyboardInterrupt
-        return step(batch, state)
+        images, targets = batch
+        return step(([image.double() for image in images], targets), state)
     return stepping
 training.detector_step = stopping
 refs = [FrameRef("train/clip_0000", index) for index in range(4)]
@@ -144,5 +147,4 @@ def test_two_processes_train_what_one_trains_and_resume_exactly(tmp_path: Path) 
         torch.cat([(one[name] - other[name]).flatten() for name in one]) for other in (start, two)
     )
     assert moved.abs().max() > 3e-3  # it did learn
-    # Sums of float32 in another order; how far they drift apart depends on the processor.
-    assert apart.norm() < 0.02 * moved.norm()
+    assert apart.norm() < 1e-6 * moved.norm()

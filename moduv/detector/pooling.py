@@ -49,7 +49,9 @@ class TableRoIAlign(MultiScaleRoIAlign):
         table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in levels])
         rows, weights = self._look_up([level.shape for level in levels], boxes)
         # Under autocast the levels have half precision, sums and weights do not.
-        bins = functional.embedding_bag(rows, table.float(), per_sample_weights=weights, mode="sum")
+        bins = functional.embedding_bag(
+            rows, table.to(weights.dtype), per_sample_weights=weights, mode="sum"
+        )
         side = self.output_size[0]
         pooled = bins.view(-1, side, side, channels).permute(0, 3, 1, 2).contiguous()
         return pooled.to(levels[0].dtype)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -20,8 +21,8 @@ from moduv.engine.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-LEAVING = 30
-"""Tenths of a second for which a process may tidy up."""
+LEAVING = 3.0
+"""Seconds for which a process may tidy up."""
 
 
 def cores() -> int:
@@ -49,21 +50,63 @@ def bounded_map(
             yield waiting.popleft().result()
 
 
-def _end_with(parent: Connection) -> None:
-    """Let this process end, without words, when its parent closes a connection or is gone."""
+class _Worker:
+    """How a process of a pool ends: with its parent, in order, and without files half written.
 
-    def watch() -> None:
+    An interrupt from a terminal reaches the whole group of processes. Only the parent heeds it: the exception
+    of a worker would otherwise reach the parent as a result, and hide that it was interrupted. The parent then
+    closes a connection, and its workers drop what they do; so they do when the parent is gone.
+    """
+
+    def __init__(self) -> None:
+        self.leaving = self.working = self.dropped = self.ended = False
+
+    def start(self, parent: Connection) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._heed)
+        threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
+
+    def run(self, function: Callable[[Item], Result], item: Item) -> Result:
+        self.working = True
+        try:
+            if self.leaving:
+                sys.exit(1)
+            return function(item)
+        finally:
+            self.working = False
+            if self.ended:
+                os._exit(1)
+
+    def _watch(self, parent: Connection) -> None:
         with contextlib.suppress(EOFError, OSError):
             parent.recv_bytes()
-        # Files that are being written are taken away first; a job that is ended lets the next one begin.
-        for _ in range(LEAVING):
-            if hasattr(signal, "pthread_kill"):
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.1)
+        self.leaving = True
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(LEAVING)
         os._exit(1)
 
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
-    threading.Thread(target=watch, daemon=True).start()
+    def _heed(self, number: int, _: object) -> None:
+        if number == signal.SIGTERM:  # from the pool, when another worker is gone
+            self.ended = True
+            if not self.working:
+                os._exit(1)
+        # Once: a second exception could strike while files are taken away.
+        if self.working and not self.dropped and (self.leaving or self.ended):
+            self.dropped = True
+            sys.exit(1)
+
+
+_worker = _Worker()
+"""This process, where it is a worker."""
+
+
+def _start(parent: Connection) -> None:
+    _worker.start(parent)
+
+
+def _run(function: Callable[[Item], Result], item: Item) -> Result:
+    return _worker.run(function, item)
 
 
 def process_map(
@@ -73,7 +116,7 @@ def process_map(
 
     The others start afresh instead of as copies of this one: what a decoder or a network has left in
     memory may need threads that a copy does not have, and would wait for them for ever. They end when this
-    one does, whatever ended it, and when it is interrupted.
+    one does, whatever ended it, and when it is interrupted or its results are no longer wanted.
 
     Args:
         function: importable, as are its results and the items.
@@ -90,10 +133,10 @@ def process_map(
     context = multiprocessing.get_context(method)
     theirs, ours = context.Pipe(duplex=False)
     try:
-        with theirs, ours, ProcessPoolExecutor(workers, context, _end_with, (theirs,)) as pool:
+        with theirs, ours, ProcessPoolExecutor(workers, context, _start, (theirs,)) as pool:
             try:
-                yield from pool.map(function, items, chunksize=chunk)
-            except KeyboardInterrupt:
+                yield from pool.map(partial(_run, function), items, chunksize=chunk)
+            except (KeyboardInterrupt, GeneratorExit):
                 ours.close()
                 raise
     except BrokenProcessPool:
