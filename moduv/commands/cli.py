@@ -244,7 +244,8 @@ def _words_shown(words: str, function: Callable[..., Any]) -> list[str]:
 
 
 def _takes_several(hint: Any) -> bool:
-    return typing.get_origin(hint) is list
+    """Whether an argument is a list, or a list or nothing."""
+    return any(typing.get_origin(kind) is list for kind in (hint, *typing.get_args(hint)))
 
 
 def normalised(arguments: list[str], function: Callable[..., Any], words: str = "") -> list[str]:
