@@ -14,11 +14,7 @@ from moduv.frames.clip import FrameRef
 from moduv.instances import rle
 
 HEIGHT, WIDTH = 96, 160
-
-
 FRAMES = [FrameRef("clips/a", 1), FrameRef("clips/a", 2)]
-
-
 Content = dict[str, Any]
 
 

@@ -10,14 +10,8 @@ from moduv.labels.evidence.noise import Noise
 from moduv.labels.initial import InitialConfig
 
 HEIGHT, WIDTH = 96, 160
-
-
 CAMERA = Intrinsics(115.0, 115.0, 79.5, 43.0, WIDTH, HEIGHT)
-
-
 NOISE = Noise(0.05, 0.5, 0.05, 0.01, 0.02, 2.0)
-
-
 CONFIG = InitialConfig(
     window=4,
     eps=0.3,

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-
-
 STAGES = {
     "1_initial_labels": ["motion train", "motion predict", "labels initial"],
     "2_moving2mobile": ["round moving2mobile", "labels mobile"],
@@ -18,14 +16,8 @@ STAGES = {
     "5_evaluate": ["motion predict", "measure", "report"],
 }
 """The numbered scripts and their commands."""
-
-
 CHAIN = [command for commands in STAGES.values() for command in commands]
-
-
 QUICKSTART = ["street render", *CHAIN[:-3], "labels true", "round final", *CHAIN[-3:]]
-
-
 SBATCH = REPOSITORY / "scripts/slurm.sbatch"
 
 

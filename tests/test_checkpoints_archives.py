@@ -122,8 +122,6 @@ def saved(content: object) -> bytes:
 
 
 GOOD = saved({"weight": torch.rand(500)})
-
-
 HOSTILE = {
     "cut archive": zipped(b"PK\x03\x04" + os.urandom(100_000))[:-200],
     "cut archive of a checkpoint": zipped(GOOD)[:-30],

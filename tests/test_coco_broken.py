@@ -33,11 +33,7 @@ def runs(size: Any, counts: Any) -> Callable[[Content], Any]:
 
 
 SIZE = [HEIGHT, WIDTH]
-
-
 LONG = [v for n in range(100_000) for v in (n % 2 * WIDTH, n % 7)]
-
-
 BROKEN: dict[str, tuple[Callable[[Content], Any], str]] = {
     "text as mask": (change(segmentation="mask"), "'segmentation' that is neither polygons nor"),
     "cut runs": (runs(SIZE, "P`0"), "runs that do not fill its mask of 96 x 160"),
@@ -68,8 +64,6 @@ BROKEN: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no image": (lambda entry: entry.pop("image_id"), "lacks 'image_id'"),
     "same id": (change(id=1), "has an id that another one has"),
 }
-
-
 ONLY_LABELS: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no mask": (change(segmentation=[]), "has no 'segmentation'"),
     "empty": (runs(SIZE, [HEIGHT * WIDTH]), "covers no pixel"),
@@ -78,14 +72,10 @@ ONLY_LABELS: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no id": (change(id=None), "lacks a whole number as 'id'"),
     "huge id": (change(id=1 << 64), "has the 'id' 18446744073709551616"),
 }
-
-
 ONLY_OBJECTS: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no box": (lambda entry: entry.pop("bbox"), "lacks 'bbox'"),
     "moving": (change(moving="yes"), "has 'moving' 'yes'"),
 }
-
-
 DOORS: dict[str, Callable[[Path, Path], Any]] = {
     "labels": lambda path, out: import_labels(path, out),
     "truth": lambda path, out: evaluate(path, []),

@@ -70,8 +70,6 @@ trees = st.recursive(
     st.integers() | st.lists(st.integers(), max_size=2),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
 )
-
-
 mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
 
 

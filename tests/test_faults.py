@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from chain import Link, chain
-from faults import KILL, Server, Target, differences, prepare, server, strike
+from fault_targets import Target
+from faults import KILL, Server, differences, prepare, server, strike
 
 from moduv.engine.files import TEMPORARY, atomic_path, write_json
 from moduv.engine.lock import LOCK, alone

@@ -59,11 +59,7 @@ def with_record(whole: bytes, name: str, content: bytes, form: int = zipfile.ZIP
 
 
 LINEAR = {"weight": torch.ones(1, 3), "bias": torch.ones(1)}
-
-
 PLAIN = torch_file(LINEAR)
-
-
 HOSTILE = {
     "object": torch_file(Evil()),
     "in a dictionary": torch_file({"weight": Evil()}),

@@ -112,8 +112,6 @@ def test_labels_of_a_run_get_identities_by_its_own_correspondences(tmp_path: Pat
 
 
 GIVEN = ["depth masks", "depth roadmasks"]
-
-
 FOUND = ["depth ground", "depth road", "depth slots", "depth candidates"]
 FOUND += ["round moving2mobile", "labels mobile", "depth clean"]
 FOUND += ["round final", "labels mobile", "depth clean"]
