@@ -74,5 +74,7 @@ def test_words_may_stand_anywhere() -> None:
     values = parse("run", ["a", "--out", "o", "--dry-run", "b", "--insist", "false", "c"])
     assert values["sources"] == [Path("a"), Path("b"), Path("c")]
     assert (values["dry_run"], values["insist"]) == (True, False)
+    assert parse("checkpoints fetch", ["a", "--folder", "f", "b"])["names"] == ["a", "b"]
+    assert parse("checkpoints fetch", [])["names"] is None
     with pytest.raises(InputError, match="2 values are given for VIDEO: a, b"):
         parse("follow", ["a", *options, "b"])
