@@ -76,7 +76,7 @@ def test_identities_by_propagated_masks_last_until_a_cut(weights: Path, tmp_path
     assert len(found[0] & found[2]) > 3
     assert found[3] & found[4]
     assert not (found[0] | found[2]) & found[3]
-    with pytest.raises(InputError, match="do not fit the network"):
+    with pytest.raises(InputError, match="another network than one of correspondences"):
         run_demo(weights, tmp_path / "cut.mp4", tmp_path / "out", DemoConfig(follow=weights))
 
 

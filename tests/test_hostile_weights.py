@@ -25,6 +25,7 @@ from moduv.detector.model import build_detector
 from moduv.detector.weights import load_backbone, load_detector
 from moduv.engine import checkpoint
 from moduv.engine.config import to_dict
+from moduv.engine.errors import InputError
 from moduv.engine.files import read_npz
 from moduv.motion.weights import find_trained
 
@@ -284,3 +285,8 @@ def test_initial_weights_of_other_content_are_refused(tmp_path: Path, content: o
     torch.save(content, path)
     assert sentence(lambda: load_backbone(nn.Linear(1, 1), path), path)
     assert sentence(lambda: load_initial_weights(resnet(), path), path)
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder; give the file of weights in it"):
+        checkpoint.load(tmp_path)

@@ -26,6 +26,8 @@ STRIDES = (8, 4)
 """Strides that the network can have; 8 is the published one."""
 NARROWEST, WIDEST = 8, 1024
 """Channels of the first stage. With AVX2, convolutions of torch 2.14 (oneDNN 3.12) write beyond the gradient of fewer."""
+NETWORK = "fast_net."
+"""Prefix of all keys of the network."""
 WRAPPER = "module."
 """Prefix of all keys after parallel training."""
 NUMPY_SCALAR = (
@@ -94,6 +96,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if feature not in FEATURES:
         raise InputError(f"{path}: 'feature' is {feature!r:.80}; use one of {', '.join(FEATURES)}.")
     plain = checkpoint.without_prefix(state, WRAPPER, path)
+    if not any(key.startswith(NETWORK) for key in plain):
+        raise InputError(
+            f"{path}: holds another network than one of correspondences; give what moduv correspondence train wrote, "
+            "or an official file."
+        )
     return Checkpoint(plain, network, feature, *_record(content))
 
 

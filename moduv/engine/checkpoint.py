@@ -49,6 +49,8 @@ def load(path: str | Path, allowed: Sequence[Any] = ()) -> Any:
     Raises InputError when the file is missing, broken, or holds more than plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the file of weights in it.")
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; check the path or train it first.")
     if path.suffix == SAFETENSORS:
