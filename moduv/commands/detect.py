@@ -84,6 +84,7 @@ def _detect(
         for path in share:
             taken = islice(found, len(parts[path]))
             write_json(path, [result for results in taken for result in results])
+        next(found, None)  # lets the progress bar end
     distributed.barrier()
     detections = [result for path in parts for result in read_json(path)]
     if distributed.is_main():
