@@ -346,9 +346,10 @@ def world(labels: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def test_labels_are_drawn_where_they_are(world: tuple[Path, Path, Path], tmp_path: Path) -> None:
     show_labels(*world, tmp_path / "shown", count=0, width=WIDTH)
-    names = sorted(path.name for path in (tmp_path / "shown").iterdir())
-    assert names == ["train-a-000003.jpg", "train-a-000004.jpg", "train-b-000012.jpg"]
-    first, empty = (read_image(tmp_path / "shown" / name).astype(int) for name in names[:2])
+    shown = tmp_path / "shown"
+    names = sorted(path.relative_to(shown).as_posix() for path in shown.rglob("*.jpg"))
+    assert names == ["train/a/000003.jpg", "train/a/000004.jpg", "train/b/000012.jpg"]
+    first, empty = (read_image(shown / name).astype(int) for name in names[:2])
     assert abs(empty - 90).max() < 12
     for left in (3, 12):
         assert (abs(first[6:8, left + 2 : left + 5] - 90).max(-1) > 40).all()

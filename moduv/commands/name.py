@@ -186,7 +186,7 @@ class CocoFile:
                 f"{self.path}: annotation {position} has the track_id {track!r:.60} and its image the video_id "
                 f"{video!r:.60}; give numbers."
             )
-        return ("alone", position) if track is None else (video, track)
+        return (position,) if track is None else (video, track)
 
     def frames(self, keys: list[Hashable], workers: int) -> Iterator[tuple[Hashable, np.ndarray]]:
         """Decode images and the frames of videos, each once."""

@@ -36,7 +36,8 @@ def show_labels(
         labels: label root.
         split: frames to choose from; those without labels are left out.
         data: folder of the frames.
-        out: a picture file (.jpg, .png) receives a contact sheet, a folder one JPEG a frame.
+        out: a picture file (.jpg, .png) receives a contact sheet, a folder one JPEG a frame, below its
+            segment.
         frames: lines of the split to draw, separated by commas: "train/a 3, train/a 4".
         count: how many frames are drawn, spread evenly over the split, where none is named; 0: all.
         score: labels with a score at or below it are left out; those without score stay.
@@ -64,7 +65,7 @@ def show_labels(
         if is_sheet:
             sheet[f"{frame.line()} ({len(instances)})"] = picture
         else:
-            write_image(out / f"{frame.segment.replace('/', '-')}-{frame.index:06d}.jpg", picture)
+            write_image(frame.file(out, ".jpg"), picture)
     if is_sheet:
         write_image(out, picture_grid(sheet, columns=columns, width=width))
     say(f"{out}: {len(chosen)} of {len(known)} labelled frames")
