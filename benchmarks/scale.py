@@ -117,7 +117,8 @@ def make_networks(clip: Path, run: Path) -> None:
         out = folder(run, name)
         checkpoint.save_weights(out / WEIGHTS, build_detector(config).state_dict())
         write_json(out / ARCHITECTURE, to_dict(config))
-        write_json(out / MANIFEST, {"stage": f"round {name}", "config": {}, "inputs": {}})
+        manifest = {"stage": f"round {name}", "config": {}, "inputs": {}, "results": {}}
+        write_json(out / MANIFEST, manifest)
 
 
 def measure(data: Path, run: Path) -> dict[str, tuple[float, float]]:
