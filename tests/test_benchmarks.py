@@ -217,9 +217,8 @@ def test_both_ways_to_carry_masks_agree(tmp_path: Path, monkeypatch: pytest.Monk
     for frames in (3, 5):
         benchmark.propagate_ours(tmp_path / "planes.npy", frames)
         plain = benchmark.propagate_plainly(tmp_path / "planes.npy", frames)
-        assert (
-            plain["difference"] < 1e-3
-        )  # features are rounded to 16 bits, and a temperature divides cosines
+        # Features are rounded to 16 bits, and a temperature divides cosines.
+        assert plain["difference"] < 2e-4
         assert plain["other indices"] <= 1
 
 
