@@ -24,6 +24,7 @@ from moduv.engine.errors import InputError
 from moduv.engine.log import say
 def work():
     say("started")
+    distributed.barrier()
     if distributed.rank() == 1:
         atexit.register(time.sleep, 1)
         raise {"input": InputError, "crash": ValueError}[sys.argv[1]]("frame 7 is broken.")
